@@ -1,0 +1,80 @@
+// What a device model is, and all that it may do to the world outside itself.
+//
+// Every callback of a model runs with the device's lock held, so a model is written as if
+// single-threaded and never names a lock. The ways out (struct device_env) never call back into a
+// device on the same stack. Models see virtual time only. See docs/device.md.
+#pragma once
+
+#include "base/error.h"
+#include "base/log.h"
+#include "state/state.h"
+
+struct device;
+
+// Offset-relative access to a range that the device claimed. The bus splits or refuses accesses
+// outside min_size..max_size (1, 2, 4, 8) and never passes one that crosses the end of the range.
+struct io_ops {
+    uint64_t (*read)(struct device *dev, uint64_t offset, unsigned size);
+    void (*write)(struct device *dev, uint64_t offset, unsigned size, uint64_t value);
+    uint8_t min_size;
+    uint8_t max_size;
+};
+
+// What a device can ask of its machine.
+enum machine_request {
+    MACHINE_RESET,      // the guest (or a watchdog) resets the machine
+    MACHINE_POWEROFF,   // ACPI S5 or its like
+    MACHINE_PANIC,      // the guest says it has crashed
+    MACHINE_DEBUG_EXIT, // end with this exit status (argument)
+};
+
+struct device_env {
+    // Claims. Only in init() and, for ranges that the guest moves (PCI BARs, PCIEXBAR), later.
+    // ERR_EXISTS when the range is taken. len > 0.
+    err_t (*map_pio)(struct device *dev, uint16_t port, uint32_t len, const struct io_ops *ops);
+    err_t (*map_mmio)(struct device *dev, gpa_t at, uint64_t len, const struct io_ops *ops);
+    void (*unmap_pio)(struct device *dev, uint16_t port, uint32_t len);
+    void (*unmap_mmio)(struct device *dev, gpa_t at, uint64_t len);
+
+    // Copies from or to guest RAM. ERR_INVALID if any byte is outside RAM (then nothing is copied).
+    err_t (*dma_read)(struct device *dev, gpa_t at, void *data, size_t len);
+    err_t (*dma_write)(struct device *dev, gpa_t at, const void *data, size_t len);
+    // A bounded range of guest RAM as host memory, for back ends to read or fill in place; NULL unless
+    // all of it is RAM. The guest may change it at any time. After filling it: dma_done() before the
+    // guest is told.
+    void *(*dma_map)(struct device *dev, gpa_t at, size_t len);
+    void (*dma_done)(struct device *dev, gpa_t at, size_t len);
+
+    void (*set_irq)(struct device *dev, unsigned line, bool level); // line: the device's own output
+    void (*send_msi)(struct device *dev, uint64_t address, uint32_t data);
+
+    // Calls type->timer(dev, timer) once at or after virtual time `when`; replaces what was set
+    // before; NS_NEVER cancels. timer < type->timers.
+    void (*set_timer)(struct device *dev, unsigned timer, ns_t when);
+    ns_t (*now)(struct device *dev); // virtual time: starts at 0, stands still while the VM is paused
+    // Wall-clock time at virtual time 0, ns since 1970 UTC: what a battery-backed clock knows.
+    int64_t (*wall_base)(struct device *dev);
+
+    void (*request)(struct device *dev, enum machine_request what, uint32_t argument);
+};
+
+struct device_type {
+    const char *name;               // key in configuration and state streams: "pit", "virtio-blk"
+    uint32_t size;                  // of the model's struct, which begins with struct device
+    uint16_t timers;                // how many timers it uses
+    uint16_t lines;                 // how many interrupt outputs it has
+    const struct state_desc *state; // NULL only for a device without any
+    err_t (*init)(struct device *dev, const void *config, struct error *e); // config: see its header
+    void (*reset)(struct device *dev); // power-on values; cannot fail
+    err_t (*loaded)(struct device *dev, struct error *e); // state came from outside: check it, re-arm timers
+    void (*timer)(struct device *dev, unsigned timer);
+    void (*fini)(struct device *dev); // undoes even a half-finished init
+};
+
+// The first member of every model's struct: SKIP(struct pit, dev, "wiring, rebuilt from configuration").
+struct device {
+    const struct device_type *type;
+    const struct device_env *env;
+    void *owner;  // the machine's record of this device; models do not look at it
+    char id[24];  // "pit", "disk0": unique in the VM
+};

@@ -1,0 +1,137 @@
+// The engine contract: what runs guest code. Drawn so that the translator, KVM and the bare-metal
+// core all fit; nothing here is named after one of them. See docs/engine.md.
+//
+// Threads: vm_* calls are made while no vCPU runs, except written() and take_dirty(). vcpu_* calls are
+// made on the vCPU's own thread, except kick() and set_intr(), which any thread may call at any time.
+// Upcalls come on the vCPU's thread, with no engine lock held.
+#pragma once
+
+#include "base/error.h"
+#include "cpu/cpu_state.h"
+#include "cpu/cpuid.h"
+
+struct engine_vm;   // owned by the engine
+struct engine_vcpu; // owned by the engine
+
+// How the machine answers what the engine cannot do itself. opaque is what vm_new was given.
+struct engine_upcalls {
+    // Port and memory-mapped I/O outside RAM. size is 1, 2, 4 (also 8 for memory). Never fails: what
+    // nobody answers reads as all ones, as on a PC.
+    uint64_t (*pio_read)(void *opaque, unsigned vcpu, uint16_t port, unsigned size);
+    void (*pio_write)(void *opaque, unsigned vcpu, uint16_t port, unsigned size, uint64_t value);
+    uint64_t (*mmio_read)(void *opaque, unsigned vcpu, gpa_t at, unsigned size);
+    void (*mmio_write)(void *opaque, unsigned vcpu, gpa_t at, unsigned size, uint64_t value);
+
+    // MSRs that the engine does not keep itself: APIC base, x2APIC, TSC deadline, paravirtual ones.
+    // Anything but OK makes the guest's access a #GP.
+    err_t (*msr_read)(void *opaque, unsigned vcpu, uint32_t msr, uint64_t *value);
+    err_t (*msr_write)(void *opaque, unsigned vcpu, uint32_t msr, uint64_t value);
+
+    // The vCPU can take an external interrupt now and set_intr(true) was said: acknowledges it and
+    // returns its vector (0..255), or -1 when it has gone away.
+    int (*intr_ack)(void *opaque, unsigned vcpu);
+
+    // CR8, the task priority (0..15) of the vCPU's local APIC.
+    uint8_t (*cr8_read)(void *opaque, unsigned vcpu);
+    void (*cr8_write)(void *opaque, unsigned vcpu, uint8_t value);
+};
+
+// Why run() returned.
+enum engine_exit {
+    ENGINE_KICKED,   // kick() was called, or some event the machine must look at
+    ENGINE_HALTED,   // HLT with nothing to wake it: wait, then run() again
+    ENGINE_SHUTDOWN, // triple fault
+    ENGINE_FAILED,   // the engine cannot go on; vcpu_error() has the words
+};
+
+// Groups of cpu_state for get and set.
+enum engine_group {
+    ENGINE_REGS = 1,   // gpr, rip, rflags
+    ENGINE_SYSTEM = 2, // segments, tables, control and debug registers
+    ENGINE_MSRS = 4,
+    ENGINE_FPU = 8,   // xcr0, xsave
+    ENGINE_EVENTS = 16, // activity, shadow, nmi, pending event
+    ENGINE_ALL = 31,
+};
+
+struct engine_probe {
+    bool usable;
+    char why[200]; // when not usable: one line
+    char fix[200]; // what the person can do about it; may be empty
+};
+
+enum engine_map_flags { ENGINE_MAP_RAM = 0, ENGINE_MAP_ROM = 1 /* guest writes go to mmio_write */ };
+
+struct engine_vm_config {
+    unsigned vcpus;
+    const struct cpuid_table *cpuid; // leaves that differ per vCPU are patched by vcpu index
+    uint64_t tsc_khz;                // frequency of the guest's TSC
+    // guest TSC = (host TSC + tsc_offset) while the VM runs; see machine/clock.h
+    uint64_t code_cache_bytes; // translator: 0 means its default
+    uint32_t debug;            // enum engine_debug bits, for tests
+};
+
+// Forced paths for tests; an engine ignores those that mean nothing to it.
+enum engine_debug {
+    ENGINE_DEBUG_INTERPRET = 1,        // never translate
+    ENGINE_DEBUG_TINY_TLB = 2,         // as few TLB entries as possible
+    ENGINE_DEBUG_TINY_CACHE = 4,       // 64 KiB of code cache
+    ENGINE_DEBUG_POLL_EVERY_BLOCK = 8, // leave translated code after every block
+    ENGINE_DEBUG_FLAGS_LIVE = 16,      // treat the flags as live everywhere
+    ENGINE_DEBUG_LOCKSTEP = 32,        // replay sampled blocks in the interpreter and compare
+};
+
+// A named counter for berth stats; values only grow.
+struct engine_counter {
+    const char *name;
+    uint64_t value;
+};
+
+struct engine {
+    const char *name; // "translate", "kvm"
+    void (*probe)(struct engine_probe *out);
+
+    err_t (*vm_new)(const struct engine_vm_config *config, const struct engine_upcalls *upcalls,
+                    void *opaque, struct engine_vm **out, struct error *e);
+    void (*vm_free)(struct engine_vm *vm); // after all vCPUs are freed; accepts NULL
+
+    // Guest-physical ranges backed by host memory. Page-aligned; ranges do not overlap. host stays
+    // the caller's and valid until unmap or vm_free.
+    err_t (*map)(struct engine_vm *vm, gpa_t at, uint64_t len, void *host, enum engine_map_flags flags,
+                 struct error *e);
+    err_t (*unmap)(struct engine_vm *vm, gpa_t at, uint64_t len, struct error *e);
+
+    // Somebody other than a vCPU changed guest memory (DMA, loaders). Any thread; call it after the
+    // bytes are in place and before the guest is told.
+    void (*written)(struct engine_vm *vm, gpa_t at, uint64_t len);
+
+    // Dirty log: while on, take_dirty() moves the set bits (one a page, from `at`) into bitmap
+    // (len / 4096 bits, ORed) and clears them.
+    err_t (*log_dirty)(struct engine_vm *vm, bool on, struct error *e);
+    err_t (*take_dirty)(struct engine_vm *vm, gpa_t at, uint64_t len, uint64_t *bitmap);
+
+    err_t (*vcpu_new)(struct engine_vm *vm, unsigned index, struct engine_vcpu **out,
+                      struct error *e);
+    void (*vcpu_free)(struct engine_vcpu *vcpu); // accepts NULL
+
+    // Called once on the vCPU's thread before the first run, get or set.
+    err_t (*vcpu_attach)(struct engine_vcpu *vcpu, struct error *e);
+    void (*get)(struct engine_vcpu *vcpu, unsigned groups, struct cpu_state *out);
+    err_t (*set)(struct engine_vcpu *vcpu, unsigned groups, const struct cpu_state *in,
+                 struct error *e);
+    enum engine_exit (*run)(struct engine_vcpu *vcpu);
+    const char *(*vcpu_error)(struct engine_vcpu *vcpu); // words after ENGINE_FAILED
+
+    void (*kick)(struct engine_vcpu *vcpu); // run() returns soon; sticky until it does
+    void (*set_intr)(struct engine_vcpu *vcpu, bool pending); // level of the CPU's INTR input
+    void (*nmi)(struct engine_vcpu *vcpu);                    // edge; any thread
+
+    // Fills at most max counters, returns how many there are. Any thread.
+    unsigned (*counters)(struct engine_vm *vm, struct engine_counter *out, unsigned max);
+};
+
+extern const struct engine engine_translate;
+extern const struct engine engine_kvm;
+
+// All engines, best first, ended by NULL.
+extern const struct engine *const engines[];

@@ -1,0 +1,46 @@
+// Inside the interpreter: operand access, segmentation, stack, and the two dispatch tables.
+#pragma once
+
+#include "engine/translate/tcpu.h"
+
+typedef void interp_fn(struct tcpu *c, const struct insn *insn);
+
+// op -> handler; NULL where the table has none. Integer and data movement; system and control.
+// interp_insn() looks at form flags first (vector instructions go to simd_insn), then at these.
+extern interp_fn *const interp_integer[];
+extern interp_fn *const interp_system[];
+
+// rip after the instruction, truncated to the code size. Handlers that do not branch leave s.rip alone:
+// interp_insn() has already advanced s.rip when it calls them (c->insn_rip is the start).
+static inline unsigned cpl(const struct tcpu *c)
+{
+    return (unsigned)bits_get(c->s.seg[SEG_SS].attr, 6, 5);
+}
+
+// segment.c
+// Linear address of offset in segment, after the limit, type and canonical checks: #GP(0) or #SS(0).
+gva_t seg_linear(struct tcpu *c, unsigned seg, uint64_t offset, unsigned size, enum access access);
+// Loads a segment register as MOV, POP and LxS do (checks, descriptor fetch, accessed bit).
+void seg_load(struct tcpu *c, unsigned seg, uint16_t selector);
+
+// operand.c
+uint64_t insn_offset(const struct tcpu *c, const struct insn *insn); // effective address, no segment
+gva_t insn_linear(struct tcpu *c, const struct insn *insn, unsigned size, enum access access);
+uint64_t operand_read(struct tcpu *c, const struct insn *insn, unsigned n);  // zero-extended
+void operand_write(struct tcpu *c, const struct insn *insn, unsigned n, uint64_t value);
+uint64_t gpr_read(const struct tcpu *c, unsigned reg, unsigned size, bool high);
+// Writes as the CPU does: 4-byte writes clear the upper half, 1- and 2-byte ones keep the rest.
+void gpr_write(struct tcpu *c, unsigned reg, unsigned size, bool high, uint64_t value);
+
+// stack.c: through SS, with the stack pointer's width (2, 4, 8) and limit checks. rsp changes only after
+// the access succeeded.
+void stack_push(struct tcpu *c, unsigned size, uint64_t value);
+uint64_t stack_pop(struct tcpu *c, unsigned size);
+uint64_t stack_peek(struct tcpu *c, unsigned size, unsigned offset); // at rsp + offset, rsp unchanged
+void stack_add(struct tcpu *c, int64_t bytes); // rsp += bytes in the stack's width
+
+// control.c
+void jump_near(struct tcpu *c, uint64_t target, unsigned opsize); // canonical and limit checks; sets rip
+// #GP(0) unless the port access is allowed (CPL, IOPL, I/O permission bitmap).
+void io_check(struct tcpu *c, uint16_t port, unsigned size);
+bool condition_holds(uint64_t rflags, unsigned condition); // Jcc condition code

@@ -1,0 +1,174 @@
+// One vCPU of the translator: what the interpreter, the memory unit and translated code share.
+//
+// Rules of this folder:
+// - `s` is the truth about the guest at every instruction boundary. Translated code keeps most of gpr
+//   and the arithmetic flags in host registers and writes them back before it calls C.
+// - Everything here is compiled with -mgeneral-regs-only, so that the guest's vector and x87 registers
+//   can stay in the machine (fpu_live) across C code. Whatever leaves the folder (upcalls, libc beyond
+//   plain system calls) calls fpu_to_memory() first.
+// - A guest fault is cpu_raise(): it unwinds by longjmp to the run loop, so nothing may be held and
+//   nothing of the guest's state changed before an instruction's last faulting access.
+// - Fields marked [any] are touched by other threads, with atomics; all else is the vCPU thread's own.
+#pragma once
+
+#include <setjmp.h>
+
+#include "cpu/insn.h"
+#include "engine/engine.h"
+
+#define TLB_BITS 8
+#define TLB_ENTRIES (1u << TLB_BITS)
+// A tag that no access can match: not page-aligned.
+#define TLB_NO_TAG 0x800ull
+
+// The inline TLB that translated code looks at: direct-mapped by the low bits of the page number.
+// tag = page-aligned linear address; host address = linear address + addend. A tag is set only where
+// the access needs nothing but the bytes: PTE bits already set, RAM, no code in the page (write), no
+// dirty bit to log (write). Anything else has no tag and takes the slow path.
+struct tlb {
+    uint64_t read[TLB_ENTRIES];
+    uint64_t write[TLB_ENTRIES];
+    uint64_t exec[TLB_ENTRIES]; // fetches; addend is the same
+    uint64_t addend[TLB_ENTRIES];
+};
+
+// Reasons to leave translated code at the next poll. [any]
+enum tcpu_pending {
+    PENDING_INTR = 1,    // set_intr level
+    PENDING_NMI = 2,
+    PENDING_KICK = 4,
+    PENDING_INVALIDATE = 8, // entries in the invalidation queue
+    PENDING_EVENT = 16,     // own thread: shadow, trap, single step: look at s before going on
+    PENDING_FLUSH = 32,     // own thread: the code cache is full or must be dropped
+};
+
+struct tvm;   // tvm.h
+struct jit;   // jit.h: code cache and blocks of this vCPU
+struct simd; // simd.h: stubs that run one vector instruction
+struct tlb2; // mmu.c
+
+struct tcpu {
+    // Translated code addresses this struct through %gs; the hot part comes first.
+    struct cpu_state s;
+
+    uint32_t pending;    // [any] enum tcpu_pending
+    uint32_t mode;       // MODE_*: what decides how code bytes are decoded and run
+    uint8_t user;        // 1 when CPL is 3: which TLB data accesses use
+    uint8_t fpu_live;    // the guest's x87/vector state is in the host's registers, not in s.xsave
+    uint8_t in_exception; // enum exception_class of the event being delivered, for double faults
+    uint8_t running;     // inside run()
+    uint32_t tlb_mask;   // TLB_ENTRIES - 1, or 1 with ENGINE_DEBUG_TINY_TLB
+    uint64_t tsc_offset; // guest TSC = host TSC + this
+    uint64_t insn_rip;   // rip of the instruction being executed (faults restart there)
+
+    struct tlb tlb[2]; // [0] supervisor accesses, [1] user accesses
+
+    struct tvm *vm;
+    struct jit *jit;   // NULL: interpret only
+    struct simd *simd;
+    struct tlb2 *tlb2; // mmu.c: the larger second-level TLB
+    unsigned index;
+    jmp_buf unwind; // cpu_raise() and cpu_exit() land in the run loop
+    enum engine_exit exit;
+    char error[200];
+
+    struct feature_set features; // what CPUID shows: other instructions are #UD
+    uint64_t counter[32];        // enum tcpu_counter
+    uint64_t scratch[64];        // spill room for translated code
+};
+
+// Bits of tcpu.mode; part of the key of every translated block. Recomputed by tcpu_update_mode().
+enum tcpu_mode {
+    MODE_CODE16 = 0, // default code size: two bits
+    MODE_CODE32 = 1,
+    MODE_CODE64 = 2,
+    MODE_CODE_SIZE = 3,
+    MODE_USER = 4,      // CPL 3
+    MODE_STACK32 = 8,   // SS.B (ignored in 64-bit code)
+    MODE_PROTECTED = 16, // CR0.PE
+    MODE_V86 = 32,
+    MODE_LONG = 64,      // EFER.LMA
+    MODE_FLAT = 128,     // DS, ES, SS, CS have base 0 and limit 4 GiB (always so in 64-bit code)
+    MODE_FPU_TRAP = 256, // CR0.TS or EM: x87/MMX/SSE need a check first
+    MODE_SSE = 512,      // CR4.OSFXSR
+    MODE_AVX = 1024,     // CR4.OSXSAVE and XCR0 has SSE and AVX
+    MODE_AVX512 = 2048,
+    MODE_CPL0 = 4096,    // CPL 0: privileged instructions allowed
+    MODE_ALIGN = 8192,   // CPL 3, CR0.AM, EFLAGS.AC: alignment checks
+    MODE_STEP = 16384,   // TF or enabled breakpoints: interpret one by one
+    MODE_IOPL_OK = 32768, // CPL <= IOPL (cli, sti, popf IF)
+};
+
+// --- mmu.c: linear memory. size 1..8; may cross pages; faults raise and do not return. -----------
+
+enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
+
+uint64_t mem_read(struct tcpu *c, gva_t at, unsigned size);             // at the current CPL
+void mem_write(struct tcpu *c, gva_t at, unsigned size, uint64_t value);
+uint64_t mem_read_system(struct tcpu *c, gva_t at, unsigned size);      // as supervisor (descriptors)
+void mem_write_system(struct tcpu *c, gva_t at, unsigned size, uint64_t value);
+// Larger operands (vectors, FXSAVE): checks the whole range first, so a fault leaves nothing written.
+void mem_read_block(struct tcpu *c, gva_t at, void *out, unsigned len);
+void mem_write_block(struct tcpu *c, gva_t at, const void *in, unsigned len);
+// Raises whatever writing len bytes at `at` would raise, and changes nothing else (A and D bits may be set).
+void mem_probe_write(struct tcpu *c, gva_t at, unsigned len);
+void mem_probe_read(struct tcpu *c, gva_t at, unsigned len);
+// The host address of a linear range within one page that is plain RAM and may be accessed so right
+// now, or NULL (MMIO, code page, page end, not present): for LOCKed operations and chunked strings.
+// Raises a page fault where an access would.
+void *mem_host(struct tcpu *c, gva_t at, unsigned len, enum access access);
+// Like mem_host for reading and writing, never NULL for RAM: invalidates code in the way and takes the
+// TLB entry for this one use. NULL only for MMIO. For LOCKed read-modify-write.
+void *mem_host_rmw(struct tcpu *c, gva_t at, unsigned len);
+
+// Fetches up to 15 code bytes at linear address `at` (for decoding); returns how many could be read
+// before a page that would fault. Raises only if the first byte faults.
+unsigned mem_fetch(struct tcpu *c, gva_t at, uint8_t *out);
+// Guest-physical address of code at `at`, faulting as a fetch would; *host is the page's host address
+// or NULL when the code is not in RAM.
+gpa_t mem_code_gpa(struct tcpu *c, gva_t at, uint8_t **host_page);
+
+// Slow path of translated code and of mem_*: fills the inline TLB for the page of `at` where possible.
+// Returns true when the tag for `access` is now set. Raises #PF. user: which TLB.
+bool tlb_fill(struct tcpu *c, gva_t at, enum access access, bool user);
+
+void tlb_flush_all(struct tcpu *c);        // global pages too
+void tlb_flush_context(struct tcpu *c);    // non-global pages of the current PCID
+void tlb_flush_pcid(struct tcpu *c, unsigned pcid);
+void tlb_flush_page(struct tcpu *c, gva_t at); // INVLPG
+// Clears write tags that point into this guest-physical page (it now holds code, or is logged).
+void tlb_protect_page(struct tcpu *c, gpa_t page);
+
+// --- exceptions and control flow ------------------------------------------------------------------
+
+_Noreturn void cpu_raise(struct tcpu *c, unsigned vector, uint32_t error); // fault at insn_rip
+_Noreturn void cpu_raise_pf(struct tcpu *c, gva_t at, uint32_t error);     // sets CR2
+_Noreturn void cpu_exit(struct tcpu *c, enum engine_exit exit);            // leave run()
+
+// Recomputes mode, user and what hangs on them; call after any change of CPL, CS, SS, CR0, CR4, EFER,
+// XCR0, DR7 or the system bits of RFLAGS.
+void tcpu_update_mode(struct tcpu *c);
+
+// --- interp.c -------------------------------------------------------------------------------------
+
+// Executes one instruction at s.rip (a repeated string instruction may stop early with rip unchanged
+// when something is pending). Raises faults by cpu_raise().
+void interp_step(struct tcpu *c);
+
+// Executes an already decoded instruction whose bytes are at s.rip.
+void interp_insn(struct tcpu *c, const struct insn *insn);
+
+// Delivers an interrupt or exception through the IDT (real, protected, long). May itself raise.
+void cpu_deliver(struct tcpu *c, unsigned vector, enum cpu_event_type type, bool has_error,
+                 uint32_t error);
+
+// --- simd.c: x87, MMX, SSE, AVX by the host's own units ---------------------------------------------
+
+// Executes one FORM_X87/MMX/SSE/AVX/AVX512 instruction (checks #NM, #UD, alignment itself), including
+// its memory and general-register operands.
+void simd_insn(struct tcpu *c, const struct insn *insn);
+
+// Moves the guest's FPU state into s.xsave (and the VMM's MXCSR and x87 control word into the machine)
+// if it is live; and back. Both are cheap when there is nothing to do.
+void fpu_to_memory(struct tcpu *c);
+void fpu_to_machine(struct tcpu *c);
