@@ -53,11 +53,21 @@ enum operand_flags {
     OPERAND_IMPLICIT = 8, // not in the encoding (rax of MUL, rcx of shifts by CL, rdi of STOS)
 };
 
+// Where an operand's register number is encoded; what re-encoding an instruction needs to know.
+enum operand_field {
+    FIELD_NONE,   // implicit, or no register
+    FIELD_REG,    // ModRM.reg with REX.R
+    FIELD_RM,     // ModRM.rm with REX.B (also the memory operand)
+    FIELD_OPCODE, // low three bits of the opcode with REX.B
+    FIELD_VVVV,   // VEX.vvvv
+    FIELD_IS4,    // bits 7..4 of the last immediate byte (which is in imm too)
+};
+
 struct operand {
     uint8_t kind;  // enum operand_kind
     uint8_t reg;
     uint8_t flags; // enum operand_flags
-    uint8_t pad;
+    uint8_t field; // enum operand_field
     uint16_t size; // bytes accessed or held; 0 where it depends on state (FSAVE, XSAVE) or is none (LEA)
 };
 
@@ -112,7 +122,7 @@ struct insn {
     uint8_t vvvv;   // VEX/EVEX register number, 0..31
     uint8_t veclen; // 16, 32, 64 for vector encodings, else 0
     uint8_t evex_aaa; // mask register
-    uint8_t evex_zb;  // bit 0: b (broadcast or rounding), bit 1: z
+    uint8_t evex_zb;  // bit 0: b (broadcast or rounding), bit 1: z, bits 3..2: L'L as encoded
     uint8_t disp_bytes; // as encoded: 0, 1, 2, 4, 8
     uint8_t imm_bytes;  // as encoded, both immediates together
     // The memory operand.
