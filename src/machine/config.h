@@ -1,0 +1,60 @@
+// One VM's definition: what the command line, a file or the manager asks for, and what berth-vmm
+// gets. JSON form: docs/formats/vm-definition.md.
+#pragma once
+
+#include "base/error.h"
+
+#define VM_VCPUS_MAX 64
+#define VM_MEMORY_MIN (1 * MIB)
+#define VM_MEMORY_MAX (256 * GIB)
+#define VM_DISKS_MAX 16
+
+struct vm_disk {
+    char *path; // owned
+    bool read_only;
+};
+
+// Strings are owned by the struct; NULL or "" where nothing was given.
+struct vm_config {
+    char *name;            // 1..63 of A-Z a-z 0-9 . _ -
+    uint32_t vcpus;        // 1..VM_VCPUS_MAX
+    uint64_t memory_bytes; // a multiple of 1 MiB
+    char *kernel;          // bzImage, ELF (vmlinux, multiboot)
+    char *initrd;
+    char *append; // kernel command line
+    struct vm_disk disk[VM_DISKS_MAX];
+    uint32_t disks;
+    char *engine;     // "auto", "translate", "kvm"
+    char *cpu;        // model name; NULL: the default one
+    char *serial;     // COM1, a chardev specification: "stdio", "pty", "file:PATH", "none"
+    char *console;    // the virtio console, likewise
+    bool exit_device; // the port that ends the VM with a status (tests)
+    bool no_reboot;   // a guest's reset ends the VM
+    bool json;        // events and result as JSON lines
+    uint32_t debug;   // enum engine_debug bits
+};
+
+// The definition of a VM about which nothing was said: "vm", 1 vCPU, 256 MiB, engine auto, serial
+// stdio. ERR_NO_MEMORY.
+err_t vm_config_init(struct vm_config *config, struct error *e);
+void vm_config_release(struct vm_config *config);
+
+// Replaces a string member; value may be NULL.
+err_t vm_config_set(char **member, const char *value, struct error *e);
+err_t vm_config_add_disk(struct vm_config *config, const char *path, bool read_only,
+                         struct error *e);
+
+// Ranges and names, not whether files exist. The text says which key, what is wrong and what is
+// right.
+err_t vm_config_check(const struct vm_config *config, struct error *e);
+
+// JSON text, allocated with malloc(); and back (config is initialised here; on an error it is
+// released). Unknown, repeated, mistyped and out-of-range keys are ERR_INVALID with the key's path.
+err_t vm_config_save(const struct vm_config *config, char **text, struct error *e);
+err_t vm_config_load(struct vm_config *config, const char *text, size_t len, struct error *e);
+
+// "interpret,tiny-tlb" to engine_debug bits.
+err_t vm_debug_parse(const char *list, uint32_t *debug, struct error *e);
+
+// "512", "512M", "2G" to bytes; a bare number is MiB.
+err_t vm_memory_parse(const char *text, uint64_t *bytes, struct error *e);
