@@ -1,0 +1,24 @@
+// Executable memory without any mapping that is both writable and executable: one memory file,
+// mapped twice at a fixed distance. Code is written through the first view and run through the
+// second.
+#pragma once
+
+#include "base/bits.h"
+#include "base/error.h"
+
+struct codebuf {
+    uint8_t *write; // read and write
+    uint8_t *exec;  // read and execute, the same bytes
+    size_t len;
+};
+
+// len is rounded up to pages; host memory is taken only for what is written. ERR_NO_MEMORY,
+// ERR_DENIED: no memory, or the host forbids executable mappings.
+err_t codebuf_init(struct codebuf *b, size_t len, struct error *e);
+void codebuf_release(struct codebuf *b); // accepts a zeroed or half-made one
+
+// Distance from a byte's writable address to the address at which it runs.
+static inline ptrdiff_t codebuf_to_exec(const struct codebuf *b)
+{
+    return b->exec - b->write;
+}

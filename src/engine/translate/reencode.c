@@ -1,0 +1,252 @@
+// Re-encodes a decoded guest instruction for the host with other operands (emit_insn() in emit.h).
+// Encodings: Intel SDM volume 2, sections 2.1 (legacy and REX), 2.3 (VEX), 2.7 (EVEX).
+// Not done: 16-bit address forms (the new memory operand is always a host one), XOP and 3DNow!.
+#include "engine/translate/emit_impl.h"
+
+// The registers that will be encoded, with their high bits.
+struct fields {
+    unsigned reg, rm, vvvv, opcode;
+    bool mem;
+    bool high; // an AH..BH is among them: no REX possible
+    bool low;  // an SPL..DIL is among them: REX needed
+    bool failed;
+};
+
+static bool is_vector_insn(const struct insn *insn)
+{
+    return insn_form(insn)->flags & (FORM_X87 | FORM_MMX | FORM_SSE | FORM_AVX | FORM_AVX512);
+}
+
+// The number that goes into the field for this operand, after mapping.
+static unsigned field_number(struct fields *f, const struct operand *op,
+                             const struct emit_operands *new)
+{
+    if (op->kind != OPND_GPR)
+        return op->reg;
+    unsigned host = new->gpr ? new->gpr[op->reg] : op->reg;
+    if (op->flags & OPERAND_HIGH) {
+        f->high = true;
+        f->failed |= host > RBX;
+        return host + 4;
+    }
+    f->low |= op->size == 1 && host >= RSP && host <= RDI;
+    return host;
+}
+
+// An operand that is named by the instruction alone (AL of ADD AL, imm) cannot be moved elsewhere.
+static bool implicit_moves(const struct operand *op, const struct emit_operands *new)
+{
+    return op->kind == OPND_GPR && op->field == FIELD_NONE &&
+           new->gpr &&new->gpr[op->reg] != op->reg;
+}
+
+static void place_operand(struct fields *f, const struct operand *op,
+                          const struct emit_operands *new)
+{
+    if (op->kind == OPND_MEM) {
+        f->mem = true;
+        f->failed |= op->field != FIELD_RM;
+        return;
+    }
+    if (op->kind == OPND_REL || op->kind == OPND_FAR || implicit_moves(op, new)) {
+        f->failed = true;
+        return;
+    }
+    unsigned number = field_number(f, op, new);
+    switch (op->field) {
+    case FIELD_REG: f->reg = number; break;
+    case FIELD_RM: f->rm = number; break;
+    case FIELD_OPCODE: f->opcode = number; break;
+    case FIELD_VVVV: f->vvvv = number; break;
+    default: break;
+    }
+}
+
+static struct fields place_operands(const struct insn *insn, const struct emit_operands *new)
+{
+    struct fields f = {.reg = (insn->modrm >> 3 & 7u), .rm = insn->modrm & 7u, .vvvv = insn->vvvv};
+    for (unsigned i = 0; i < insn->operands && i < INSN_OPERANDS; i++)
+        place_operand(&f, &insn->operand[i], new);
+    f.mem |= insn->has_modrm && insn->modrm < 0xc0; // operands without a size: LEA, prefetch, NOP
+    return f;
+}
+
+static void modrm(struct emit *e, const struct fields *f, const struct emit_operands *new,
+                  bool disp8)
+{
+    if (f->mem)
+        emit_modrm_mem(e, f->reg, new->mem, disp8);
+    else
+        emit_u8(e, (uint8_t)(0xc0 | (f->reg & 7) << 3 | (f->rm & 7)));
+}
+
+// Bits X and B, for a register or a memory operand in rm.
+static unsigned rm_bits(const struct fields *f, const struct emit_operands *new)
+{
+    return f->mem ? emit_mem_rex(new->mem) : (f->rm & 8) >> 3;
+}
+
+static void immediates(struct emit *e, const struct insn *insn)
+{
+    unsigned first = insn->imm_bytes;
+    if (first == 3 || insn->op == OP_EXTRQ || insn->op == OP_INSERTQ) { // ENTER; two bytes of SSE4a
+        first = first == 3 ? 2 : 1;
+        emit_bytes(e, &insn->imm, first);
+        emit_bytes(e, &insn->imm2, insn->imm_bytes - first);
+        return;
+    }
+    emit_bytes(e, &insn->imm, first);
+}
+
+// --- legacy
+// ---------------------------------------------------------------------------------------
+
+// Opcodes of older code whose place 64-bit code has given to something else.
+static bool legacy_opcode(const struct insn *insn, struct fields *f, unsigned *opcode)
+{
+    *opcode = insn->opcode;
+    if (insn->map != MAP_ONE)
+        return true;
+    if (*opcode >= 0x40 && *opcode <= 0x4f) { // INC and DEC of a register
+        *opcode = 0xff;
+        f->reg = insn->opcode >> 3 & 1;
+        f->rm = f->opcode;
+        return true;
+    }
+    if (*opcode == 0x82) // the alias of 80
+        *opcode = 0x80;
+    return !(*opcode < 0x40 && (*opcode & 7) >= 6) && !(*opcode >= 0x60 && *opcode <= 0x62) &&
+           !(*opcode >= 0xa0 && *opcode <= 0xaf && (*opcode & ~1u) != 0xa8) && *opcode != 0xc4 &&
+           *opcode != 0xc5 && !(*opcode >= 0xd4 && *opcode <= 0xd7) && *opcode != 0x9a &&
+           *opcode != 0xea && *opcode != 0xce;
+}
+
+static bool has_opcode_register(const struct insn *insn)
+{
+    for (unsigned i = 0; i < insn->operands && i < INSN_OPERANDS; i++)
+        if (insn->operand[i].field == FIELD_OPCODE)
+            return true;
+    return false;
+}
+
+static void legacy_prefixes(struct emit *e, const struct insn *insn)
+{
+    if (insn->prefix & PREFIX_LOCK)
+        emit_u8(e, 0xf0);
+    if (insn->mandatory == 0x66 || (!is_vector_insn(insn) && insn->opsize == 2))
+        emit_u8(e, 0x66);
+    if (insn->mandatory == 0xf2 || insn->mandatory == 0xf3)
+        emit_u8(e, insn->mandatory);
+}
+
+static bool emit_legacy(struct emit *e, const struct insn *insn, struct fields *f,
+                        const struct emit_operands *new)
+{
+    unsigned opcode;
+    if (!legacy_opcode(insn, f, &opcode))
+        return false;
+    bool in_modrm = insn->has_modrm || opcode != insn->opcode;
+    unsigned rex = insn->rex & 8u;
+    if (in_modrm)
+        rex |= (f->reg & 8) >> 1 | rm_bits(f, new);
+    if (!in_modrm && has_opcode_register(insn)) {
+        rex |= f->opcode >> 3;
+        opcode = (opcode & ~7u) | (f->opcode & 7);
+    }
+    if (f->high && (rex || f->low))
+        return false;
+    legacy_prefixes(e, insn);
+    if (rex || f->low)
+        emit_u8(e, (uint8_t)(0x40 | rex));
+    emit_escape(e, insn->map);
+    emit_u8(e, (uint8_t)opcode);
+    if (in_modrm)
+        modrm(e, f, new, true);
+    immediates(e, insn);
+    return true;
+}
+
+// MOV between the accumulator and an absolute address: as 88..8b.
+static bool emit_moffs(struct emit *e, const struct insn *insn, const struct emit_operands *new)
+{
+    bool store = insn->opcode & 2;
+    unsigned size = insn->opcode & 1 ? insn->opsize : 1;
+    unsigned reg = new->gpr ? new->gpr[RAX] : RAX;
+    emit_op_rm(e, size, 0, MAP_ONE, 0x88 | (insn->opcode & 1) | (store ? 0 : 2), reg, new->mem);
+    return true;
+}
+
+// --- VEX and EVEX
+// ---------------------------------------------------------------------------------
+
+static unsigned pp_bits(const struct insn *insn)
+{
+    switch (insn->mandatory) {
+    case 0x66: return 1;
+    case 0xf3: return 2;
+    case 0xf2: return 3;
+    default: return 0;
+    }
+}
+
+static void emit_vex(struct emit *e, const struct insn *insn, const struct fields *f,
+                     const struct emit_operands *new)
+{
+    unsigned rxb = (f->reg & 8) >> 1 | rm_bits(f, new);
+    unsigned w = insn->rex & 8u;
+    unsigned tail = (~f->vvvv & 15) << 3 | (insn->veclen == 32 ? 4 : 0) | pp_bits(insn);
+    if (insn->map == MAP_0F && !w && !(rxb & 3)) {
+        emit_u8(e, 0xc5);
+        emit_u8(e, (uint8_t)((rxb & 4 ? 0 : 0x80) | tail));
+    } else {
+        emit_u8(e, 0xc4);
+        emit_u8(e, (uint8_t)((~rxb & 7) << 5 | insn->map));
+        emit_u8(e, (uint8_t)(w << 4 | tail));
+    }
+    emit_u8(e, insn->opcode);
+    modrm(e, f, new, true);
+    immediates(e, insn);
+}
+
+static void emit_evex(struct emit *e, const struct insn *insn, const struct fields *f,
+                      const struct emit_operands *new)
+{
+    unsigned rxb = (f->reg & 8) >> 1 | rm_bits(f, new);
+    if (!f->mem)
+        rxb |= (f->rm & 16) >> 3; // X extends a register in rm
+    unsigned b = insn->evex_zb & 1u, z = insn->evex_zb >> 1 & 1u, ll = insn->evex_zb >> 2 & 3u;
+    emit_u8(e, 0x62);
+    emit_u8(e, (uint8_t)((~rxb & 7) << 5 | (f->reg & 16 ? 0 : 0x10) | insn->map));
+    emit_u8(e, (uint8_t)((insn->rex & 8u) << 4 | (~f->vvvv & 15) << 3 | 4 | pp_bits(insn)));
+    emit_u8(e,
+            (uint8_t)(z << 7 | ll << 5 | b << 4 | (f->vvvv & 16 ? 0 : 8) | (insn->evex_aaa & 7)));
+    emit_u8(e, insn->opcode);
+    modrm(e, f, new, false);
+    immediates(e, insn);
+}
+
+bool emit_insn(struct emit *e, const struct insn *insn, const struct emit_operands *operands)
+{
+    if (insn->encoding == ENC_LEGACY && insn->map == MAP_ONE && (insn->opcode & 0xfc) == 0xa0)
+        return emit_moffs(e, insn, operands);
+    struct fields f = place_operands(insn, operands);
+    if (f.failed || insn_form(insn)->flags & FORM_VSIB)
+        return false;
+    bool segment = f.mem && operands->mem.gs;
+    if (insn->encoding == ENC_LEGACY) {
+        uint8_t *start = e->at;
+        if (segment)
+            emit_u8(e, 0x65);
+        if (emit_legacy(e, insn, &f, operands))
+            return true;
+        e->at = start;
+        return false;
+    }
+    if (segment)
+        emit_u8(e, 0x65);
+    if (insn->encoding == ENC_VEX)
+        emit_vex(e, insn, &f, operands);
+    else
+        emit_evex(e, insn, &f, operands);
+    return true;
+}
