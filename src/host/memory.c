@@ -1,0 +1,128 @@
+// Host memory. Sources: proc(5) meminfo; Linux Documentation/admin-guide/cgroup-v2.rst memory.max
+// and memory.current; madvise(2). Not modelled: NUMA placement, hugetlbfs, cgroup v1 limits.
+#include "host/memory.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/bits.h"
+
+#define HUGE_PAGE (2 * MIB)
+
+static void read_meminfo(struct host_memory *out)
+{
+    FILE *f = fopen("/proc/meminfo", "re");
+    if (!f)
+        return;
+    char line[128];
+    uint64_t kib;
+    while (fgets(line, sizeof line, f)) {
+        if (sscanf(line, "MemTotal: %" SCNu64, &kib) == 1)
+            out->total = kib * KIB;
+        else if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
+            out->available = kib * KIB;
+    }
+    fclose(f);
+}
+
+// The first line of a control group's file as a number; UINT64_MAX for "max" or when it is not
+// there.
+static uint64_t cgroup_value(const char *group, const char *file)
+{
+    char path[600];
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/%s", group, file);
+    FILE *f = fopen(path, "re");
+    uint64_t value = UINT64_MAX;
+    if (f) {
+        if (fscanf(f, "%" SCNu64, &value) != 1)
+            value = UINT64_MAX;
+        fclose(f);
+    }
+    return value;
+}
+
+// Each group up to the root may set a limit of its own.
+static void apply_cgroups(struct host_memory *out)
+{
+    char group[512] = "";
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    if (!f)
+        return;
+    char line[512];
+    while (fgets(line, sizeof line, f)) {
+        if (sscanf(line, "0::%511[^\n]", group) == 1)
+            break;
+    }
+    fclose(f);
+    for (;;) {
+        uint64_t max = cgroup_value(group, "memory.max");
+        uint64_t used = cgroup_value(group, "memory.current");
+        if (max != UINT64_MAX && used != UINT64_MAX) {
+            out->total = min_u64(out->total, max);
+            out->available = min_u64(out->available, max > used ? max - used : 0);
+        }
+        char *slash = strrchr(group, '/');
+        if (!slash)
+            return;
+        *slash = '\0';
+    }
+}
+
+void host_memory_read(struct host_memory *out)
+{
+    *out = (struct host_memory){0};
+    read_meminfo(out);
+    apply_cgroups(out);
+}
+
+// What to ask for instead: three quarters of what is free, in a round number.
+static unsigned long long sensible_mib(uint64_t available)
+{
+    uint64_t mib = available / MIB * 3 / 4;
+    return mib >= 256 ? mib / 128 * 128 : mib;
+}
+
+err_t host_ram_new(uint64_t bytes, void **out, struct error *e)
+{
+    struct host_memory memory;
+    host_memory_read(&memory);
+    if (memory.available && bytes > memory.available)
+        return error_set(e, ERR_NO_MEMORY,
+                         "cannot give the guest %llu MiB: the host has %llu MiB "
+                         "available; try -m %llu",
+                         bytes / MIB, memory.available / MIB, sensible_mib(memory.available));
+
+    // The reservation has room to align the RAM, with at least one page left over on each side.
+    uint64_t reserve = bytes + 2 * HUGE_PAGE;
+    uint8_t *area =
+        mmap(NULL, reserve, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (area == MAP_FAILED)
+        goto fail;
+    uint8_t *ram = (uint8_t *)align_up((uintptr_t)area + PAGE_SIZE, HUGE_PAGE);
+    uint8_t *end = area + reserve;
+    munmap(area, (size_t)(ram - PAGE_SIZE - area));
+    munmap(ram + bytes + PAGE_SIZE, (size_t)(end - (ram + bytes + PAGE_SIZE)));
+    if (mprotect(ram, bytes, PROT_READ | PROT_WRITE) < 0) {
+        munmap(ram - PAGE_SIZE, bytes + 2 * PAGE_SIZE);
+        goto fail;
+    }
+    madvise(ram, bytes, MADV_HUGEPAGE); // a wish: kernels without huge pages refuse it
+    madvise(ram, bytes, MADV_DONTDUMP);
+    *out = ram;
+    return OK;
+
+fail:
+    return error_set(e, ERR_NO_MEMORY,
+                     "cannot give the guest %llu MiB: %s; "
+                     "try a smaller -m, or raise ulimit -v",
+                     bytes / MIB, strerror(errno));
+}
+
+void host_ram_free(void *ram, uint64_t bytes)
+{
+    if (ram)
+        munmap((uint8_t *)ram - PAGE_SIZE, bytes + 2 * PAGE_SIZE);
+}
