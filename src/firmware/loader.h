@@ -33,3 +33,7 @@ struct boot_result {
 // with what to try next.
 err_t loader_load(const struct boot_request *request, const struct guest_memory *memory,
                   struct cpu_state *s, struct boot_result *out, struct error *e);
+
+// What firmware leaves in every processor, boot processor or not, before a kernel runs: caches on and
+// memory types (MTRRs) that follow the board's memory map. phys_bits: what CPUID shows, 36..52.
+void loader_cpu_defaults(struct cpu_state *s, unsigned phys_bits);
