@@ -1,6 +1,6 @@
-// ACPI tables for the pc board (ACPI 6.4). The tables are made as one relocatable blob with a list of
-// the pointers and checksums in it, so that they can be placed directly (acpi_place) or handed to a
-// BIOS that places them itself (fw_cfg's table loader, which takes the same lists).
+// ACPI tables for the pc board (ACPI 6.4). The tables are made as one relocatable blob with a list
+// of the pointers and checksums in it, so that they can be placed directly (acpi_place) or handed
+// to a BIOS that places them itself (fw_cfg's table loader, which takes the same lists).
 #pragma once
 
 #include "base/buffer.h"

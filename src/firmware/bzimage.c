@@ -1,6 +1,7 @@
-// Linux bzImage, boot protocol 2.06 and later (Linux Documentation/arch/x86/boot.rst): the protected
-// mode part goes to 1 MiB, the zero page describes the machine. Kernels that offer the 64-bit entry are
-// entered there, others at the 32-bit one. Not modelled: the real-mode entry, zImage, EFI handover.
+// Linux bzImage, boot protocol 2.06 and later (Linux Documentation/arch/x86/boot.rst): the
+// protected mode part goes to 1 MiB, the zero page describes the machine. Kernels that offer the
+// 64-bit entry are entered there, others at the 32-bit one. Not modelled: the real-mode entry,
+// zImage, EFI handover.
 
 #include <inttypes.h>
 #include <string.h>
@@ -87,9 +88,11 @@ static err_t check_place(struct bzimage *k, struct error *e)
         uint64_t align = load_le32(k->file + KERNEL_ALIGNMENT);
         uint64_t preferred = load_le64(k->file + PREF_ADDRESS);
         if (k->file[RELOCATABLE] && !is_power_of_two(align)) {
-            return error_set(e, ERR_CORRUPT, "its header asks for an alignment of %#" PRIx64, align);
+            return error_set(e, ERR_CORRUPT, "its header asks for an alignment of %#" PRIx64,
+                             align);
         }
-        k->runtime = k->file[RELOCATABLE] ? max_u64(align_up(LOAD_AT, align), preferred) : preferred;
+        k->runtime =
+            k->file[RELOCATABLE] ? max_u64(align_up(LOAD_AT, align), preferred) : preferred;
         k->init_bytes = max_u64(load_le32(k->file + INIT_SIZE), k->kernel_bytes);
     }
     return OK;
@@ -99,10 +102,11 @@ static err_t parse(const struct boot_request *rq, struct bzimage *k, struct erro
 {
     *k = (struct bzimage){.file = rq->kernel, .version = load_le16(rq->kernel + VERSION)};
     if (k->version < 0x206 || !(k->file[LOADFLAGS] & LOADED_HIGH)) {
-        return error_set(e, ERR_UNSUPPORTED,
-                         "it speaks Linux boot protocol %u.%02u%s; use a bzImage of Linux 2.6.22 or later",
-                         k->version >> 8, k->version & 0xff,
-                         (k->file[LOADFLAGS] & LOADED_HIGH) ? "" : " and is a zImage");
+        return error_set(
+            e, ERR_UNSUPPORTED,
+            "it speaks Linux boot protocol %u.%02u%s; use a bzImage of Linux 2.6.22 or later",
+            k->version >> 8, k->version & 0xff,
+            (k->file[LOADFLAGS] & LOADED_HIGH) ? "" : " and is a zImage");
     }
     err_t err = check_sizes(k, rq->kernel_len, e);
     return err == OK ? check_place(k, e) : err;

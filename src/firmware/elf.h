@@ -34,5 +34,7 @@ err_t elf_open(const uint8_t *data, size_t len, struct elf_image *out, struct er
 err_t elf_segment(const struct elf_image *image, unsigned i, struct elf_segment *out,
                   struct error *e);
 
-// The descriptor of the first note with this name and type, or NULL. Malformed notes end the search.
-const uint8_t *elf_note(const struct elf_image *image, const char *name, uint32_t type, size_t *len);
+// The descriptor of the first note with this name and type, or NULL. Malformed notes end the
+// search.
+const uint8_t *elf_note(const struct elf_image *image, const char *name, uint32_t type,
+                        size_t *len);

@@ -1,6 +1,6 @@
 // The boot processor's registers where a kernel is entered: flat protected mode without paging, or
-// long mode with the first 4 GiB mapped one to one. What the formats add (pointers in registers) they
-// set themselves. Also what firmware leaves in every processor: caches on, memory types.
+// long mode with the first 4 GiB mapped one to one. What the formats add (pointers in registers)
+// they set themselves. Also what firmware leaves in every processor: caches on, memory types.
 
 #include <string.h>
 
@@ -109,7 +109,7 @@ void loader_cpu_defaults(struct cpu_state *s, unsigned phys_bits)
     for (unsigned i = 0; i < CPU_MTRR_FIXED; i++) {
         s->mtrr_fixed[i] = wb;
     }
-    s->mtrr_fixed[2] = 0; // 0xa0000..0xbffff: display memory
+    s->mtrr_fixed[2] = 0;        // 0xa0000..0xbffff: display memory
     s->mtrr_base[0] = PC_MMIO32; // uncached up to 4 GiB, write-back elsewhere
     s->mtrr_mask[0] = (BITS(phys_bits - 1, 12) & ~(PC_HIGH_RAM - PC_MMIO32 - 1)) | MTRR_VALID;
     s->mtrr_base[1] = PC_MMIO64;

@@ -1,5 +1,5 @@
-// Where direct boot (a kernel started without BIOS or UEFI) puts what it hands to the guest. All of it
-// lies below 1 MiB or at the very end of low RAM, and is marked in the memory map (e820.h).
+// Where direct boot (a kernel started without BIOS or UEFI) puts what it hands to the guest. All of
+// it lies below 1 MiB or at the very end of low RAM, and is marked in the memory map (e820.h).
 #pragma once
 
 #include "base/types.h"
@@ -15,12 +15,13 @@
 #define BOOT_CMDLINE 0x20000ull // 64 KiB
 #define BOOT_CMDLINE_SIZE 0x10000ull
 #define BOOT_AREA_END 0x30000ull
-#define BOOT_STACK 0x90000ull // initial stack pointer, for the entries that promise none but want one
+#define BOOT_STACK \
+    0x90000ull // initial stack pointer, for the entries that promise none but want one
 
 // Kept for the guest's lifetime: reserved in the memory map.
-#define BOOT_EBDA 0x9fc00ull  // extended BIOS data area, up to 640 KiB
+#define BOOT_EBDA 0x9fc00ull // extended BIOS data area, up to 640 KiB
 #define BOOT_LOW_END 0xa0000ull
-#define BOOT_BIOS 0xf0000ull  // searched by guests that are told nothing
+#define BOOT_BIOS 0xf0000ull // searched by guests that are told nothing
 #define BOOT_RSDP 0xf0000ull
 #define BOOT_SMBIOS_ENTRY 0xf0040ull
 #define BOOT_SMBIOS 0xf0100ull // structure table

@@ -1,5 +1,5 @@
-// Recognises a kernel's format and hands it to the loader for it. A file that is none of them gets a
-// guess at what it is, because the wrong file is the commonest mistake.
+// Recognises a kernel's format and hands it to the loader for it. A file that is none of them gets
+// a guess at what it is, because the wrong file is the commonest mistake.
 
 #include "firmware/loader.h"
 
@@ -34,7 +34,11 @@ static const char *guess(const struct boot_request *rq)
     if (elf_is(rq->kernel, rq->kernel_len)) {
         return "an ELF file with neither a PVH note nor a multiboot header";
     }
-    if (starts(rq, 0, "\x1f\x8b", 2) || starts(rq, 0, "\xfd" "7zXZ", 5) ||
+    if (starts(rq, 0, "\x1f\x8b", 2) ||
+        starts(rq, 0,
+               "\xfd"
+               "7zXZ",
+               5) ||
         starts(rq, 0, "\x28\xb5\x2f\xfd", 4)) {
         return "it is a compressed file; unpack it";
     }

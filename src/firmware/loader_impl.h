@@ -14,7 +14,8 @@ struct loading {
     struct error *e;
 };
 
-// Each format: does the file look like it, and loading it. load() writes errors without the file's name.
+// Each format: does the file look like it, and loading it. load() writes errors without the file's
+// name.
 bool bzimage_is(const struct boot_request *rq);
 err_t bzimage_load(struct loading *l);
 bool multiboot_is(const struct boot_request *rq);
@@ -26,9 +27,11 @@ err_t pvh_load(struct loading *l);
 
 err_t place_bytes(struct loading *l, gpa_t at, const void *data, uint64_t len);
 err_t place_zeros(struct loading *l, gpa_t at, uint64_t len);
-// ERR_UNSUPPORTED unless a kernel may occupy [at, at + len): RAM, outside the boot area of layout.h.
+// ERR_UNSUPPORTED unless a kernel may occupy [at, at + len): RAM, outside the boot area of
+// layout.h.
 err_t place_check(struct loading *l, const char *what, gpa_t at, uint64_t len);
-// Copies bytes and zeroes the rest up to memory_bytes, after place_check; grows the kernel's extent.
+// Copies bytes and zeroes the rest up to memory_bytes, after place_check; grows the kernel's
+// extent.
 err_t place_segment(struct loading *l, const char *what, gpa_t at, const uint8_t *bytes,
                     uint64_t file_bytes, uint64_t memory_bytes);
 err_t place_elf(struct loading *l, const struct elf_image *image); // all PT_LOAD segments, by paddr

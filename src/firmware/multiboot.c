@@ -1,6 +1,6 @@
-// Multiboot 1 images (Multiboot Specification 0.6.96): ELF32 files, and flat files whose header gives
-// the addresses. Not modelled: video modes (an image that insists on one is refused), symbol tables,
-// drive and APM information.
+// Multiboot 1 images (Multiboot Specification 0.6.96): ELF32 files, and flat files whose header
+// gives the addresses. Not modelled: video modes (an image that insists on one is refused), symbol
+// tables, drive and APM information.
 
 #include <string.h>
 
@@ -88,8 +88,9 @@ static err_t load_image(struct loading *l)
     }
     err_t err = elf_open(l->rq->kernel, l->rq->kernel_len, &image, l->e);
     if (err == OK && (image.is64 || image.entry > UINT32_MAX)) {
-        err = error_set(l->e, ERR_UNSUPPORTED,
-                        "it is a 64-bit ELF file, multiboot takes 32-bit ones; link it as elf32-i386");
+        err = error_set(
+            l->e, ERR_UNSUPPORTED,
+            "it is a 64-bit ELF file, multiboot takes 32-bit ones; link it as elf32-i386");
     }
     if (err == OK) {
         l->result.entry = image.entry;
@@ -126,7 +127,8 @@ static err_t write_info(struct loading *l)
     store_le32(info, (uint32_t)(module ? flags | INFO_MODULES : flags));
     store_le32(info + 4, BOOT_EBDA / KIB);
     store_le32(info + 8, (uint32_t)((e820_low_ram_end(l->memory->ram_bytes) - BOOT_ACPI_SIZE -
-                                     BOOT_BIOS_END) / KIB));
+                                     BOOT_BIOS_END) /
+                                    KIB));
     store_le32(info + 16, BOOT_CMDLINE);
     store_le32(info + 20, module);
     store_le32(info + 24, MODULE_AT);

@@ -1,5 +1,6 @@
 // Copying what a kernel is made of to guest memory, at places that the file asks for and that are
-// checked here: RAM of the memory map, below 4 GiB where the entry is 32-bit, outside the boot area.
+// checked here: RAM of the memory map, below 4 GiB where the entry is 32-bit, outside the boot
+// area.
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -85,7 +86,8 @@ err_t place_elf(struct loading *l, const struct elf_image *image)
         char what[32];
         snprintf(what, sizeof what, "ELF segment %u", i);
         if (!checked_add(total, segment.memory_bytes, &total) || total > l->memory->ram_bytes) {
-            return error_set(l->e, ERR_UNSUPPORTED, "its ELF segments need more memory than there is");
+            return error_set(l->e, ERR_UNSUPPORTED,
+                             "its ELF segments need more memory than there is");
         }
         err = place_segment(l, what, segment.paddr, segment.bytes, segment.file_bytes,
                             segment.memory_bytes);

@@ -1,5 +1,5 @@
-// ELF kernels with the PVH entry note (Xen's x86/HVM direct boot ABI, hvm_start_info version 1): Linux
-// vmlinux and others. Entered in 32-bit protected mode with EBX pointing to the start info.
+// ELF kernels with the PVH entry note (Xen's x86/HVM direct boot ABI, hvm_start_info version 1):
+// Linux vmlinux and others. Entered in 32-bit protected mode with EBX pointing to the start info.
 
 #include <string.h>
 
