@@ -100,7 +100,9 @@ struct insn_form {
 };
 extern const struct insn_form insn_forms[];
 
-#define INSN_OPERANDS 4
+// Explicit operands come first, in Intel's order; implicit ones (rax of MUL, rsp of PUSH, rcx of a REP
+// prefix) follow. PUSHA and POPA list only rsp.
+#define INSN_OPERANDS 6
 
 struct insn {
     uint16_t op;      // enum x86_op
