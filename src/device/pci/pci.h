@@ -6,7 +6,8 @@
 // delivers INTx (the device's interrupt line 0), MSI and MSI-X.
 //
 // Specification: PCI 3.0. Not modelled: bridges and buses below bus 0, PCI Express capabilities and
-// extended configuration space (reads as all ones), power management, expansion ROMs, parity errors.
+// extended configuration space (reads as all ones), power management, expansion ROMs, parity
+// errors.
 #pragma once
 
 #include "device/device.h"
@@ -46,13 +47,13 @@ struct pci_function {
     uint8_t initial[PCI_CONFIG_SIZE];   // values after reset
     uint8_t writable[PCI_CONFIG_SIZE];  // bits that the guest sets
     uint8_t clearable[PCI_CONFIG_SIZE]; // bits that the guest clears by writing one
-    uint8_t intx;        // the model asserts its INTx pin
-    uint8_t msi_pending; // MSI's pending bit
-    uint8_t intx_out;    // what the interrupt line was last driven to
-    uint8_t devfn;       // slot * 8 + function, once plugged
-    uint8_t cap_end;     // first free byte behind the capabilities
-    uint8_t cap_last;    // offset of the newest capability, 0: none
-    uint8_t msi_cap;     // offsets, 0: none
+    uint8_t intx;                       // the model asserts its INTx pin
+    uint8_t msi_pending;                // MSI's pending bit
+    uint8_t intx_out;                   // what the interrupt line was last driven to
+    uint8_t devfn;                      // slot * 8 + function, once plugged
+    uint8_t cap_end;                    // first free byte behind the capabilities
+    uint8_t cap_last;                   // offset of the newest capability, 0: none
+    uint8_t msi_cap;                    // offsets, 0: none
     uint8_t msix_cap;
     uint8_t msix_vectors;
     uint8_t pad[7];
@@ -79,17 +80,19 @@ static inline struct pci_function *pci_function_of(struct device *dev)
 
 // Prepares an endpoint's header. The struct is zero except for dev.
 void pci_init(struct pci_function *f, const struct pci_id *id, const struct pci_hooks *hooks);
-// A BAR of size bytes (a power of two; at least 4 for I/O, 16 for memory; a 64-bit BAR takes index and
-// index + 1). ops work relative to its start.
+// A BAR of size bytes (a power of two; at least 4 for I/O, 16 for memory; a 64-bit BAR takes index
+// and index + 1). ops work relative to its start.
 void pci_add_bar(struct pci_function *f, unsigned index, enum pci_bar_kind kind, uint64_t size,
                  const struct io_ops *ops);
-// Room for a capability of len bytes with this id; returns its offset, filled with zeros, read-only.
+// Room for a capability of len bytes with this id; returns its offset, filled with zeros,
+// read-only.
 unsigned pci_add_capability(struct pci_function *f, uint8_t id, unsigned len);
 // MSI with one message.
 void pci_add_msi(struct pci_function *f);
 // MSI-X with its table and pending bits in a 32-bit BAR of their own.
 void pci_add_msix(struct pci_function *f, unsigned vectors, unsigned bar);
-// Sets a register of 1, 2 or 4 bytes to its value after reset and says which bits the guest may write.
+// Sets a register of 1, 2 or 4 bytes to its value after reset and says which bits the guest may
+// write.
 void pci_set_register(struct pci_function *f, unsigned offset, unsigned size, uint32_t value,
                       uint32_t writable);
 
@@ -118,9 +121,9 @@ void pci_config_write(struct pci_function *f, unsigned offset, unsigned size, ui
 
 // --- The bus ---
 
-// How the bus enters a function from the host bridge's callback: the machine takes the function's own
-// device lock. The host bridge's lock is held then and no function ever waits for the host bridge, so
-// the order is safe. The host bridge answers for its own function itself.
+// How the bus enters a function from the host bridge's callback: the machine takes the function's
+// own device lock. The host bridge's lock is held then and no function ever waits for the host
+// bridge, so the order is safe. The host bridge answers for its own function itself.
 struct pci_bus_ops {
     void (*lock)(struct device *dev);
     void (*unlock)(struct device *dev);
@@ -128,20 +131,21 @@ struct pci_bus_ops {
 
 // Bus 0, and the only one. Plugging happens before the guest runs.
 struct pci_bus {
-    const struct pci_bus_ops *ops; // NULL: no locking (tests)
+    const struct pci_bus_ops *ops;       // NULL: no locking (tests)
     struct pci_function *functions[256]; // by devfn; not owned
 };
 
-#define PCI_DEVFN(slot, function) ((slot) * 8 + (function))
+#define PCI_DEVFN(slot, function) ((slot)*8 + (function))
 
 void pci_bus_init(struct pci_bus *bus, const struct pci_bus_ops *ops);
 // ERR_EXISTS if the place is taken. A slot with functions above 0 must have function 0.
 err_t pci_bus_plug(struct pci_bus *bus, struct pci_function *f, unsigned devfn, struct error *e);
 // bdf is bus << 8 | devfn. Absent functions read as all ones and ignore writes.
 uint32_t pci_bus_read(struct pci_bus *bus, unsigned bdf, unsigned offset, unsigned size);
-void pci_bus_write(struct pci_bus *bus, unsigned bdf, unsigned offset, unsigned size, uint32_t value);
+void pci_bus_write(struct pci_bus *bus, unsigned bdf, unsigned offset, unsigned size,
+                   uint32_t value);
 
 // Does what firmware would: gives every BAR an address in the board's windows (device/platform.h),
-// routes the PIRQs and fills in the interrupt line registers. Enables no decoding. To be called after
-// reset when no firmware runs. ERR_NO_MEMORY when a window is full.
+// routes the PIRQs and fills in the interrupt line registers. Enables no decoding. To be called
+// after reset when no firmware runs. ERR_NO_MEMORY when a window is full.
 err_t pci_assign_resources(struct pci_bus *bus, struct error *e);

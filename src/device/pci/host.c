@@ -1,0 +1,146 @@
+// The Q35 host bridge (Intel 82Q35 MCH, 8086:29c0) at 00:00.0: configuration mechanism 1 at ports
+// 0xcf8/0xcfc and memory-mapped configuration at PC_ECAM.
+//
+// Specification: PCI 3.0, 3.2.2.3.2; PCI Express 3.0, 7.2.2; Intel 3 Series datasheet (MCH
+// registers PCIEXBAR 0x60, PAM0-6 0x90, SMRAM 0x9d). PCIEXBAR is fixed; PAM and SMRAM keep what is
+// written but change nothing: the legacy ranges are always RAM and there is no system management
+// mode.
+#include "base/bits.h"
+#include "device/pci/q35.h"
+#include "device/platform.h"
+
+#define ADDRESS_ENABLE 0x80000000u
+
+struct q35_host {
+    struct pci_function pci;
+    struct pci_bus *bus;
+    uint32_t address; // CONFIG_ADDRESS, port 0xcf8
+    uint32_t pad;
+};
+
+static const struct state_field host_fields[] = {
+    SUB(struct q35_host, pci, pci_function_state),
+    SKIP(struct q35_host, bus, "wiring, rebuilt from configuration"),
+    FIELD(struct q35_host, address),
+    SKIP(struct q35_host, pad, "padding"),
+    FIELDS_END,
+};
+static const struct state_desc host_state = STATE_DESC("q35-host", struct q35_host, 1, host_fields);
+
+// Our own function is accessed directly: the caller holds its lock already.
+static uint32_t forward_read(struct q35_host *h, unsigned bdf, unsigned offset, unsigned size)
+{
+    if (bdf == h->pci.devfn)
+        return pci_config_read(&h->pci, offset, size);
+    return pci_bus_read(h->bus, bdf, offset, size);
+}
+
+static void forward_write(struct q35_host *h, unsigned bdf, unsigned offset, unsigned size,
+                          uint32_t value)
+{
+    if (bdf == h->pci.devfn)
+        pci_config_write(&h->pci, offset, size, value);
+    else
+        pci_bus_write(h->bus, bdf, offset, size, value);
+}
+
+static uint64_t address_read(struct device *dev, uint64_t offset, unsigned size)
+{
+    return ((struct q35_host *)dev)->address;
+}
+
+static void address_write(struct device *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+    ((struct q35_host *)dev)->address = (uint32_t)value & 0x80fffffc;
+}
+
+static uint64_t data_read(struct device *dev, uint64_t offset, unsigned size)
+{
+    struct q35_host *h = (struct q35_host *)dev;
+
+    if (!(h->address & ADDRESS_ENABLE) || offset + size > 4)
+        return size_mask(size);
+    return forward_read(h, (h->address >> 8) & 0xffff, (h->address & 0xfc) + (unsigned)offset,
+                        size);
+}
+
+static void data_write(struct device *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+    struct q35_host *h = (struct q35_host *)dev;
+
+    if ((h->address & ADDRESS_ENABLE) && offset + size <= 4)
+        forward_write(h, (h->address >> 8) & 0xffff, (h->address & 0xfc) + (unsigned)offset, size,
+                      (uint32_t)value);
+}
+
+// ECAM: bits 27:20 are the bus, 19:12 device and function, 11:0 the register. An access that
+// crosses the function's 4 KiB is no configuration request.
+static uint64_t ecam_read(struct device *dev, uint64_t offset, unsigned size)
+{
+    if ((offset & 0xfff) + size > 0x1000)
+        return size_mask(size);
+    return forward_read((struct q35_host *)dev, (unsigned)(offset >> 12), offset & 0xfff, size);
+}
+
+static void ecam_write(struct device *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+    if ((offset & 0xfff) + size <= 0x1000)
+        forward_write((struct q35_host *)dev, (unsigned)(offset >> 12), offset & 0xfff, size,
+                      (uint32_t)value);
+}
+
+static const struct io_ops address_ops = {address_read, address_write, .min_size = 4,
+                                          .max_size = 4};
+static const struct io_ops data_ops = {data_read, data_write, .min_size = 1, .max_size = 4};
+static const struct io_ops ecam_ops = {ecam_read, ecam_write, .min_size = 1, .max_size = 4};
+
+static void init_registers(struct pci_function *f)
+{
+    static const struct pci_id id = {
+        .vendor = 0x8086, .device = 0x29c0, .class_code = 0x060000, .revision = 2};
+
+    pci_init(f, &id, NULL);
+    pci_set_register(f, 0x60, 4, (uint32_t)PC_ECAM | 1, 0); // PCIEXBAR: 256 buses, enabled
+    for (unsigned pam = 0; pam < 7; pam++)
+        pci_set_register(f, 0x90 + pam, 1, pam ? 0x33 : 0x30, pam ? 0x33 : 0x30);
+    pci_set_register(f, 0x9d, 1, 0x02, 0x78); // SMRAM: closed, segment 0xa0000
+}
+
+static err_t host_init(struct device *dev, const void *config, struct error *e)
+{
+    struct q35_host *h = (struct q35_host *)dev;
+
+    h->bus = ((const struct q35_host_config *)config)->bus;
+    init_registers(&h->pci);
+    if (dev->env->map_pio(dev, PC_PORT_PCI_ADDRESS, 1, &address_ops) != OK ||
+        dev->env->map_pio(dev, PC_PORT_PCI_DATA, 4, &data_ops) != OK ||
+        dev->env->map_mmio(dev, PC_ECAM, PC_ECAM_SIZE, &ecam_ops) != OK)
+        return error_set(e, ERR_EXISTS, "the PCI configuration ports or memory are taken");
+    return pci_bus_plug(h->bus, &h->pci, PCI_DEVFN(PC_SLOT_HOST, 0), e);
+}
+
+static void host_reset(struct device *dev)
+{
+    struct q35_host *h = (struct q35_host *)dev;
+
+    pci_reset(&h->pci);
+    h->address = 0;
+}
+
+static err_t host_loaded(struct device *dev, struct error *e)
+{
+    struct q35_host *h = (struct q35_host *)dev;
+
+    h->address &= 0x80fffffc;
+    return pci_loaded(&h->pci, e);
+}
+
+const struct device_type q35_host_type = {
+    .name = "q35-host",
+    .size = sizeof(struct q35_host),
+    .lines = 1,
+    .state = &host_state,
+    .init = host_init,
+    .reset = host_reset,
+    .loaded = host_loaded,
+};
