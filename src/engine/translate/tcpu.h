@@ -15,6 +15,7 @@
 
 #include "cpu/insn.h"
 #include "engine/engine.h"
+#include "engine/translate/jit_hot.h"
 
 #define TLB_BITS 8
 #define TLB_ENTRIES (1u << TLB_BITS)
@@ -40,6 +41,28 @@ enum tcpu_pending {
     PENDING_INVALIDATE = 8, // entries in the invalidation queue
     PENDING_EVENT = 16,     // own thread: shadow, trap, single step: look at s before going on
     PENDING_FLUSH = 32,     // own thread: the code cache is full or must be dropped
+};
+
+// Indices of tcpu.counter; values only grow.
+enum tcpu_counter {
+    COUNTER_INTERPRETED,   // instructions run by the interpreter
+    COUNTER_TLB_FILLS,     // slow path of the inline TLB
+    COUNTER_TLB_WALKS,     // page walks
+    COUNTER_TLB_FLUSHES,
+    COUNTER_EXCEPTIONS,
+    COUNTER_INTERRUPTS,
+    COUNTER_UPCALLS,       // port and memory-mapped I/O
+    COUNTER_BLOCKS,        // blocks translated
+    COUNTER_INSNS,         // instructions translated
+    COUNTER_ENTRIES,       // entries into translated code from the run loop
+    COUNTER_LINKS,         // direct branches resolved
+    COUNTER_INDIRECT,      // indirect branches that missed the IBTC
+    COUNTER_PAGE_CHECKS,   // checked entries that had to ask for the page
+    COUNTER_SLOW_ACCESSES, // accesses by translated code that the interpreter had to make
+    COUNTER_STEPS,         // single instructions that translated code left to the interpreter
+    COUNTER_INVALIDATED,   // blocks dropped because their bytes changed
+    COUNTER_CACHE_FLUSHES,
+    COUNTER_COUNT,
 };
 
 struct tvm;   // tvm.h
@@ -73,8 +96,8 @@ struct tcpu {
     char error[200];
 
     struct feature_set features; // what CPUID shows: other instructions are #UD
-    uint64_t counter[32];        // enum tcpu_counter
-    uint64_t scratch[64];        // spill room for translated code
+    uint64_t counter[COUNTER_COUNT];
+    struct jit_hot hot;          // the rest of what translated code addresses
 };
 
 // Bits of tcpu.mode; part of the key of every translated block. Recomputed by tcpu_update_mode().

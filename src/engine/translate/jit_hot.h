@@ -1,0 +1,29 @@
+// What translated code reads and writes in the vCPU's struct through %gs, beside the architectural
+// state and the TLB: lookup tables of the block translator and its spill room.
+#pragma once
+
+#include "base/types.h"
+
+#define IBTC_ENTRIES 4096 // indirect-branch targets, indexed by bits 4..15 of rip
+#define CTLB_ENTRIES 256  // code pages, indexed by the low bits of the page number
+
+struct tcpu;
+
+// One known target of indirect branches; host is the block's checked entry.
+struct ibtc_entry {
+    uint64_t rip;
+    const void *host;
+};
+#define IBTC_FREE (1ull << 63) // rip of a free entry: not canonical
+
+struct jit_hot {
+    struct tcpu *self;
+    uint64_t spill[2]; // a value between two memory checks of one instruction
+    uint64_t trap_pc;  // where a host signal struck translated code
+    uint32_t trap_no;  // the host's exception vector
+    uint32_t pad;
+    // [1] for user code. A handle names (linear page, guest-physical page, mode); 0 is none. A code
+    // page whose handle is here may be entered without asking the page tables.
+    uint32_t ctlb[2][CTLB_ENTRIES];
+    struct ibtc_entry ibtc[2][IBTC_ENTRIES];
+};
