@@ -1,0 +1,391 @@
+// A VM's definition: defaults, checks, and its JSON form (docs/formats/vm-definition.md, RFC 8259).
+// One table of keys drives loading and saving. Not modelled: files are not looked at here.
+#include "machine/config.h"
+
+#include <ctype.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "chardev/open.h"
+#include "engine/engine.h"
+
+#define FORMAT_KEY "berth-vm"
+#define FORMAT_VERSION 1
+
+enum key_kind { KEY_STRING, KEY_U32, KEY_MIB, KEY_BOOL, KEY_DISKS, KEY_DEBUG };
+
+static const struct key {
+    const char *name;
+    enum key_kind kind;
+    size_t offset;
+} keys[] = {
+    {"name", KEY_STRING, offsetof(struct vm_config, name)},
+    {"vcpus", KEY_U32, offsetof(struct vm_config, vcpus)},
+    {"memory_mib", KEY_MIB, offsetof(struct vm_config, memory_bytes)},
+    {"kernel", KEY_STRING, offsetof(struct vm_config, kernel)},
+    {"initrd", KEY_STRING, offsetof(struct vm_config, initrd)},
+    {"append", KEY_STRING, offsetof(struct vm_config, append)},
+    {"disks", KEY_DISKS, 0},
+    {"engine", KEY_STRING, offsetof(struct vm_config, engine)},
+    {"cpu", KEY_STRING, offsetof(struct vm_config, cpu)},
+    {"serial", KEY_STRING, offsetof(struct vm_config, serial)},
+    {"console", KEY_STRING, offsetof(struct vm_config, console)},
+    {"exit_device", KEY_BOOL, offsetof(struct vm_config, exit_device)},
+    {"no_reboot", KEY_BOOL, offsetof(struct vm_config, no_reboot)},
+    {"json", KEY_BOOL, offsetof(struct vm_config, json)},
+    {"debug", KEY_DEBUG, offsetof(struct vm_config, debug)},
+};
+
+static const struct {
+    const char *name;
+    uint32_t bit;
+} debug_names[] = {
+    {"interpret", ENGINE_DEBUG_INTERPRET},   {"tiny-tlb", ENGINE_DEBUG_TINY_TLB},
+    {"tiny-cache", ENGINE_DEBUG_TINY_CACHE}, {"poll", ENGINE_DEBUG_POLL_EVERY_BLOCK},
+    {"flags-live", ENGINE_DEBUG_FLAGS_LIVE}, {"lockstep", ENGINE_DEBUG_LOCKSTEP},
+};
+
+// --- the struct
+
+err_t vm_config_init(struct vm_config *config, struct error *e)
+{
+    *config = (struct vm_config){.vcpus = 1, .memory_bytes = 256 * MIB};
+    err_t err = vm_config_set(&config->name, "vm", e);
+    if (!err)
+        err = vm_config_set(&config->engine, "auto", e);
+    if (!err)
+        err = vm_config_set(&config->serial, "stdio", e);
+    if (err)
+        vm_config_release(config);
+    return err;
+}
+
+void vm_config_release(struct vm_config *config)
+{
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+        if (keys[i].kind == KEY_STRING)
+            free(*(char **)((char *)config + keys[i].offset));
+    }
+    for (uint32_t i = 0; i < config->disks; i++)
+        free(config->disk[i].path);
+    *config = (struct vm_config){0};
+}
+
+err_t vm_config_set(char **member, const char *value, struct error *e)
+{
+    char *copy = NULL;
+    if (value && !(copy = strdup(value)))
+        return error_set(e, ERR_NO_MEMORY, "no memory for the VM's definition");
+    free(*member);
+    *member = copy;
+    return OK;
+}
+
+err_t vm_config_add_disk(struct vm_config *config, const char *path, bool read_only,
+                         struct error *e)
+{
+    if (config->disks == VM_DISKS_MAX)
+        return error_set(e, ERR_INVALID, "disks: at most %d", VM_DISKS_MAX);
+    struct vm_disk *disk = &config->disk[config->disks];
+    *disk = (struct vm_disk){.read_only = read_only};
+    err_t err = vm_config_set(&disk->path, path, e);
+    if (!err)
+        config->disks++;
+    return err;
+}
+
+// --- checks
+
+static bool name_valid(const char *name)
+{
+    size_t len = name ? strlen(name) : 0;
+    if (len < 1 || len > 63)
+        return false;
+    for (; *name; name++) {
+        if (!isalnum((unsigned char)*name) && !strchr("._-", *name))
+            return false;
+    }
+    return true;
+}
+
+static err_t check_engine(const char *name, struct error *e)
+{
+    if (!name || !strcmp(name, "auto") || !strcmp(name, "translate") || !strcmp(name, "kvm"))
+        return OK;
+    return error_set(e, ERR_INVALID, "engine: there is no '%.40s'; give auto, translate or kvm",
+                     name);
+}
+
+static bool is_stdio(const char *spec)
+{
+    return spec && !strcmp(spec, "stdio");
+}
+
+static err_t check_streams(const struct vm_config *config, struct error *e)
+{
+    if (chardev_check(config->serial, e))
+        return error_in(e, "serial");
+    if (chardev_check(config->console, e))
+        return error_in(e, "console");
+    if (is_stdio(config->serial) && is_stdio(config->console))
+        return error_set(e, ERR_INVALID,
+                         "serial and console cannot both be stdio; make one of them pty or none");
+    if (config->json && (is_stdio(config->serial) || is_stdio(config->console)))
+        return error_set(e, ERR_INVALID,
+                         "JSON events need standard output for themselves; give "
+                         "file:PATH, pty or none in place of stdio");
+    return OK;
+}
+
+err_t vm_config_check(const struct vm_config *config, struct error *e)
+{
+    if (!name_valid(config->name))
+        return error_set(e, ERR_INVALID,
+                         "name: '%.64s' is not a VM name; use 1 to 63 of A-Z a-z 0-9 . _ -",
+                         config->name ? config->name : "");
+    if (config->vcpus < 1 || config->vcpus > VM_VCPUS_MAX)
+        return error_set(e, ERR_INVALID, "vcpus: %" PRIu32 " is outside 1 to %d", config->vcpus,
+                         VM_VCPUS_MAX);
+    if (config->memory_bytes < VM_MEMORY_MIN || config->memory_bytes > VM_MEMORY_MAX ||
+        config->memory_bytes % MIB)
+        return error_set(e, ERR_INVALID, "memory: %llu MiB is outside 1 to %llu",
+                         config->memory_bytes / MIB, VM_MEMORY_MAX / MIB);
+    if (config->initrd && !config->kernel)
+        return error_set(e, ERR_INVALID, "initrd: needs a kernel to go with it");
+    if (config->append && !config->kernel)
+        return error_set(e, ERR_INVALID, "append: needs a kernel to go with it");
+    for (uint32_t i = 0; i < config->disks; i++) {
+        if (!config->disk[i].path || !*config->disk[i].path)
+            return error_set(e, ERR_INVALID, "disks[%" PRIu32 "]: the path is empty", i);
+    }
+    err_t err = check_engine(config->engine, e);
+    return err ? err : check_streams(config, e);
+}
+
+// --- words on a command line
+
+err_t vm_debug_parse(const char *list, uint32_t *debug, struct error *e)
+{
+    *debug = 0;
+    while (*list) {
+        size_t len = strcspn(list, ","), i = 0;
+        while (i < ARRAY_LEN(debug_names) &&
+               (strlen(debug_names[i].name) != len || strncmp(debug_names[i].name, list, len)))
+            i++;
+        if (i == ARRAY_LEN(debug_names))
+            return error_set(e, ERR_INVALID,
+                             "debug: there is no '%.*s'; give some of interpret, tiny-tlb, "
+                             "tiny-cache, poll, flags-live, lockstep",
+                             (int)(len < 40 ? len : 40), list);
+        *debug |= debug_names[i].bit;
+        list += len + (list[len] == ',');
+    }
+    return OK;
+}
+
+err_t vm_memory_parse(const char *text, uint64_t *bytes, struct error *e)
+{
+    char *end;
+    unsigned long long n = strtoull(text, &end, 10);
+    uint64_t unit = MIB;
+    if (*end == 'G' || *end == 'g')
+        unit = GIB;
+    if (*end && strchr("GgMm", *end))
+        end++;
+    if (!isdigit((unsigned char)text[0]) || *end || n > VM_MEMORY_MAX / unit)
+        return error_set(e, ERR_INVALID,
+                         "memory: '%.40s' is not an amount up to %llu GiB; give for example 512M "
+                         "or 2G",
+                         text, VM_MEMORY_MAX / GIB);
+    *bytes = n * unit;
+    return OK;
+}
+
+// --- JSON
+
+static json_t *disks_to_json(const struct vm_config *config)
+{
+    json_t *array = json_array();
+    for (uint32_t i = 0; i < config->disks; i++) {
+        json_t *disk = json_pack("{s:s, s:b}", "path", config->disk[i].path, "read_only",
+                                 config->disk[i].read_only);
+        if (!disk || json_array_append_new(array, disk) < 0) {
+            json_decref(array);
+            return NULL;
+        }
+    }
+    return array;
+}
+
+static json_t *debug_to_json(uint32_t debug)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < ARRAY_LEN(debug_names); i++) {
+        if (debug & debug_names[i].bit)
+            json_array_append_new(array, json_string(debug_names[i].name));
+    }
+    return array;
+}
+
+static json_t *value_to_json(const struct vm_config *config, const struct key *key)
+{
+    const void *at = (const char *)config + key->offset;
+    switch (key->kind) {
+    case KEY_STRING: return *(char *const *)at ? json_string(*(char *const *)at) : json_null();
+    case KEY_U32: return json_integer(*(const uint32_t *)at);
+    case KEY_MIB: return json_integer((json_int_t)(*(const uint64_t *)at / MIB));
+    case KEY_BOOL: return json_boolean(*(const bool *)at);
+    case KEY_DISKS: return disks_to_json(config);
+    case KEY_DEBUG: return debug_to_json(config->debug);
+    }
+    return NULL;
+}
+
+err_t vm_config_save(const struct vm_config *config, char **text, struct error *e)
+{
+    json_t *root = json_pack("{s:i}", FORMAT_KEY, FORMAT_VERSION);
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+        json_t *value = value_to_json(config, &keys[i]);
+        if (!value) {
+            json_decref(root);
+            return error_set(e, ERR_INVALID, "%s: the text is not UTF-8; rename the file",
+                             keys[i].name);
+        }
+        if (json_is_null(value))
+            json_decref(value);
+        else
+            json_object_set_new(root, keys[i].name, value);
+    }
+    *text = json_dumps(root, JSON_INDENT(2));
+    json_decref(root);
+    return *text ? OK : error_set(e, ERR_NO_MEMORY, "no memory for the VM's definition");
+}
+
+static err_t wrong_type(const char *key, const char *want, struct error *e)
+{
+    return error_set(e, ERR_INVALID, "%s: must be %s", key, want);
+}
+
+static err_t disk_from_json(struct vm_config *config, size_t i, const json_t *value,
+                            struct error *e)
+{
+    const char *path = NULL;
+    int read_only = 0;
+    json_error_t why;
+    if (json_unpack_ex((json_t *)value, &why, JSON_STRICT, "{s:s, s?b}", "path", &path, "read_only",
+                       &read_only) < 0)
+        return error_set(e, ERR_INVALID, "disks[%zu]: %s", i, why.text);
+    return vm_config_add_disk(config, path, read_only, e);
+}
+
+static err_t disks_from_json(struct vm_config *config, const json_t *value, struct error *e)
+{
+    if (!json_is_array(value))
+        return wrong_type("disks", "a list of {\"path\": ..., \"read_only\": ...}", e);
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        err_t err = disk_from_json(config, i, json_array_get(value, i), e);
+        if (err)
+            return err;
+    }
+    return OK;
+}
+
+static err_t debug_from_json(struct vm_config *config, const json_t *value, struct error *e)
+{
+    if (!json_is_array(value))
+        return wrong_type("debug", "a list of words", e);
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        const char *word = json_string_value(json_array_get(value, i));
+        uint32_t bit;
+        if (!word)
+            return wrong_type("debug", "a list of words", e);
+        err_t err = vm_debug_parse(word, &bit, e);
+        if (err)
+            return err;
+        config->debug |= bit;
+    }
+    return OK;
+}
+
+static err_t value_from_json(struct vm_config *config, const struct key *key, const json_t *value,
+                             struct error *e)
+{
+    void *at = (char *)config + key->offset;
+    json_int_t n = json_integer_value(value);
+    switch (key->kind) {
+    case KEY_STRING:
+        if (!json_is_string(value))
+            return wrong_type(key->name, "a text", e);
+        return vm_config_set(at, json_string_value(value), e);
+    case KEY_U32:
+        if (!json_is_integer(value) || n < 0 || n > UINT32_MAX)
+            return wrong_type(key->name, "a whole number", e);
+        *(uint32_t *)at = (uint32_t)n;
+        return OK;
+    case KEY_MIB:
+        if (!json_is_integer(value) || n < 0 || (uint64_t)n > VM_MEMORY_MAX / MIB)
+            return wrong_type(key->name, "a whole number of MiB, at most 262144", e);
+        *(uint64_t *)at = (uint64_t)n * MIB;
+        return OK;
+    case KEY_BOOL:
+        if (!json_is_boolean(value))
+            return wrong_type(key->name, "true or false", e);
+        *(bool *)at = json_is_true(value);
+        return OK;
+    case KEY_DISKS: return disks_from_json(config, value, e);
+    case KEY_DEBUG: return debug_from_json(config, value, e);
+    }
+    return ERR_INVALID;
+}
+
+static const struct key *find_key(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+        if (!strcmp(keys[i].name, name))
+            return &keys[i];
+    }
+    return NULL;
+}
+
+static err_t from_object(struct vm_config *config, json_t *root, struct error *e)
+{
+    if (!json_is_object(root))
+        return error_set(e, ERR_INVALID, "the definition is not a JSON object");
+    const json_t *version = json_object_get(root, FORMAT_KEY);
+    if (!json_is_integer(version) || json_integer_value(version) != FORMAT_VERSION)
+        return error_set(e, ERR_INVALID, "%s: must be %d", FORMAT_KEY, FORMAT_VERSION);
+    const char *name;
+    json_t *value;
+    json_object_foreach(root, name, value)
+    {
+        if (!strcmp(name, FORMAT_KEY))
+            continue;
+        const struct key *key = find_key(name);
+        if (!key)
+            return error_set(e, ERR_INVALID, "%.60s: there is no such key", name);
+        err_t err = value_from_json(config, key, value, e);
+        if (err)
+            return err;
+    }
+    return vm_config_check(config, e);
+}
+
+err_t vm_config_load(struct vm_config *config, const char *text, size_t len, struct error *e)
+{
+    err_t err = vm_config_init(config, e);
+    if (err)
+        return err;
+    json_error_t why;
+    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
+    if (root)
+        err = from_object(config, root, e);
+    else
+        err = error_set(e, ERR_INVALID, "line %d, column %d: %s", why.line, why.column, why.text);
+    json_decref(root);
+    if (err)
+        vm_config_release(config);
+    return err;
+}

@@ -1,0 +1,110 @@
+// VM definitions: the round trip through JSON, and the words for what is wrong.
+#include "machine/config.h"
+
+#include <stdlib.h>
+
+#include "engine/engine.h"
+#include "test.h"
+
+static struct error load_error(const char *text)
+{
+    struct vm_config config;
+    struct error e = {0};
+    if (vm_config_load(&config, text, strlen(text), &e) == OK)
+        vm_config_release(&config);
+    return e;
+}
+
+#define CHECK_REFUSED(json, words) CHECK_STR(load_error(json).text, words)
+
+static void a_definition_survives_the_round_trip(void)
+{
+    struct vm_config a, b;
+    char *text = NULL;
+    CHECK(vm_config_init(&a, NULL) == OK);
+    a.vcpus = 3;
+    a.memory_bytes = 768 * MIB;
+    a.exit_device = true;
+    a.debug = ENGINE_DEBUG_INTERPRET | ENGINE_DEBUG_LOCKSTEP;
+    CHECK(vm_config_set(&a.kernel, "/boot/\"odd\" näme", NULL) == OK);
+    CHECK(vm_config_set(&a.append, "quiet\tx", NULL) == OK);
+    CHECK(vm_config_add_disk(&a, "a.img", false, NULL) == OK);
+    CHECK(vm_config_add_disk(&a, "b.img", true, NULL) == OK);
+    CHECK(vm_config_save(&a, &text, NULL) == OK);
+    struct error e = {0};
+    CHECK(vm_config_load(&b, text, strlen(text), &e) == OK);
+    CHECK_STR(e.text, "");
+    CHECK_STR(b.name, "vm");
+    CHECK_EQ(b.vcpus, 3);
+    CHECK_EQ(b.memory_bytes, 768 * MIB);
+    CHECK_EQ(b.debug, a.debug);
+    CHECK(b.exit_device && !b.no_reboot && !b.json);
+    CHECK_STR(b.kernel, a.kernel);
+    CHECK_STR(b.append, a.append);
+    CHECK(b.initrd == NULL && b.cpu == NULL);
+    CHECK_EQ(b.disks, 2);
+    CHECK_STR(b.disk[1].path, "b.img");
+    CHECK(b.disk[1].read_only && !b.disk[0].read_only);
+    vm_config_release(&a);
+    vm_config_release(&b);
+    free(text);
+}
+
+static void errors_name_the_key_and_what_is_right(void)
+{
+    CHECK_REFUSED("[]", "the definition is not a JSON object");
+    CHECK_REFUSED("{}", "berth-vm: must be 1");
+    CHECK_REFUSED("{\"berth-vm\": 1, \"colour\": 2}", "colour: there is no such key");
+    CHECK_REFUSED("{\"berth-vm\": 1, \"vcpus\": 0}", "vcpus: 0 is outside 1 to 64");
+    CHECK_REFUSED("{\"berth-vm\": 1, \"vcpus\": \"2\"}", "vcpus: must be a whole number");
+    CHECK_REFUSED("{\"berth-vm\": 1, \"vcpus\": -1}", "vcpus: must be a whole number");
+    CHECK_REFUSED("{\"berth-vm\": 1, \"name\": \"a b\"}",
+                  "name: 'a b' is not a VM name; use 1 to 63 of A-Z a-z 0-9 . _ -");
+    CHECK_REFUSED("{\"berth-vm\": 1, \"no_reboot\": 1}", "no_reboot: must be true or false");
+    CHECK_REFUSED("{\"berth-vm\": 1, \"initrd\": \"x\"}", "initrd: needs a kernel to go with it");
+    CHECK_REFUSED("{\"berth-vm\": 1, \"engine\": \"xen\"}",
+                  "engine: there is no 'xen'; give auto, translate or kvm");
+    CHECK_REFUSED("{\"berth-vm\": 1, \"serial\": \"com\"}",
+                  "serial: there is no 'com'; give stdio, pty, file:PATH or none");
+}
+
+static void repeated_keys_and_broken_json_are_refused_with_their_place(void)
+{
+    CHECK(strstr(load_error("{\"berth-vm\": 1, \"vcpus\": 1, \"vcpus\": 2}").text, "duplicate"));
+    CHECK(strstr(load_error("{\"berth-vm\": 1,\n \"vcpus\" 1}").text, "line 2"));
+    CHECK(strstr(load_error("{\"berth-vm\": 1, \"disks\": [{\"file\": \"x\"}]}").text, "disks[0]"));
+}
+
+static void more_than_sixteen_disks_are_refused(void)
+{
+    struct vm_config config;
+    CHECK(vm_config_init(&config, NULL) == OK);
+    for (int i = 0; i < VM_DISKS_MAX; i++)
+        CHECK(vm_config_add_disk(&config, "x", false, NULL) == OK);
+    CHECK(vm_config_add_disk(&config, "x", false, NULL) == ERR_INVALID);
+    vm_config_release(&config);
+}
+
+static void memory_amounts_are_mib_unless_a_unit_is_given(void)
+{
+    uint64_t bytes = 0;
+    CHECK(vm_memory_parse("512", &bytes, NULL) == OK && bytes == 512 * MIB);
+    CHECK(vm_memory_parse("64M", &bytes, NULL) == OK && bytes == 64 * MIB);
+    CHECK(vm_memory_parse("2g", &bytes, NULL) == OK && bytes == 2 * GIB);
+    static const char *const wrong[] = {"", "M", "-1", "1T", "2Gi", "99999999999999999999", "257G"};
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
+        CHECK(vm_memory_parse(wrong[i], &bytes, NULL) == ERR_INVALID);
+}
+
+static void debug_words_are_checked(void)
+{
+    uint32_t debug = 0;
+    CHECK(vm_debug_parse("interpret,poll", &debug, NULL) == OK);
+    CHECK_EQ(debug, ENGINE_DEBUG_INTERPRET | ENGINE_DEBUG_POLL_EVERY_BLOCK);
+    CHECK(vm_debug_parse("inter", &debug, NULL) == ERR_INVALID);
+}
+
+TEST_MAIN(TEST(a_definition_survives_the_round_trip), TEST(errors_name_the_key_and_what_is_right),
+          TEST(repeated_keys_and_broken_json_are_refused_with_their_place),
+          TEST(more_than_sixteen_disks_are_refused),
+          TEST(memory_amounts_are_mib_unless_a_unit_is_given), TEST(debug_words_are_checked))
