@@ -1,0 +1,21 @@
+// Inside the pc board: the parts that other files of it need.
+#pragma once
+
+#include "block/block.h"
+#include "device/pci/pci.h"
+#include "machine/vm_impl.h"
+
+struct board {
+    struct pci_bus pci;
+    struct device *pm;
+    struct device *com1;
+    struct device *console; // NULL: none
+    struct block *disk[VM_DISKS_MAX];
+    unsigned next_slot; // for pluggable PCI devices
+    int kernel_fd;      // -1: none; read again at every reset
+    int initrd_fd;
+};
+
+// virtio.c: disks, console and entropy on PCI.
+err_t board_add_virtio(struct vm *vm, struct error *e);
+void board_close_disks(struct vm *vm);

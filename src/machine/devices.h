@@ -1,0 +1,53 @@
+// The machine's side of device models: their locks, timers and interrupt wires, and the environment
+// (struct device_env) through which they reach the world.
+#pragma once
+
+#include <pthread.h>
+
+#include "device/device.h"
+#include "host/loop.h"
+
+#define DEVICE_LINES 40
+
+// Where an output of a device goes: a global system interrupt (0..23), one of the legacy wires, nowhere.
+#define WIRE_LEGACY(which) (64 + (which)) // enum irq_legacy
+#define WIRE_NONE 0xff
+
+struct vm;
+struct owned_device;
+
+struct owned_timer {
+    struct loop_timer loop;
+    struct owned_device *owner;
+    ns_t when; // virtual time; NS_NEVER: not armed
+};
+
+// struct device.owner points here.
+struct owned_device {
+    struct vm *vm;
+    struct device *dev;
+    pthread_mutex_t own_lock;
+    bool irq_chip;                // guarded by the interrupt router's lock in place of own_lock
+    uint8_t wire[DEVICE_LINES];   // where each output goes
+    uint64_t lines_up;            // outputs that are asserted
+    struct owned_timer *timer;    // type->timers of them
+    bool initialised;
+    struct owned_device *next;
+};
+
+// Allocates and initialises a device and puts it at the end of the VM's list. wires: type->lines
+// entries (NULL: all go nowhere).
+err_t devices_add(struct vm *vm, const struct device_type *type, const char *id, const void *config,
+                  const uint8_t *wires, struct device **out, struct error *e);
+// The same for a chip of device/irq.
+err_t devices_add_irq_chip(struct vm *vm, const struct device_type *type, const char *id,
+                           const void *config, struct device **out, struct error *e);
+void devices_free(struct vm *vm);
+
+void device_lock(struct device *dev);
+void device_unlock(struct device *dev);
+
+// While paused.
+void devices_reset(struct vm *vm);
+void devices_stop_timers(struct vm *vm);  // virtual time stands: no host timer stays armed
+void devices_start_timers(struct vm *vm); // re-arms what the models had set

@@ -1,0 +1,121 @@
+#include "machine/irq.h"
+
+#include "base/bits.h"
+#include "device/irq/ioapic.h"
+#include "device/irq/lapic.h"
+#include "device/irq/pic.h"
+
+#define PIT_PIN 2 // where ISA line 0 arrives at the IOAPIC
+
+static void attention(void *opaque, unsigned vcpu, enum apic_event what, uint8_t vector)
+{
+    struct irq *irq = opaque;
+    if (what == APIC_EVENT_INTR)
+        irq->changed |= BIT(vcpu);
+    else
+        irq->event(irq->opaque, vcpu, what, vector);
+}
+
+void irq_init(struct irq *irq)
+{
+    *irq = (struct irq){0};
+    pthread_mutex_init(&irq->lock, NULL);
+    irq->router.attention = attention;
+    irq->router.opaque = irq;
+}
+
+void irq_release(struct irq *irq)
+{
+    pthread_mutex_destroy(&irq->lock);
+}
+
+void irq_lock(struct irq *irq)
+{
+    pthread_mutex_lock(&irq->lock);
+}
+
+void irq_unlock(struct irq *irq)
+{
+    while (irq->changed) {
+        unsigned vcpu = (unsigned)__builtin_ctzll(irq->changed);
+        irq->changed &= irq->changed - 1;
+        irq->intr(irq->opaque, vcpu, apic_intr(&irq->router, vcpu));
+    }
+    pthread_mutex_unlock(&irq->lock);
+}
+
+static void drive_pic(struct irq *irq, unsigned line)
+{
+    bool level = irq->asserted[line] != 0;
+    for (unsigned i = 0; i < ARRAY_LEN(irq->pirq_isa); i++)
+        if (irq->pirq_isa[i] == line && irq->asserted[PC_GSI_PIRQ + i])
+            level = true;
+    pic_set_line(irq->router.pic, line, level);
+}
+
+static void source_locked(struct irq *irq, unsigned gsi, bool level)
+{
+    uint16_t before = irq->asserted[gsi];
+    irq->asserted[gsi] = (uint16_t)(level ? before + 1 : before - (before != 0));
+    if ((before != 0) != (irq->asserted[gsi] != 0)) {
+        if (gsi < PC_GSI_PIRQ)
+            drive_pic(irq, gsi);
+        else if (irq->pirq_isa[gsi - PC_GSI_PIRQ])
+            drive_pic(irq, irq->pirq_isa[gsi - PC_GSI_PIRQ]);
+        ioapic_set_line(irq->router.ioapic, gsi == PC_IRQ_PIT ? PIT_PIN : gsi, level);
+    }
+}
+
+void irq_source(struct irq *irq, unsigned gsi, bool level)
+{
+    irq_lock(irq);
+    source_locked(irq, gsi, level);
+    irq_unlock(irq);
+}
+
+static bool legacy_level(uint8_t wires, enum irq_legacy chip, enum irq_legacy hpet)
+{
+    return wires >> (wires >> IRQ_LEGACY_ON & 1 ? hpet : chip) & 1;
+}
+
+void irq_legacy(struct irq *irq, enum irq_legacy wire, bool level)
+{
+    irq_lock(irq);
+    uint8_t old = irq->legacy;
+    irq->legacy = (uint8_t)bits_set(old, wire, wire, level);
+    bool line0 = legacy_level(irq->legacy, IRQ_LEGACY_PIT, IRQ_LEGACY_HPET0);
+    bool line8 = legacy_level(irq->legacy, IRQ_LEGACY_RTC, IRQ_LEGACY_HPET8);
+    if (line0 != legacy_level(old, IRQ_LEGACY_PIT, IRQ_LEGACY_HPET0))
+        source_locked(irq, PC_IRQ_PIT, line0);
+    if (line8 != legacy_level(old, IRQ_LEGACY_RTC, IRQ_LEGACY_HPET8))
+        source_locked(irq, PC_IRQ_RTC, line8);
+    irq_unlock(irq);
+}
+
+void irq_msi(struct irq *irq, uint64_t address, uint32_t data)
+{
+    irq_lock(irq);
+    apic_send_msi(&irq->router, address, data);
+    irq_unlock(irq);
+}
+
+void irq_route_pirq(struct irq *irq, unsigned pirq, unsigned isa_line)
+{
+    irq_lock(irq);
+    unsigned old = irq->pirq_isa[pirq];
+    irq->pirq_isa[pirq] = (uint8_t)isa_line;
+    if (old)
+        drive_pic(irq, old);
+    if (isa_line)
+        drive_pic(irq, isa_line);
+    irq_unlock(irq);
+}
+
+int irq_ack(struct irq *irq, unsigned vcpu)
+{
+    irq_lock(irq);
+    int vector = apic_intr_ack(&irq->router, vcpu);
+    irq->changed |= BIT(vcpu);
+    irq_unlock(irq);
+    return vector;
+}

@@ -1,0 +1,158 @@
+// The state of a whole machine without its RAM: one section for every vCPU, device and the clock.
+// Format: docs/formats/state.md, "Machine".
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/checked.h"
+#include "device/irq/lapic.h"
+#include "machine/vm_impl.h"
+
+#define MAGIC 0x4d545342u // "BSTM"
+#define SECTION_NAME 32
+
+static const struct state_field clock_fields[] = {
+    SKIP(struct clock, tsc_khz, "the host's, fixed at creation"),
+    SKIP(struct clock, mult, "follows from tsc_khz"),
+    SKIP(struct clock, base, "the host's TSC"),
+    FIELD(struct clock, stopped),
+    SKIP(struct clock, running, "only a paused machine is saved"),
+    {.name = "pad", .why = "alignment", .offset = offsetof(struct clock, running) + 1, .size = 7,
+     .count = 1, .kind = STATE_SKIP},
+    FIELD(struct clock, wall_base),
+    FIELDS_END};
+static const struct state_desc clock_state = STATE_DESC("clock", struct clock, 1, clock_fields);
+
+static void section(struct buffer *out, const char *name, const struct state_desc *desc,
+                    const void *object)
+{
+    uint8_t head[SECTION_NAME + 4] = {0};
+    snprintf((char *)head, SECTION_NAME, "%s", name);
+    size_t start = out->len;
+    buffer_append(out, head, sizeof head);
+    state_save(desc, object, out);
+    if (!out->failed)
+        store_le32(out->data + start + SECTION_NAME, (uint32_t)(out->len - start - sizeof head));
+}
+
+static struct cpu_state *new_cpu_state(void)
+{
+    struct cpu_state *s = aligned_alloc(64, align_up(sizeof *s, 64));
+    if (s)
+        memset(s, 0, sizeof *s);
+    return s;
+}
+
+void vm_state_save(struct vm *vm, struct buffer *out)
+{
+    uint8_t head[8];
+    store_le32(head, MAGIC);
+    store_le32(head + 4, 1);
+    buffer_append(out, head, sizeof head);
+    section(out, "clock", &clock_state, &vm->clock);
+    section(out, "pvclock", &pvclock_state, &vm->pvclock);
+    struct cpu_state *s = new_cpu_state();
+    for (unsigned i = 0; i < vm->vcpus; i++) {
+        char name[SECTION_NAME];
+        if (!s) {
+            out->failed = true;
+            return;
+        }
+        snprintf(name, sizeof name, "vcpu%u", i);
+        vm->engine->get(vm->vcpu[i].engine, ENGINE_ALL, s);
+        section(out, name, &cpu_state_desc, s);
+    }
+    free(s);
+    for (struct owned_device *o = vm->devices; o; o = o->next)
+        if (o->dev->type->state)
+            section(out, o->dev->id, o->dev->type->state, o->dev);
+}
+
+// Finds a section by name; *len is its length.
+static const uint8_t *find(const uint8_t *data, size_t size, const char *name, size_t *len)
+{
+    size_t at = 8;
+    while (range_within(at, SECTION_NAME + 4, size)) {
+        size_t body = load_le32(data + at + SECTION_NAME);
+        if (!range_within(at + SECTION_NAME + 4, body, size))
+            return NULL;
+        if (strncmp((const char *)data + at, name, SECTION_NAME) == 0) {
+            *len = body;
+            return data + at + SECTION_NAME + 4;
+        }
+        at += SECTION_NAME + 4 + body;
+    }
+    return NULL;
+}
+
+static err_t load_section(const uint8_t *data, size_t size, const char *name,
+                          const struct state_desc *desc, void *object, struct error *e)
+{
+    size_t len;
+    const uint8_t *at = find(data, size, name, &len);
+    if (!at)
+        return error_set(e, ERR_CORRUPT, "the stream has no section '%s'", name);
+    return state_load(desc, object, at, len, e) ? error_in(e, "%s", name) : OK;
+}
+
+static err_t load_vcpu(struct vm *vm, struct vcpu *vcpu, const uint8_t *data, size_t len,
+                       struct error *e)
+{
+    char name[SECTION_NAME];
+    snprintf(name, sizeof name, "vcpu%u", vcpu->index);
+    struct cpu_state *s = new_cpu_state();
+    if (!s)
+        return error_set(e, ERR_NO_MEMORY, "no memory for a vCPU's state");
+    err_t err = load_section(data, len, name, &cpu_state_desc, s, e);
+    if (!err)
+        err = cpu_state_check(s, vm->host_xcr0, e);
+    if (err) {
+        free(s);
+        return err;
+    }
+    free(vcpu->initial);
+    vcpu->initial = s; // taken over by the vCPU's own thread
+    return OK;
+}
+
+// Output lines and the router's counters of asserted sources follow from what the devices drive in
+// loaded(): start from silence.
+static void forget_lines(struct vm *vm)
+{
+    for (struct owned_device *o = vm->devices; o; o = o->next) {
+        o->lines_up = 0;
+        for (unsigned i = 0; i < o->dev->type->timers; i++)
+            o->timer[i].when = NS_NEVER;
+    }
+    memset(vm->irq.asserted, 0, sizeof vm->irq.asserted);
+    vm->irq.legacy = 0;
+}
+
+static err_t load_device(struct owned_device *o, const uint8_t *data, size_t len, struct error *e)
+{
+    const struct device_type *type = o->dev->type;
+    device_lock(o->dev);
+    err_t err = type->state ? load_section(data, len, o->dev->id, type->state, o->dev, e) : OK;
+    if (!err && type->loaded && type->loaded(o->dev, e) != OK)
+        err = error_in(e, "%s", o->dev->id);
+    device_unlock(o->dev);
+    return err;
+}
+
+err_t vm_state_load(struct vm *vm, const void *data, size_t len, struct error *e)
+{
+    if (len < 8 || load_le32(data) != MAGIC)
+        return error_set(e, ERR_CORRUPT, "not a machine's state");
+    if (load_le32((const uint8_t *)data + 4) != 1)
+        return error_set(e, ERR_UNSUPPORTED, "machine state of a newer version");
+    err_t err = load_section(data, len, "clock", &clock_state, &vm->clock, e);
+    if (!err)
+        err = load_section(data, len, "pvclock", &pvclock_state, &vm->pvclock, e);
+    for (unsigned i = 0; !err && i < vm->vcpus; i++)
+        err = load_vcpu(vm, &vm->vcpu[i], data, len, e);
+    forget_lines(vm);
+    for (struct owned_device *o = vm->devices; !err && o; o = o->next)
+        err = load_device(o, data, len, e);
+    return err;
+}

@@ -1,0 +1,116 @@
+// What the engine asks of the machine on a vCPU's thread: ports, memory-mapped I/O, MSRs, interrupts.
+#include "device/irq/lapic.h"
+#include "machine/pvclock.h"
+#include "machine/vm_impl.h"
+
+static const struct bus_locks locks = {device_lock, device_unlock};
+
+static uint64_t pio_read(void *opaque, unsigned vcpu, uint16_t port, unsigned size)
+{
+    struct vm *vm = opaque;
+    return bus_read(&vm->pio, &locks, port, size);
+}
+
+static void pio_write(void *opaque, unsigned vcpu, uint16_t port, unsigned size, uint64_t value)
+{
+    struct vm *vm = opaque;
+    bus_write(&vm->pio, &locks, port, size, value);
+}
+
+// Each vCPU sees its own local APIC's page, wherever its APIC base says.
+static bool is_lapic(struct vm *vm, unsigned vcpu, gpa_t at, unsigned size, uint64_t *offset)
+{
+    gpa_t base = lapic_base(vm->vcpu[vcpu].lapic);
+    if (at < base || at - base > LAPIC_PAGE_SIZE - size)
+        return false;
+    *offset = at - base;
+    return true;
+}
+
+static uint64_t mmio_read(void *opaque, unsigned vcpu, gpa_t at, unsigned size)
+{
+    struct vm *vm = opaque;
+    uint64_t offset;
+    if (!is_lapic(vm, vcpu, at, size, &offset))
+        return bus_read(&vm->mmio, &locks, at, size);
+    irq_lock(&vm->irq);
+    uint64_t value = lapic_read(vm->vcpu[vcpu].lapic, offset, size);
+    irq_unlock(&vm->irq);
+    return value;
+}
+
+static void mmio_write(void *opaque, unsigned vcpu, gpa_t at, unsigned size, uint64_t value)
+{
+    struct vm *vm = opaque;
+    uint64_t offset;
+    if (!is_lapic(vm, vcpu, at, size, &offset)) {
+        bus_write(&vm->mmio, &locks, at, size, value);
+        return;
+    }
+    irq_lock(&vm->irq);
+    lapic_write(vm->vcpu[vcpu].lapic, offset, size, value);
+    irq_unlock(&vm->irq);
+}
+
+static bool is_lapic_msr(uint32_t msr)
+{
+    return msr == MSR_APIC_BASE || msr == MSR_TSC_DEADLINE ||
+           (msr >= MSR_X2APIC_BASE && msr <= MSR_X2APIC_LAST);
+}
+
+static err_t msr_read(void *opaque, unsigned vcpu, uint32_t msr, uint64_t *value)
+{
+    struct vm *vm = opaque;
+    if (!is_lapic_msr(msr))
+        return pvclock_msr_read(vm, vcpu, msr, value);
+    irq_lock(&vm->irq);
+    err_t err = lapic_msr_read(vm->vcpu[vcpu].lapic, msr, value);
+    irq_unlock(&vm->irq);
+    return err;
+}
+
+static err_t msr_write(void *opaque, unsigned vcpu, uint32_t msr, uint64_t value)
+{
+    struct vm *vm = opaque;
+    if (!is_lapic_msr(msr))
+        return pvclock_msr_write(vm, vcpu, msr, value);
+    irq_lock(&vm->irq);
+    err_t err = lapic_msr_write(vm->vcpu[vcpu].lapic, msr, value);
+    irq_unlock(&vm->irq);
+    return err;
+}
+
+static int intr_ack(void *opaque, unsigned vcpu)
+{
+    struct vm *vm = opaque;
+    return irq_ack(&vm->irq, vcpu);
+}
+
+static uint8_t cr8_read(void *opaque, unsigned vcpu)
+{
+    struct vm *vm = opaque;
+    irq_lock(&vm->irq);
+    uint8_t value = lapic_cr8_read(vm->vcpu[vcpu].lapic);
+    irq_unlock(&vm->irq);
+    return value;
+}
+
+static void cr8_write(void *opaque, unsigned vcpu, uint8_t value)
+{
+    struct vm *vm = opaque;
+    irq_lock(&vm->irq);
+    lapic_cr8_write(vm->vcpu[vcpu].lapic, value);
+    irq_unlock(&vm->irq);
+}
+
+const struct engine_upcalls vm_upcalls = {
+    .pio_read = pio_read,
+    .pio_write = pio_write,
+    .mmio_read = mmio_read,
+    .mmio_write = mmio_write,
+    .msr_read = msr_read,
+    .msr_write = msr_write,
+    .intr_ack = intr_ack,
+    .cr8_read = cr8_read,
+    .cr8_write = cr8_write,
+};

@@ -1,0 +1,361 @@
+// Building, starting, stopping and ending a VM. The steps of vm_new() are in the order in which the parts
+// need each other.
+#include "machine/vm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device/irq/lapic.h"
+#include "device/serial/uart.h"
+#include "host/clock.h"
+#include "host/memory.h"
+#include "machine/vm_impl.h"
+
+#define VGA_HOLE 0xa0000ull
+#define VGA_HOLE_END 0xc0000ull
+
+// --- choosing an engine -----------------------------------------------------------------------------------
+
+static err_t choose_named(const char *name, const struct engine **out, char why[200],
+                          struct error *e)
+{
+    for (unsigned i = 0; engines[i]; i++) {
+        if (strcmp(engines[i]->name, name) != 0)
+            continue;
+        struct engine_probe probe = {0};
+        engines[i]->probe(&probe);
+        if (!probe.usable)
+            return error_set(e, ERR_UNSUPPORTED, "engine '%s' cannot be used: %s%s%s", name, probe.why,
+                             probe.fix[0] ? "; " : "", probe.fix);
+        *out = engines[i];
+        snprintf(why, 200, "asked for");
+        return OK;
+    }
+    return error_set(e, ERR_NOT_FOUND, "no engine is called '%s'; try auto, translate or kvm", name);
+}
+
+err_t vm_choose_engine(const char *name, const struct engine **out, char why[200], struct error *e)
+{
+    if (name && strcmp(name, "auto") != 0)
+        return choose_named(name, out, why, e);
+    char against[200] = "";
+    for (unsigned i = 0; engines[i]; i++) {
+        struct engine_probe probe = {0};
+        engines[i]->probe(&probe);
+        if (probe.usable) {
+            *out = engines[i];
+            snprintf(why, 200, "%s", against[0] ? against : "the best one here");
+            return OK;
+        }
+        snprintf(against, sizeof against, "no %s: %s", engines[i]->name, probe.why);
+    }
+    return error_set(e, ERR_UNSUPPORTED, "no engine can be used here: %s; berth info says more", against);
+}
+
+// --- requests and endings ---------------------------------------------------------------------------------
+
+static void stop_all(struct vm *vm)
+{
+    pthread_mutex_lock(&vm->park);
+    vm->running = false;
+    pthread_mutex_unlock(&vm->park);
+    for (unsigned i = 0; i < vm->vcpus; i++)
+        vcpu_attend(&vm->vcpu[i], VCPU_PAUSE);
+    loop_post(vm->loop, &vm->request_work);
+}
+
+void vm_request(struct vm *vm, enum machine_request what, uint32_t argument)
+{
+    __atomic_store_n(&vm->request_argument[what], argument, __ATOMIC_SEQ_CST);
+    __atomic_fetch_or(&vm->requests, 1u << what, __ATOMIC_SEQ_CST);
+    stop_all(vm);
+}
+
+void vm_fail(struct vm *vm, enum vm_end end, const char *text)
+{
+    pthread_mutex_lock(&vm->park);
+    if (!vm->failed) {
+        vm->failed = true;
+        vm->result.end = end;
+        snprintf(vm->result.text, sizeof vm->result.text, "%s", text);
+    }
+    pthread_mutex_unlock(&vm->park);
+    stop_all(vm);
+}
+
+static void end(struct vm *vm, enum vm_end how, uint32_t status, const char *text)
+{
+    if (vm->ended)
+        return;
+    vm->ended = true;
+    vm->result.end = how;
+    vm->result.status = status;
+    if (text)
+        snprintf(vm->result.text, sizeof vm->result.text, "%s", text);
+    vm->hooks.ended(vm->hooks.opaque, &vm->result);
+}
+
+static err_t reset(struct vm *vm, struct error *e);
+
+static void reboot(struct vm *vm)
+{
+    struct error e = {0};
+    if (reset(vm, &e) != OK) {
+        end(vm, VM_END_FAILED, 0, e.text);
+        return;
+    }
+    if (vm->hooks.rebooted)
+        vm->hooks.rebooted(vm->hooks.opaque);
+    vm_resume(vm);
+}
+
+// On the main loop: all vCPUs have been told to stop.
+static void act_on_requests(void *opaque)
+{
+    struct vm *vm = opaque;
+    uint32_t requests = __atomic_exchange_n(&vm->requests, 0, __ATOMIC_SEQ_CST);
+    vm_pause(vm);
+    bool failed = vm->failed;
+    vm->failed = false;
+    bool no_reboot = vm->config->no_reboot;
+    if (vm->ended)
+        return;
+    if (requests & 1u << MACHINE_DEBUG_EXIT)
+        end(vm, VM_END_DEBUG_EXIT, vm->request_argument[MACHINE_DEBUG_EXIT], "");
+    else if (requests & 1u << MACHINE_POWEROFF)
+        end(vm, VM_END_POWEROFF, 0, "");
+    else if (requests & 1u << MACHINE_PANIC)
+        end(vm, VM_END_PANIC, 0, "the guest says that it crashed");
+    else if (failed && (vm->result.end != VM_END_SHUTDOWN || no_reboot))
+        end(vm, vm->result.end, 0, NULL);
+    else if (requests & 1u << MACHINE_RESET && no_reboot)
+        end(vm, VM_END_RESET, 0, "");
+    else if (failed || requests & 1u << MACHINE_RESET)
+        reboot(vm);
+    else
+        vm_resume(vm);
+}
+
+// --- reset ------------------------------------------------------------------------------------------------
+
+static err_t initial_state(struct vcpu *vcpu, struct error *e)
+{
+    struct cpu_state *s = aligned_alloc(64, align_up(sizeof *s, 64));
+    if (!s)
+        return error_set(e, ERR_NO_MEMORY, "no memory for a vCPU's state");
+    cpu_state_reset(s, vcpu->index == 0, vcpu->vm->model_id);
+    free(vcpu->initial);
+    vcpu->initial = s;
+    return OK;
+}
+
+// Everything to its power-on state, RAM kept as it is (as a PC does), the kernel loaded anew.
+static err_t reset(struct vm *vm, struct error *e)
+{
+    devices_reset(vm);
+    vm->pvclock = (struct pvclock){0};
+    for (unsigned i = 0; i < vm->vcpus; i++) {
+        err_t err = initial_state(&vm->vcpu[i], e);
+        if (err)
+            return err;
+    }
+    return board_boot(vm, vm->vcpu[0].initial, e);
+}
+
+// --- building ---------------------------------------------------------------------------------------------
+
+static void prepare(struct vm *vm, const struct vm_config *config, struct loop *loop,
+                    const struct vm_hooks *hooks)
+{
+    vm->config = config;
+    vm->hooks = *hooks;
+    vm->loop = loop;
+    vm->request_work = (struct loop_work){.run = act_on_requests, .opaque = vm};
+    pthread_mutex_init(&vm->park, NULL);
+    pthread_cond_init(&vm->parked_changed, NULL);
+    bus_init(&vm->pio);
+    bus_init(&vm->mmio);
+    irq_init(&vm->irq);
+    vm->irq.intr = vcpu_set_intr;
+    vm->irq.event = vcpu_event;
+    vm->irq.opaque = vm;
+}
+
+static err_t make_clock(struct vm *vm, struct error *e)
+{
+    struct host_tsc_info tsc;
+    host_tsc_calibrate(&tsc);
+    if (!tsc.khz)
+        return error_set(e, ERR_UNSUPPORTED, "this host's time-stamp counter has no steady frequency");
+    clock_init(&vm->clock, tsc.khz, host_wall_now());
+    return OK;
+}
+
+static err_t make_cpuid(struct vm *vm, struct error *e)
+{
+    struct cpuid_table host;
+    cpuid_read_host(&host);
+    struct cpuid_request request = {
+        .model = vm->config->cpu,
+        .vcpus = vm->config->vcpus,
+        .tsc_khz = vm->clock.tsc_khz,
+        .apic_khz = PC_APIC_BUS_KHZ,
+        .tsc_reliable = true,
+        .pv_clock = true,
+    };
+    err_t err = cpuid_build(&request, &host, &vm->cpuid, e);
+    if (err)
+        return err;
+    uint32_t regs[4];
+    cpuid_query(&vm->cpuid, 0, 1, 0, 0, 0, regs);
+    vm->model_id = regs[0];
+    cpuid_query(&vm->cpuid, 0, 13, 0, 0, 0, regs);
+    vm->host_xcr0 = regs[0] | (uint64_t)regs[3] << 32;
+    return OK;
+}
+
+static err_t make_engine(struct vm *vm, struct error *e)
+{
+    err_t err = vm_choose_engine(vm->config->engine, &vm->engine, vm->why, e);
+    if (err)
+        return err;
+    struct engine_vm_config config = {
+        .vcpus = vm->config->vcpus,
+        .cpuid = &vm->cpuid,
+        .tsc_khz = vm->clock.tsc_khz,
+        .debug = vm->config->debug,
+    };
+    return vm->engine->vm_new(&config, &vm_upcalls, vm, &vm->engine_vm, e);
+}
+
+static err_t add_ram(struct vm *vm, gpa_t at, uint64_t len, uint64_t offset, struct error *e)
+{
+    uint8_t *host = (uint8_t *)vm->ram + offset;
+    err_t err = len ? memory_add(&vm->memory, at, len, host) : OK;
+    if (err)
+        return error_set(e, err, "too many memory ranges");
+    return len ? vm->engine->map(vm->engine_vm, at, len, host, ENGINE_MAP_RAM, e) : OK;
+}
+
+// One block for all RAM, without a gap for the VGA window in it: the block's offset is the guest-physical
+// address below the PCI hole.
+static err_t make_memory(struct vm *vm, struct error *e)
+{
+    vm->ram_bytes = vm->config->memory_bytes;
+    uint64_t low = min_u64(vm->ram_bytes, PC_LOW_RAM_MAX);
+    err_t err = host_ram_new(vm->ram_bytes, &vm->ram, e);
+    if (!err)
+        err = add_ram(vm, 0, min_u64(low, VGA_HOLE), 0, e);
+    if (!err && low > VGA_HOLE_END)
+        err = add_ram(vm, VGA_HOLE_END, low - VGA_HOLE_END, VGA_HOLE_END, e);
+    if (!err && vm->ram_bytes > low)
+        err = add_ram(vm, PC_HIGH_RAM, vm->ram_bytes - low, low, e);
+    vm->memory.engine = vm->engine;
+    vm->memory.engine_vm = vm->engine_vm;
+    return err;
+}
+
+err_t vm_new(const struct vm_config *config, struct loop *loop, const struct vm_hooks *hooks,
+             struct vm **out, struct error *e)
+{
+    struct vm *vm = calloc(1, sizeof *vm);
+    if (!vm)
+        return error_set(e, ERR_NO_MEMORY, "no memory for a VM");
+    prepare(vm, config, loop, hooks);
+    err_t err = make_clock(vm, e);
+    if (!err)
+        err = make_cpuid(vm, e);
+    if (!err)
+        err = make_engine(vm, e);
+    if (!err)
+        err = make_memory(vm, e);
+    if (!err)
+        err = vcpus_new(vm, e);
+    if (!err)
+        err = board_new(vm, e);
+    if (!err)
+        err = reset(vm, e);
+    if (err) {
+        vm_free(vm);
+        return err;
+    }
+    *out = vm;
+    return OK;
+}
+
+void vm_free(struct vm *vm)
+{
+    if (!vm)
+        return;
+    vcpus_free(vm);
+    if (vm->board)
+        board_close_disks(vm); // nothing in flight comes back to a device that is gone
+    devices_free(vm);
+    board_free(vm);
+    if (vm->engine_vm)
+        vm->engine->vm_free(vm->engine_vm);
+    host_ram_free(vm->ram, vm->ram_bytes);
+    irq_release(&vm->irq);
+    bus_release(&vm->mmio);
+    bus_release(&vm->pio);
+    pthread_cond_destroy(&vm->parked_changed);
+    pthread_mutex_destroy(&vm->park);
+    free(vm);
+}
+
+// --- running ----------------------------------------------------------------------------------------------
+
+const struct engine *vm_engine(const struct vm *vm)
+{
+    return vm->engine;
+}
+
+err_t vm_start(struct vm *vm, struct error *e)
+{
+    err_t err = vcpus_start(vm, e);
+    if (!err)
+        vm->started = true;
+    return err;
+}
+
+void vm_pause(struct vm *vm)
+{
+    vcpus_pause(vm);
+    devices_stop_timers(vm);
+    clock_stop(&vm->clock);
+}
+
+void vm_resume(struct vm *vm)
+{
+    clock_start(&vm->clock);
+    devices_start_timers(vm);
+    vcpus_resume(vm);
+}
+
+bool vm_power_button(struct vm *vm)
+{
+    return board_power_button(vm);
+}
+
+unsigned vm_counters(struct vm *vm, struct engine_counter *out, unsigned max)
+{
+    return vm->engine->counters ? vm->engine->counters(vm->engine_vm, out, max) : 0;
+}
+
+size_t vm_serial_in(struct vm *vm, const uint8_t *data, size_t len)
+{
+    struct device *uart = board_serial(vm);
+    device_lock(uart);
+    size_t taken = uart_input(uart, data, len);
+    device_unlock(uart);
+    return taken;
+}
+
+void vm_serial_writable(struct vm *vm)
+{
+    struct device *uart = board_serial(vm);
+    device_lock(uart);
+    uart_writable(uart);
+    device_unlock(uart);
+}

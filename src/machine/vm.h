@@ -1,0 +1,73 @@
+// A virtual machine: memory, buses, clock, interrupt routing, devices and vCPUs under one engine.
+//
+// Threads: everything here is called on the main loop's thread. Each vCPU runs on a thread of its own.
+#pragma once
+
+#include "engine/engine.h"
+#include "host/loop.h"
+#include "machine/config.h"
+
+struct vm;
+
+enum vm_end {
+    VM_END_POWEROFF,   // the guest switched itself off
+    VM_END_RESET,      // the guest reset itself and the definition says no_reboot
+    VM_END_PANIC,      // the guest said that it crashed
+    VM_END_SHUTDOWN,   // triple fault, and no_reboot
+    VM_END_DEBUG_EXIT, // status holds the exit status
+    VM_END_FAILED,     // the engine gave up; text says why
+};
+
+struct vm_result {
+    enum vm_end end;
+    uint32_t status;
+    char text[200];
+};
+
+struct vm_hooks {
+    // Output of COM1 and of the virtio console; returns how many bytes were taken. Called with a
+    // device's lock held: must not block or call back.
+    size_t (*serial_out)(void *opaque, const uint8_t *data, size_t len);
+    size_t (*console_out)(void *opaque, const uint8_t *data, size_t len);
+    // There is room again after vm_serial_in() or vm_console_in() took less than given.
+    void (*serial_room)(void *opaque);
+    void (*console_room)(void *opaque);
+    // The VM came to its end, once; on the main loop's thread, with the vCPUs stopped.
+    void (*ended)(void *opaque, const struct vm_result *result);
+    void (*rebooted)(void *opaque); // the guest was reset and starts anew
+    void *opaque;
+};
+
+// Chooses the engine that the definition names; for "auto" the first usable one. *why (200 bytes) gets the
+// reason for the choice or, with ERR_UNSUPPORTED, e the reason against it.
+err_t vm_choose_engine(const char *name, const struct engine **out, char why[200], struct error *e);
+
+// Builds a machine that stands at its reset state with the kernel loaded. Opens all files the definition
+// names; config, loop and hooks stay the caller's and valid until vm_free. On error nothing is left.
+err_t vm_new(const struct vm_config *config, struct loop *loop, const struct vm_hooks *hooks,
+             struct vm **out, struct error *e);
+void vm_free(struct vm *vm); // stops it first; accepts NULL
+
+const struct engine *vm_engine(const struct vm *vm);
+
+// Starts the vCPU threads (they wait until vm_resume). Once.
+err_t vm_start(struct vm *vm, struct error *e);
+void vm_pause(struct vm *vm);  // returns when no vCPU runs; virtual time stands still
+void vm_resume(struct vm *vm);
+
+// Presses the power button. False: the guest does not listen to it.
+bool vm_power_button(struct vm *vm);
+
+// Input for COM1 and the virtio console; returns how many bytes were taken.
+size_t vm_serial_in(struct vm *vm, const uint8_t *data, size_t len);
+size_t vm_console_in(struct vm *vm, const uint8_t *data, size_t len);
+// Output that was refused may be tried again.
+void vm_serial_writable(struct vm *vm);
+void vm_console_writable(struct vm *vm);
+
+unsigned vm_counters(struct vm *vm, struct engine_counter *out, unsigned max);
+
+// State of all vCPUs and devices, while paused: save appends a stream, load replaces, compare names the
+// first difference. RAM is not part of it. For tests of engines and, later, snapshots.
+void vm_state_save(struct vm *vm, struct buffer *out);
+err_t vm_state_load(struct vm *vm, const void *data, size_t len, struct error *e);

@@ -1,0 +1,104 @@
+// Inside the machine: the VM object and what its parts need of each other.
+#pragma once
+
+#include <pthread.h>
+
+#include "device/pci/pci.h"
+#include "host/thread.h"
+#include "machine/bus.h"
+#include "machine/clock.h"
+#include "machine/devices.h"
+#include "machine/irq.h"
+#include "machine/memory.h"
+#include "machine/pvclock.h"
+#include "machine/vm.h"
+
+// What a vCPU's thread must look at besides running guest code. [any]
+enum vcpu_attention {
+    VCPU_PAUSE = 1,
+    VCPU_QUIT = 2,
+    VCPU_INIT = 4,
+    VCPU_SIPI = 8,
+};
+
+struct vcpu {
+    struct vm *vm;
+    unsigned index;
+    struct engine_vcpu *engine;
+    struct device *lapic;
+    struct host_thread thread;
+    bool attached;        // the engine knows this thread
+
+    uint32_t attention;   // [any] enum vcpu_attention
+    uint8_t sipi_vector;  // [any] of the latest VCPU_SIPI
+    bool intr;            // [any] level of the INTR input
+    bool nmi;             // [any] an NMI came since the vCPU last ran
+    pthread_mutex_t lock; // guards sleeping
+    pthread_cond_t wake;
+    bool asleep;
+
+    struct cpu_state *initial; // reset state to load before the next run; NULL: none (guarded by vm->park)
+};
+
+struct vm {
+    const struct vm_config *config;
+    struct vm_hooks hooks;
+    struct loop *loop;
+    const struct engine *engine;
+    struct engine_vm *engine_vm;
+    char why[200]; // this engine
+
+    struct clock clock;
+    struct memory memory;
+    void *ram; // all of guest RAM, one block
+    uint64_t ram_bytes;
+    struct bus pio, mmio;
+    struct irq irq;
+    struct owned_device *devices;
+    struct cpuid_table cpuid;
+    uint64_t host_xcr0; // what XSAVE may hold here
+    uint32_t model_id; // EDX at reset: family, model, stepping
+    struct pvclock pvclock;
+    struct board *board;
+
+    struct vcpu *vcpu; // config->vcpus of them
+    unsigned vcpus;
+    pthread_mutex_t park; // guards parked and running
+    pthread_cond_t parked_changed;
+    unsigned parked;      // threads that stand at the gate
+    bool running;         // the gate is open
+    bool started;
+
+    // A device asked for something; acted on by the main loop. [any]
+    uint32_t requests;        // bits of enum machine_request
+    uint32_t request_argument[4];
+    struct loop_work request_work;
+    struct vm_result result;  // of the first vCPU that ended (guarded by park)
+    bool failed;              // result was set by a vCPU (guarded by park)
+    bool ended;
+};
+
+// Any thread, device locks may be held: notes the request and stops the vCPUs at their next
+// instruction boundary; the main loop does the rest.
+void vm_request(struct vm *vm, enum machine_request what, uint32_t argument);
+void vm_fail(struct vm *vm, enum vm_end end, const char *text); // from a vCPU's thread
+
+// vcpu.c
+err_t vcpus_new(struct vm *vm, struct error *e);
+err_t vcpus_start(struct vm *vm, struct error *e);
+void vcpus_free(struct vm *vm); // joins the threads
+void vcpus_pause(struct vm *vm);
+void vcpus_resume(struct vm *vm);
+void vcpu_attend(struct vcpu *vcpu, uint32_t attention); // any thread
+void vcpu_set_intr(void *vm, unsigned index, bool level);
+void vcpu_event(void *vm, unsigned index, enum apic_event what, uint8_t vector);
+
+extern const struct engine_upcalls vm_upcalls; // upcalls.c; opaque is struct vm
+
+// board/pc.c
+err_t board_new(struct vm *vm, struct error *e);
+err_t board_boot(struct vm *vm, struct cpu_state *bsp, struct error *e); // after every reset
+void board_free(struct vm *vm);
+bool board_power_button(struct vm *vm);
+struct device *board_serial(struct vm *vm);  // COM1
+struct device *board_console(struct vm *vm); // NULL: no virtio console
