@@ -17,6 +17,10 @@ static inline unsigned cpl(const struct tcpu *c)
     return (unsigned)bits_get(c->s.seg[SEG_SS].attr, 6, 5);
 }
 
+// interp.c: the decoded-instruction cache.
+void icache_invalidate(struct tcpu *c, gpa_t at, uint64_t len);
+void icache_flush(struct tcpu *c);
+
 // segment.c
 // Linear address of offset in segment, after the limit, type and canonical checks: #GP(0) or #SS(0).
 gva_t seg_linear(struct tcpu *c, unsigned seg, uint64_t offset, unsigned size, enum access access);

@@ -98,6 +98,20 @@ struct tcpu {
     struct feature_set features; // what CPUID shows: other instructions are #UD
     uint64_t counter[COUNTER_COUNT];
     struct jit_hot hot;          // the rest of what translated code addresses
+    uint64_t phys_mask;     // the guest's physical-address bits (MAXPHYADDR)
+    uint32_t intr_level;    // [any] the INTR input; PENDING_INTR follows it while IF is set
+    uint32_t outside;       // [any] not in guest code (upcall, halted, not in run()): tvm.c
+    uint32_t map_seen;      // tvm.map_changes that the TLBs reflect
+    uint8_t vendor_amd;     // CPUID's vendor: SYSCALL, SYSENTER and far transfers differ
+    uint8_t event_ext;      // the event being delivered is external to the program: EXT in error codes
+    uint8_t watch;          // DR7 arms a data breakpoint: its pages get no TLB tags
+    uint8_t no_step;        // the instruction transferred control so that TF must not trap after it
+    uint8_t keep_rf;        // the instruction loaded RF, which must survive it
+    uint8_t outside_depth;  // nesting of upcalls
+    uint8_t rmw_len;        // bytes handed out by mem_host_rmw in a code page, to be announced
+    uint8_t pad2;
+    gpa_t rmw_at;
+    struct icache *icache;  // interp.c: decoded instructions
 };
 
 // Bits of tcpu.mode; part of the key of every translated block. Recomputed by tcpu_update_mode().
@@ -133,6 +147,8 @@ void mem_write_system(struct tcpu *c, gva_t at, unsigned size, uint64_t value);
 // Larger operands (vectors, FXSAVE): checks the whole range first, so a fault leaves nothing written.
 void mem_read_block(struct tcpu *c, gva_t at, void *out, unsigned len);
 void mem_write_block(struct tcpu *c, gva_t at, const void *in, unsigned len);
+// Raises whatever fetching an instruction byte at `at` would raise; returns if it would succeed.
+void mem_probe_exec(struct tcpu *c, gva_t at);
 // Raises whatever writing len bytes at `at` would raise, and changes nothing else (A and D bits may be set).
 void mem_probe_write(struct tcpu *c, gva_t at, unsigned len);
 void mem_probe_read(struct tcpu *c, gva_t at, unsigned len);
@@ -167,10 +183,23 @@ void tlb_protect_page(struct tcpu *c, gpa_t page);
 _Noreturn void cpu_raise(struct tcpu *c, unsigned vector, uint32_t error); // fault at insn_rip
 _Noreturn void cpu_raise_pf(struct tcpu *c, gva_t at, uint32_t error);     // sets CR2
 _Noreturn void cpu_exit(struct tcpu *c, enum engine_exit exit);            // leave run()
+// Begins the current instruction again after the run loop has looked at what is pending.
+_Noreturn void cpu_restart(struct tcpu *c);
 
 // Recomputes mode, user and what hangs on them; call after any change of CPL, CS, SS, CR0, CR4, EFER,
 // XCR0, DR7 or the system bits of RFLAGS.
 void tcpu_update_mode(struct tcpu *c);
+// Call after any instruction that may have set RFLAGS.IF: a waiting interrupt becomes pending again.
+void tcpu_if_changed(struct tcpu *c);
+// Sets or clears bits of c->pending. Any thread.
+static inline void tcpu_pend(struct tcpu *c, uint32_t bits)
+{
+    __atomic_fetch_or(&c->pending, bits, __ATOMIC_SEQ_CST);
+}
+static inline void tcpu_unpend(struct tcpu *c, uint32_t bits)
+{
+    __atomic_fetch_and(&c->pending, ~bits, __ATOMIC_SEQ_CST);
+}
 
 // --- interp.c -------------------------------------------------------------------------------------
 

@@ -5,40 +5,88 @@
 
 #define TVM_SLOTS 32
 #define TVM_VCPUS 64
+#define TVM_LINE_SHIFT 6 // writes are compared with translated code by lines of 64 bytes
+#define TVM_INBOX 32
 
 // Flags of one guest-physical RAM page. [any], changed with atomic or/and.
 enum page_flags {
-    PAGE_CODE = 1,  // some vCPU may hold translations of bytes in this page
-    PAGE_DIRTY = 2, // written since the log was last taken (kept only while logging)
+    PAGE_CODE = 1,       // some vCPU may hold translations of bytes in this page: no write tags
+    PAGE_DIRTY = 2,      // written since the log was last taken (kept only while logging)
+    PAGE_CODE_READY = 4, // PAGE_CODE, and every vCPU is known to have no write tag
 };
 
 struct tvm_slot { // immutable while vCPUs run
     gpa_t at;
     uint64_t len;
     uint8_t *host;
-    uint8_t *flags; // one byte a page, owned
+    uint8_t *flags;  // [any] one byte a page, owned
+    uint64_t *lines; // [any] one bit for each 64 bytes that some vCPU holds translations of, owned
     bool rom;
+    uint8_t pad[7];
+};
+
+struct tvm_range {
+    gpa_t at;
+    uint64_t len;
+};
+
+// What other threads want a vCPU to forget. Guarded by lock; see tvm.c for the protocol.
+struct tvm_inbox {
+    uint32_t lock;
+    uint32_t pages;  // entries in page; more than TVM_INBOX: all pages
+    uint32_t ranges; // entries in range; more than TVM_INBOX: all code
+    uint32_t pad;
+    uint64_t asked; // requests about pages so far
+    uint64_t done;  // of these, carried out
+    gpa_t page[TVM_INBOX];
+    struct tvm_range range[TVM_INBOX];
 };
 
 struct tvm {
     struct tvm_slot slot[TVM_SLOTS];
     unsigned slots;
-    bool logging; // dirty log is on
+    uint32_t map_changes; // grows with every change of the map or of logging
+    bool logging;         // dirty log is on
     const struct engine_upcalls *up;
     void *opaque;
     struct engine_vm_config config;
     struct cpuid_table cpuid;
     struct tcpu *vcpu[TVM_VCPUS];
+    struct tvm_inbox inbox[TVM_VCPUS];
 };
 
 // The slot that holds gpa, or NULL (MMIO).
 const struct tvm_slot *tvm_slot(const struct tvm *vm, gpa_t gpa);
 
-// A write of len bytes at gpa has happened or is about to happen, and the page has PAGE_CODE: every
-// vCPU drops translations that overlap; the calling vCPU (or NULL from other threads) at once, others
-// before they next see an interrupt or finish their current block.
+// The host address of len bytes of RAM or ROM at gpa, within one page; NULL when it is anything else.
+uint8_t *tvm_host(const struct tvm *vm, gpa_t gpa, unsigned len, const struct tvm_slot **slot);
+
+err_t tvm_map(struct tvm *vm, gpa_t at, uint64_t len, void *host, bool rom, struct error *e);
+err_t tvm_unmap(struct tvm *vm, gpa_t at, uint64_t len, struct error *e);
+void tvm_release(struct tvm *vm); // frees the slots
+
+// Bytes of guest memory changed: marks pages dirty while logging and drops translations of them. self
+// is the calling vCPU, or NULL from other threads. Call it after the bytes are in place.
+void tvm_written(struct tvm *vm, struct tcpu *self, gpa_t at, uint64_t len);
+
+void tvm_take_dirty(struct tvm *vm, gpa_t at, uint64_t len, uint64_t *bitmap);
+
+// A write of len bytes at gpa has happened, and the page has PAGE_CODE: every vCPU drops translations
+// that overlap; the calling vCPU (or NULL from other threads) at once, others before they next see an
+// interrupt or finish their current block. Costs little when no translation overlaps.
 void tvm_code_written(struct tvm *vm, struct tcpu *self, gpa_t gpa, uint64_t len);
 
-// Announces that self holds translations from this page: sets PAGE_CODE and withdraws write tags for
-// it from every vCPU before returning.
-void tvm_protect_code(struct tvm *vm, struct tcpu *self, gpa_t page);
+// Announces that self is about to read len bytes at gpa, within one page, in order to hold translations
+// of them: sets PAGE_CODE and withdraws write tags for the page from every vCPU before returning. Read
+// the bytes after it. Never invalidates translations of self on the way. False when gpa is not RAM or
+// ROM: such code must not be cached.
+bool tvm_protect_code(struct tvm *vm, struct tcpu *self, gpa_t gpa, unsigned len);
+
+// Brackets around whatever may block or take long on a vCPU's thread (upcalls, leaving run()): in
+// between, requests to this vCPU count as carried out, and tvm_enter() catches up with them. Nestable.
+// The guest's memory and TLBs must not be touched in between.
+void tvm_leave(struct tcpu *c);
+void tvm_enter(struct tcpu *c);
+
+// Carries out what has arrived in the inbox, translations included. At instruction boundaries.
+void tvm_catch_up(struct tcpu *c);

@@ -1,0 +1,368 @@
+// Guest-physical memory of the translator: slots, page flags, the dirty log, and the agreement between
+// vCPUs about pages that hold code.
+//
+// The agreement. Each vCPU has its own TLBs and translations. Before one of them reads bytes in order to
+// keep a translation, no vCPU may be able to write these bytes unnoticed:
+//   reader: sets the line bits and PAGE_CODE; asks every other vCPU to drop write tags for the page and
+//           waits until each has done so; sets PAGE_CODE_READY; reads the bytes.
+//   writer: sees no tag, takes the slow path: stores, then (full barrier) looks at the line bits and
+//           tells every vCPU to drop translations of these lines.
+// Of a reader and a writer that race, one sees the other: both have a full barrier between their own
+// store and the load of the other's. Requests lie in an inbox for each vCPU. Page requests are carried
+// out at every poll and while waiting oneself, so two readers cannot wait for each other; a vCPU that is
+// outside guest code counts as having done them and catches up in tvm_enter() before it touches guest
+// memory. Range requests need no answer: they are carried out at the next instruction boundary.
+// Not modelled: more than TVM_SLOTS ranges; pages never lose PAGE_CODE while several vCPUs exist.
+#include "engine/translate/tvm.h"
+
+#include <sched.h>
+#include <stdlib.h>
+
+#include "base/checked.h"
+#include "engine/translate/interp_impl.h"
+#include "engine/translate/jit.h"
+
+const struct tvm_slot *tvm_slot(const struct tvm *vm, gpa_t gpa)
+{
+    for (unsigned i = 0; i < vm->slots; i++) {
+        const struct tvm_slot *slot = &vm->slot[i];
+        if (gpa - slot->at < slot->len)
+            return slot;
+    }
+    return NULL;
+}
+
+uint8_t *tvm_host(const struct tvm *vm, gpa_t gpa, unsigned len, const struct tvm_slot **slot)
+{
+    const struct tvm_slot *s = tvm_slot(vm, gpa);
+    if (slot)
+        *slot = s;
+    if (!s || len > s->len - (gpa - s->at))
+        return NULL;
+    return s->host + (gpa - s->at);
+}
+
+static void slot_release(struct tvm_slot *slot)
+{
+    free(slot->flags);
+    free(slot->lines);
+    *slot = (struct tvm_slot){0};
+}
+
+static err_t slot_add(struct tvm *vm, gpa_t at, uint64_t len, uint8_t *host, bool rom,
+                      struct error *e)
+{
+    if (vm->slots == TVM_SLOTS)
+        return error_set(e, ERR_UNSUPPORTED, "more than %d memory ranges", TVM_SLOTS);
+    struct tvm_slot slot = {.at = at, .len = len, .host = host, .rom = rom};
+    slot.flags = calloc(len >> PAGE_SHIFT, sizeof *slot.flags);
+    slot.lines = calloc(len >> PAGE_SHIFT, sizeof *slot.lines);
+    if (!slot.flags || !slot.lines) {
+        slot_release(&slot);
+        return error_set(e, ERR_NO_MEMORY, "no memory for the page flags of a memory range");
+    }
+    vm->slot[vm->slots++] = slot;
+    vm->map_changes++;
+    return OK;
+}
+
+static err_t range_check(gpa_t at, uint64_t len, struct error *e)
+{
+    uint64_t end;
+    if (len == 0 || ((at | len) & PAGE_MASK) || !checked_add(at, len, &end))
+        return error_set(e, ERR_INVALID, "memory ranges are whole pages");
+    return OK;
+}
+
+err_t tvm_map(struct tvm *vm, gpa_t at, uint64_t len, void *host, bool rom, struct error *e)
+{
+    err_t err = range_check(at, len, e);
+    if (err)
+        return err;
+    if (!host || ((uintptr_t)host & PAGE_MASK))
+        return error_set(e, ERR_INVALID, "host memory of a range is whole pages");
+    for (unsigned i = 0; i < vm->slots; i++) {
+        if (ranges_overlap(at, len, vm->slot[i].at, vm->slot[i].len))
+            return error_set(e, ERR_EXISTS, "memory ranges overlap at %#llx", (unsigned long long)at);
+    }
+    return slot_add(vm, at, len, host, rom, e);
+}
+
+err_t tvm_unmap(struct tvm *vm, gpa_t at, uint64_t len, struct error *e)
+{
+    err_t err = range_check(at, len, e);
+    if (err)
+        return err;
+    for (unsigned i = 0; i < vm->slots;) {
+        struct tvm_slot old = vm->slot[i];
+        if (!ranges_overlap(at, len, old.at, old.len)) {
+            i++;
+            continue;
+        }
+        gpa_t end = at + len, old_end = old.at + old.len;
+        if (vm->slots + 2 > TVM_SLOTS && (at > old.at || end < old_end))
+            return error_set(e, ERR_UNSUPPORTED, "more than %d memory ranges", TVM_SLOTS);
+        if (at > old.at)
+            err = slot_add(vm, old.at, at - old.at, old.host, old.rom, e);
+        if (!err && end < old_end)
+            err = slot_add(vm, end, old_end - end, old.host + (end - old.at), old.rom, e);
+        if (err)
+            return err;
+        slot_release(&vm->slot[i]);
+        vm->slot[i] = vm->slot[--vm->slots];
+        i = 0;
+    }
+    vm->map_changes++;
+    return OK;
+}
+
+void tvm_release(struct tvm *vm)
+{
+    while (vm->slots)
+        slot_release(&vm->slot[--vm->slots]);
+}
+
+// --- inboxes ---------------------------------------------------------------------------------------
+
+static void inbox_lock(struct tvm_inbox *in)
+{
+    while (__atomic_exchange_n(&in->lock, 1, __ATOMIC_ACQUIRE))
+        sched_yield();
+}
+
+static void inbox_unlock(struct tvm_inbox *in)
+{
+    __atomic_store_n(&in->lock, 0, __ATOMIC_RELEASE);
+}
+
+// Asks vCPU i to drop write tags for a page, or for all with page == ~0. Returns the number to wait for.
+static uint64_t ask_page(struct tvm *vm, unsigned i, gpa_t page)
+{
+    struct tvm_inbox *in = &vm->inbox[i];
+    inbox_lock(in);
+    if (page == ~0ull)
+        in->pages = TVM_INBOX + 1;
+    else if (in->pages < TVM_INBOX)
+        in->page[in->pages++] = page;
+    else
+        in->pages = TVM_INBOX + 1;
+    uint64_t ticket = __atomic_add_fetch(&in->asked, 1, __ATOMIC_SEQ_CST);
+    inbox_unlock(in);
+    tcpu_pend(vm->vcpu[i], PENDING_INVALIDATE);
+    return ticket;
+}
+
+static void ask_range(struct tvm *vm, unsigned i, gpa_t at, uint64_t len)
+{
+    struct tvm_inbox *in = &vm->inbox[i];
+    inbox_lock(in);
+    if (in->ranges < TVM_INBOX)
+        in->range[in->ranges] = (struct tvm_range){at, len};
+    if (in->ranges <= TVM_INBOX)
+        in->ranges++;
+    inbox_unlock(in);
+    tcpu_pend(vm->vcpu[i], PENDING_INVALIDATE);
+}
+
+// The page requests: always safe to carry out between two guest memory accesses.
+static void do_pages(struct tcpu *c)
+{
+    struct tvm_inbox *in = &c->vm->inbox[c->index];
+    if (__atomic_load_n(&in->asked, __ATOMIC_SEQ_CST) == in->done)
+        return;
+    inbox_lock(in);
+    if (in->pages > TVM_INBOX) {
+        tlb_protect_page(c, ~0ull);
+    } else {
+        for (uint32_t i = 0; i < in->pages; i++)
+            tlb_protect_page(c, in->page[i]);
+    }
+    in->pages = 0;
+    __atomic_store_n(&in->done, in->asked, __ATOMIC_SEQ_CST);
+    inbox_unlock(in);
+}
+
+static void drop_code(struct tcpu *c, gpa_t at, uint64_t len)
+{
+    icache_invalidate(c, at, len);
+    if (c->jit)
+        jit_invalidate(c, at, len);
+}
+
+static void do_ranges(struct tcpu *c)
+{
+    struct tvm_inbox *in = &c->vm->inbox[c->index];
+    inbox_lock(in);
+    if (in->ranges > TVM_INBOX) {
+        icache_flush(c);
+        if (c->jit)
+            jit_flush(c);
+    } else {
+        for (uint32_t i = 0; i < in->ranges; i++)
+            drop_code(c, in->range[i].at, in->range[i].len);
+    }
+    in->ranges = 0;
+    inbox_unlock(in);
+}
+
+void tvm_leave(struct tcpu *c)
+{
+    if (c->outside_depth++ == 0)
+        __atomic_store_n(&c->outside, 1, __ATOMIC_SEQ_CST);
+}
+
+void tvm_enter(struct tcpu *c)
+{
+    if (--c->outside_depth)
+        return;
+    __atomic_store_n(&c->outside, 0, __ATOMIC_SEQ_CST); // pairs with the load in all_done()
+    do_pages(c);
+}
+
+void tvm_catch_up(struct tcpu *c)
+{
+    tcpu_unpend(c, PENDING_INVALIDATE);
+    do_pages(c);
+    do_ranges(c);
+    if (c->rmw_len) {
+        unsigned len = c->rmw_len;
+        c->rmw_len = 0;
+        tvm_code_written(c->vm, c, c->rmw_at, len);
+    }
+}
+
+// Withdraws write tags for page (or all) from every vCPU but self, which waits as one that is outside.
+static void withdraw(struct tvm *vm, struct tcpu *self, gpa_t page)
+{
+    uint64_t ticket[TVM_VCPUS];
+    for (unsigned i = 0; i < vm->config.vcpus; i++) {
+        if (vm->vcpu[i] && vm->vcpu[i] != self)
+            ticket[i] = ask_page(vm, i, page);
+    }
+    if (self)
+        tvm_leave(self);
+    for (unsigned i = 0; i < vm->config.vcpus; i++) {
+        struct tcpu *other = vm->vcpu[i];
+        if (!other || other == self)
+            continue;
+        while (!__atomic_load_n(&other->outside, __ATOMIC_SEQ_CST) &&
+               __atomic_load_n(&vm->inbox[i].done, __ATOMIC_SEQ_CST) < ticket[i])
+            sched_yield();
+    }
+    if (self)
+        tvm_enter(self);
+}
+
+// --- code ------------------------------------------------------------------------------------------
+
+static uint64_t lines_of(gpa_t gpa, uint64_t len) // within one page, len > 0
+{
+    unsigned first = (gpa & PAGE_MASK) >> TVM_LINE_SHIFT;
+    unsigned last = ((gpa & PAGE_MASK) + len - 1) >> TVM_LINE_SHIFT;
+    return BITS(last, first);
+}
+
+bool tvm_protect_code(struct tvm *vm, struct tcpu *self, gpa_t gpa, unsigned len)
+{
+    const struct tvm_slot *slot;
+    if (len == 0 || (gpa & PAGE_MASK) + len > PAGE_SIZE || !tvm_host(vm, gpa, len, &slot))
+        return false;
+    uint64_t n = (gpa - slot->at) >> PAGE_SHIFT, want = lines_of(gpa, len);
+    uint8_t flags = __atomic_load_n(&slot->flags[n], __ATOMIC_ACQUIRE);
+    if ((__atomic_load_n(&slot->lines[n], __ATOMIC_RELAXED) & want) == want &&
+        (flags & PAGE_CODE_READY)) {
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        return true;
+    }
+    __atomic_fetch_or(&slot->lines[n], want, __ATOMIC_SEQ_CST);
+    flags = __atomic_fetch_or(&slot->flags[n], PAGE_CODE, __ATOMIC_SEQ_CST);
+    if (flags & PAGE_CODE_READY)
+        return true;
+    tlb_protect_page(self, align_down(gpa, PAGE_SIZE));
+    withdraw(vm, self, align_down(gpa, PAGE_SIZE));
+    __atomic_fetch_or(&slot->flags[n], PAGE_CODE_READY, __ATOMIC_SEQ_CST);
+    return true;
+}
+
+// With one vCPU nobody else can hold translations: lines that were written lose their code entirely, and
+// a page without code becomes writable at full speed again.
+static void reclaim(const struct tvm_slot *slot, struct tcpu *self, uint64_t n, uint64_t lines)
+{
+    unsigned first = (unsigned)__builtin_ctzll(lines), last = 63 - (unsigned)__builtin_clzll(lines);
+    gpa_t page = slot->at + (n << PAGE_SHIFT);
+    drop_code(self, page + (first << TVM_LINE_SHIFT), (uint64_t)(last - first + 1) << TVM_LINE_SHIFT);
+    slot->lines[n] &= ~BITS(last, first);
+    if (!slot->lines[n])
+        __atomic_fetch_and(&slot->flags[n], ~(PAGE_CODE | PAGE_CODE_READY), __ATOMIC_SEQ_CST);
+}
+
+static void code_written_page(struct tvm *vm, struct tcpu *self, gpa_t gpa, uint64_t len)
+{
+    const struct tvm_slot *slot = tvm_slot(vm, gpa);
+    if (!slot)
+        return;
+    uint64_t n = (gpa - slot->at) >> PAGE_SHIFT;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); // pairs with the one in tvm_protect_code
+    uint64_t hit = __atomic_load_n(&slot->lines[n], __ATOMIC_SEQ_CST) & lines_of(gpa, len);
+    if (!hit)
+        return;
+    if (self && vm->config.vcpus == 1) {
+        reclaim(slot, self, n, hit);
+        return;
+    }
+    if (self)
+        drop_code(self, gpa, len);
+    for (unsigned i = 0; i < vm->config.vcpus; i++) {
+        if (vm->vcpu[i] && vm->vcpu[i] != self)
+            ask_range(vm, i, gpa, len);
+    }
+}
+
+void tvm_code_written(struct tvm *vm, struct tcpu *self, gpa_t gpa, uint64_t len)
+{
+    while (len) {
+        uint64_t chunk = min_u64(len, PAGE_SIZE - (gpa & PAGE_MASK));
+        code_written_page(vm, self, gpa, chunk);
+        gpa += chunk;
+        len -= chunk;
+    }
+}
+
+// --- the dirty log -----------------------------------------------------------------------------------
+
+void tvm_written(struct tvm *vm, struct tcpu *self, gpa_t at, uint64_t len)
+{
+    while (len) {
+        uint64_t chunk = min_u64(len, PAGE_SIZE - (at & PAGE_MASK));
+        const struct tvm_slot *slot = tvm_slot(vm, at);
+        if (slot) {
+            uint8_t *flags = &slot->flags[(at - slot->at) >> PAGE_SHIFT];
+            __atomic_thread_fence(__ATOMIC_SEQ_CST);
+            uint8_t now = __atomic_load_n(flags, __ATOMIC_SEQ_CST);
+            if (vm->logging && !(now & PAGE_DIRTY))
+                __atomic_fetch_or(flags, PAGE_DIRTY, __ATOMIC_SEQ_CST);
+            if (now & PAGE_CODE)
+                code_written_page(vm, self, at, chunk);
+        }
+        at += chunk;
+        len -= chunk;
+    }
+}
+
+void tvm_take_dirty(struct tvm *vm, gpa_t at, uint64_t len, uint64_t *bitmap)
+{
+    for (uint64_t i = 0; i < len >> PAGE_SHIFT; i++) {
+        gpa_t page = at + (i << PAGE_SHIFT);
+        const struct tvm_slot *slot = tvm_slot(vm, page);
+        if (!slot)
+            continue;
+        uint8_t *flags = &slot->flags[(page - slot->at) >> PAGE_SHIFT];
+        if (!(__atomic_load_n(flags, __ATOMIC_RELAXED) & PAGE_DIRTY))
+            continue;
+        __atomic_fetch_and(flags, ~PAGE_DIRTY, __ATOMIC_SEQ_CST);
+        bitmap[i / 64] |= BIT(i % 64);
+    }
+    // A write through an old tag until now is in a page already reported, and whoever copies the page
+    // does so after this returns.
+    withdraw(vm, NULL, ~0ull);
+}
