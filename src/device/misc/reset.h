@@ -9,3 +9,6 @@ extern const struct device_type fast_a20_type; // no config; port from platform.
 // accessed singly at 0xcf9 are this register, not the PCI address). Returns the new register value and
 // sets *reset when the write asks for a reset: RST_CPU (bit 2) going from 0 to 1.
 uint8_t reset_control_write(uint8_t old, uint8_t value, bool *reset);
+
+// The register as a device of its own at port 0xcf9. No config.
+extern const struct device_type reset_control_type;

@@ -18,4 +18,3 @@ struct board {
 
 // virtio.c: disks, console and entropy on PCI.
 err_t board_add_virtio(struct vm *vm, struct error *e);
-void board_close_disks(struct vm *vm);
