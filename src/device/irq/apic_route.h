@@ -28,8 +28,9 @@ struct apic_router {
     void *opaque;
 };
 
-// Delivers m. from is the sending vCPU's index for the shorthands; ignored for APIC_DEST_FIELD.
-void apic_send(struct apic_router *router, const struct apic_message *m, unsigned from);
+// Delivers m; false when no local APIC took it. from is the sending vCPU's index for the shorthands;
+// ignored for APIC_DEST_FIELD.
+bool apic_send(struct apic_router *router, const struct apic_message *m, unsigned from);
 
 // A device's or IOAPIC's message signalled interrupt.
 void apic_send_msi(struct apic_router *router, uint64_t address, uint32_t data);

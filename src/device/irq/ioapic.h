@@ -9,7 +9,7 @@
 struct ioapic_config {
     gpa_t base; // PC_IOAPIC
     uint8_t id;
-    void (*deliver)(void *opaque, const struct apic_message *m);
+    bool (*deliver)(void *opaque, const struct apic_message *m); // false: nobody took it
     void *opaque;
 };
 

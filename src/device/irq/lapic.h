@@ -33,16 +33,18 @@ err_t lapic_msr_write(struct device *dev, uint32_t msr, uint64_t value);
 uint8_t lapic_cr8_read(const struct device *dev);
 void lapic_cr8_write(struct device *dev, uint8_t value);
 
-// Takes a message that is for this APIC and tells the machine through router->attention.
-void lapic_accept(struct device *dev, const struct apic_message *m);
+// Takes a message that is for this APIC and tells the machine through router->attention. False when the
+// APIC's state makes it refuse.
+bool lapic_accept(struct device *dev, const struct apic_message *m);
 
 // The highest vector that may interrupt the processor now, or -1.
 int lapic_pending(const struct device *dev);
-// Moves it from IRR to ISR and returns it; -1 when there is none. The spurious vector is returned when
-// the processor must be given one.
+// Moves it from IRR to ISR and returns it; -1 when there is none.
 int lapic_ack(struct device *dev);
-// True when the PIC's INTR passes through this APIC to its processor (LINT0 as ExtINT, or disabled).
-bool lapic_takes_extint(const struct device *dev);
+// True while an external (PIC) interrupt waits for this processor; lapic_ack_extint() forgets one that
+// came as a message before the PIC is asked for its vector.
+bool lapic_extint(const struct device *dev);
+void lapic_ack_extint(struct device *dev);
 
 // Levels of the two local interrupt pins: 0 is the PIC, 1 is NMI.
 void lapic_set_lint(struct device *dev, unsigned pin, bool level);
