@@ -46,6 +46,7 @@ struct tvm {
     struct tvm_slot slot[TVM_SLOTS];
     unsigned slots;
     uint32_t map_changes; // grows with every change of the map or of logging
+    uint32_t split_lock;  // [any] held by a LOCKed access that crosses pages
     bool logging;         // dirty log is on
     const struct engine_upcalls *up;
     void *opaque;
