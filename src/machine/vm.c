@@ -8,6 +8,7 @@
 
 #include "device/irq/lapic.h"
 #include "device/serial/uart.h"
+#include "device/virtio/console.h"
 #include "host/clock.h"
 #include "host/memory.h"
 #include "machine/vm_impl.h"
@@ -153,6 +154,7 @@ static err_t initial_state(struct vcpu *vcpu, struct error *e)
 // Everything to its power-on state, RAM kept as it is (as a PC does), the kernel loaded anew.
 static err_t reset(struct vm *vm, struct error *e)
 {
+    board_drain_disks(vm);
     devices_reset(vm);
     vm->pvclock = (struct pvclock){0};
     for (unsigned i = 0; i < vm->vcpus; i++) {
@@ -358,4 +360,25 @@ void vm_serial_writable(struct vm *vm)
     device_lock(uart);
     uart_writable(uart);
     device_unlock(uart);
+}
+
+size_t vm_console_in(struct vm *vm, const uint8_t *data, size_t len)
+{
+    struct device *console = board_console(vm);
+    if (!console)
+        return len;
+    device_lock(console);
+    size_t taken = virtio_console_input(console, 0, data, len);
+    device_unlock(console);
+    return taken;
+}
+
+void vm_console_writable(struct vm *vm)
+{
+    struct device *console = board_console(vm);
+    if (!console)
+        return;
+    device_lock(console);
+    virtio_console_writable(console, 0);
+    device_unlock(console);
 }

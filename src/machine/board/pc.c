@@ -160,6 +160,15 @@ static err_t plug(struct vm *vm, const struct device_type *type, const char *id,
     return err;
 }
 
+err_t board_plug(struct vm *vm, const struct device_type *type, const char *id, const void *config,
+                 struct device **out, struct error *e)
+{
+    struct board *board = vm->board;
+    if (board->next_slot == PC_SLOT_LPC)
+        return error_set(e, ERR_NO_MEMORY, "%s: no free PCI slot", id);
+    return plug(vm, type, id, config, board->next_slot++, out, e);
+}
+
 static err_t add_chipset(struct vm *vm, struct error *e)
 {
     pci_bus_init(&vm->board->pci, &bus_ops);
@@ -204,6 +213,7 @@ err_t board_new(struct vm *vm, struct error *e)
         return error_set(e, ERR_NO_MEMORY, "no memory for the board");
     vm->board = board;
     board->kernel_fd = board->initrd_fd = -1;
+    board->next_slot = PC_SLOT_HOST + 1;
     err_t err = open_file("kernel", vm->config->kernel,
                           "--kernel takes a bzImage, a vmlinux or a multiboot file", &board->kernel_fd, e);
     if (!err)

@@ -16,5 +16,9 @@ struct board {
     int initrd_fd;
 };
 
+// Adds a PCI device in the next free slot, its INTA# wired as the slot says.
+err_t board_plug(struct vm *vm, const struct device_type *type, const char *id, const void *config,
+                 struct device **out, struct error *e);
+
 // virtio.c: disks, console and entropy on PCI.
 err_t board_add_virtio(struct vm *vm, struct error *e);
