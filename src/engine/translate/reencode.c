@@ -88,14 +88,12 @@ static unsigned rm_bits(const struct fields *f, const struct emit_operands *new)
 
 static void immediates(struct emit *e, const struct insn *insn)
 {
-    unsigned first = insn->imm_bytes;
-    if (first == 3 || insn->op == OP_EXTRQ || insn->op == OP_INSERTQ) { // ENTER; two bytes of SSE4a
-        first = first == 3 ? 2 : 1;
-        emit_bytes(e, &insn->imm, first);
-        emit_bytes(e, &insn->imm2, insn->imm_bytes - first);
-        return;
-    }
-    emit_bytes(e, &insn->imm, first);
+    unsigned second = 0;
+    for (unsigned i = 0; i < insn->operands && i < INSN_OPERANDS; i++)
+        if (insn->operand[i].kind == OPND_IMM2)
+            second = insn->operand[i].size;
+    emit_bytes(e, &insn->imm, insn->imm_bytes - second);
+    emit_bytes(e, &insn->imm2, second);
 }
 
 // --- legacy
