@@ -20,7 +20,8 @@ void *buffer_extend(struct buffer *b, size_t len)
         b->cap = cap;
     }
     void *at = b->data + b->len;
-    memset(at, 0, len);
+    if (len)
+        memset(at, 0, len);
     b->len += len;
     return at;
 }

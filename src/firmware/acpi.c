@@ -1,6 +1,5 @@
 // The fixed ACPI tables of the pc board (ACPI 6.4 section 5; MCFG: PCI Firmware 3.2; HPET: IA-PC
-// HPET 1.0a; WAET: Windows ACPI Emulated Devices Table) and the blob that holds them all. There is
-// no SMI command port: the machine is always in ACPI mode.
+// HPET 1.0a; WAET: Windows ACPI Emulated Devices Table) and the blob that holds them all.
 
 #include "firmware/acpi.h"
 
