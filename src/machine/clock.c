@@ -8,7 +8,7 @@ static uint64_t host_tsc(void)
 void clock_init(struct clock *clock, uint64_t tsc_khz, int64_t wall_base_ns)
 {
     *clock = (struct clock){.tsc_khz = tsc_khz, .wall_base = wall_base_ns};
-    clock->mult = (uint64_t)(((unsigned __int128)1000000 << 32) / tsc_khz);
+    clock->mult = (uint64_t)(((unsigned __int128)1000000 << CLOCK_SHIFT) / tsc_khz);
 }
 
 void clock_start(struct clock *clock)
@@ -37,7 +37,7 @@ uint64_t clock_tsc_offset(const struct clock *clock)
 
 ns_t clock_tsc_to_ns(const struct clock *clock, uint64_t ticks)
 {
-    return (ns_t)(((unsigned __int128)ticks * clock->mult) >> 32);
+    return (ns_t)(((unsigned __int128)ticks * clock->mult) >> CLOCK_SHIFT);
 }
 
 uint64_t clock_ns_to_tsc(const struct clock *clock, ns_t ns)

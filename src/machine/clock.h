@@ -4,9 +4,11 @@
 
 #include "base/types.h"
 
+#define CLOCK_SHIFT 44
+
 struct clock {
     uint64_t tsc_khz;
-    uint64_t mult;     // ns = (ticks * mult) >> 32
+    uint64_t mult;     // ns = (ticks * mult) >> CLOCK_SHIFT
     uint64_t base;     // host TSC at virtual time 0 (moves when the clock is resumed)
     uint64_t stopped;  // ticks at which it stands, while not running
     bool running;
