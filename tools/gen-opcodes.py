@@ -143,7 +143,7 @@ class Row:
                   'reg': ('mod', 1), 'o1632': ('opsize', 0), 'o64w': ('opsize', 1),
                   'rexb0': ('rexb', 0)}
         bits = {'d64': 'D64', 'f64': 'F64', 'nomem': 'NOMEM', 'lig': 'LIG', 'b4': 'BCST4',
-                'b8': 'BCST8', 'er': 'ROUNDING', 'sae': 'SAE', 'km': 'MASK_MUST', 'io': 'MAX4',
+                'b8': 'BCST8', 'er': 'ROUNDING', 'sae': 'ROUNDING', 'km': 'MASK_MUST', 'io': 'MAX4',
                 'b': 'BYTE'}
         if word in simple:
             key, value = simple[word]
@@ -182,7 +182,7 @@ class Row:
                 if not o.implicit):
             self.form.add('ALIGNED')
         if self.encoding != 'EVEX':
-            self.bits -= {'BCST4', 'BCST8', 'ROUNDING', 'SAE'}
+            self.bits -= {'BCST4', 'BCST8', 'ROUNDING'}
             self.disp_n = '0'
         else:
             self.derive_evex()
@@ -194,16 +194,14 @@ class Row:
             self.bits.add('D64')
         if self.cond.get('pp') == {1}:
             self.bits.add('66_MANDATORY')
+        if self.cond.get('pp') in ({2}, {3}):
+            self.bits.add('PP')
         if self.byte_form():
             self.bits.add('BYTE')
         if self.op in ('IN', 'OUT'):
             self.bits.add('MAX4')
-        if self.op in ('MOVS', 'CMPS', 'OUTS', 'LODS'):
-            self.bits.add('STRING_SRC')
         if self.op in ('INS', 'STOS', 'SCAS'):
             self.bits.add('STRING_DST')
-        if self.op == 'XLAT':
-            self.bits.add('XLAT')
 
     def derive_evex(self):
         if 'w' not in self.cond:
@@ -413,17 +411,6 @@ def write_trees(f, rows):
     f.write('};\n')
 
 
-def write_modrm(f, rows):
-    f.write('const uint32_t modrm_bitmap[2][8] = {\n')
-    for opmap in range(2):
-        bits = [0] * 8
-        for row in rows:
-            if row.encoding == 'LEGACY' and row.map == opmap and 'MODRM' in row.bits:
-                bits[row.opcode // 32] |= 1 << row.opcode % 32
-        f.write('    {' + ', '.join(f'{b:#x}' for b in bits) + '},\n')
-    f.write('};\n')
-
-
 def write_source(path, rows, ops):
     forms = share_forms(rows)
     with open(path, 'w') as f:
@@ -437,7 +424,6 @@ def write_source(path, rows, ops):
         f.writelines(f'    "{op.lower()}",\n' for op in ops)
         f.write('};\n')
         write_trees(f, rows)
-        write_modrm(f, rows)
 
 
 def main():

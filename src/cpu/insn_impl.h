@@ -67,17 +67,13 @@ enum row_bits {
     ROW_LIG = 1 << 7,       // vector length ignored
     ROW_BCST4 = 1 << 8,
     ROW_BCST8 = 1 << 9,
-    ROW_ROUNDING = 1 << 10, // EVEX.b with registers: rounding, or exceptions off
-    ROW_SAE = 1 << 11,      // ... exceptions off only: the length stays
+    ROW_ROUNDING = 1 << 10, // EVEX.b with registers: rounding or exceptions off, 512 bits implied
+    ROW_PP = 1 << 11,       // F2 or F3 selected the row
     ROW_MASKABLE = 1 << 12, // EVEX.aaa may be given
     ROW_MASK_MUST = 1 << 13, // ... and must (gathers)
     ROW_ZEROING = 1 << 14,
-    ROW_MEM_WRITE = 1 << 15, // lockable or not: writes its memory operand
-    ROW_XMM0 = 1 << 16,
-    ROW_STRING_SRC = 1 << 17, // reads through DS:rSI
-    ROW_STRING_DST = 1 << 18, // only through ES:rDI
-    ROW_MAX4 = 1 << 19,     // IN, OUT, INS, OUTS: operand size at most 4
-    ROW_XLAT = 1 << 20,
+    ROW_STRING_DST = 1 << 15, // string instruction that accesses memory only through ES:rDI
+    ROW_MAX4 = 1 << 16,     // IN, OUT, INS, OUTS: operand size at most 4
 };
 
 struct row_operand {
@@ -122,5 +118,7 @@ extern const uint16_t tree_children[];
 // Roots by encoding and map; NULL where there are none.
 extern const uint16_t *const tree_roots[3][4];
 extern const char *const insn_names[];
-// Opcodes of a map that have a ModRM byte, also where no instruction is (for their length).
-extern const uint32_t modrm_bitmap[2][8];
+
+// Fills in out's operands from what has been parsed. False: a register that does not exist.
+// evex_r2 and evex_x: the fifth bits of ModRM.reg and of a vector in ModRM.rm.
+bool insn_operands(struct insn *out, const struct insn_row *row, unsigned evex_r2, unsigned evex_x);
