@@ -3,7 +3,7 @@
 
 #include "base/types.h"
 
-typedef enum [[nodiscard]] err {
+typedef enum [[nodiscard]] err{
     OK = 0,
     ERR_INVALID,     // the request makes no sense
     ERR_EXISTS,      // it is already there

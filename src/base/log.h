@@ -16,9 +16,9 @@ void log_line(enum log_level level, const char *fmt, ...) __attribute__((format(
 
 // Caps what a guest can make a device say: at most `burst` lines, then one more per interval.
 struct log_limit {
-    uint64_t next;     // virtual time at which the budget grows by one line
-    uint32_t used;     // lines said in the current budget
-    uint32_t dropped;  // lines not said since the last one
+    uint64_t next;    // virtual time at which the budget grows by one line
+    uint32_t used;    // lines said in the current budget
+    uint32_t dropped; // lines not said since the last one
 };
 
 // True when one more line may be said at virtual time now.

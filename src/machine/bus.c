@@ -82,8 +82,8 @@ void bus_unmap(struct bus *bus, uint64_t at, struct device *dev)
     pthread_mutex_unlock(&bus->lock);
 }
 
-// Binary search; a torn read is caught by the caller's generation check, so indexes are kept in bounds
-// and nothing is followed here.
+// Binary search; a torn read is caught by the caller's generation check, so indexes are kept in
+// bounds and nothing is followed here.
 static bool search(const struct bus *bus, uint64_t at, struct bus_range *out)
 {
     uint32_t lo = 0, hi = LOAD(bus->count);

@@ -1,5 +1,5 @@
-// Virtual time. It starts at 0, stands still while the VM is paused, and is derived from the host's TSC,
-// so that the guest's TSC and every timer device tell one time.
+// Virtual time. It starts at 0, stands still while the VM is paused, and is derived from the host's
+// TSC, so that the guest's TSC and every timer device tell one time.
 #pragma once
 
 #include "base/types.h"
@@ -8,9 +8,9 @@
 
 struct clock {
     uint64_t tsc_khz;
-    uint64_t mult;     // ns = (ticks * mult) >> CLOCK_SHIFT
-    uint64_t base;     // host TSC at virtual time 0 (moves when the clock is resumed)
-    uint64_t stopped;  // ticks at which it stands, while not running
+    uint64_t mult;    // ns = (ticks * mult) >> CLOCK_SHIFT
+    uint64_t base;    // host TSC at virtual time 0 (moves when the clock is resumed)
+    uint64_t stopped; // ticks at which it stands, while not running
     bool running;
     int64_t wall_base; // ns since 1970 UTC at virtual time 0
 };

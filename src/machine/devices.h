@@ -9,7 +9,8 @@
 
 #define DEVICE_LINES 40
 
-// Where an output of a device goes: a global system interrupt (0..23), one of the legacy wires, nowhere.
+// Where an output of a device goes: a global system interrupt (0..23), one of the legacy wires,
+// nowhere.
 #define WIRE_LEGACY(which) (64 + (which)) // enum irq_legacy
 #define WIRE_NONE 0xff
 
@@ -27,10 +28,10 @@ struct owned_device {
     struct vm *vm;
     struct device *dev;
     pthread_mutex_t own_lock;
-    bool irq_chip;                // guarded by the interrupt router's lock in place of own_lock
-    uint8_t wire[DEVICE_LINES];   // where each output goes
-    uint64_t lines_up;            // outputs that are asserted
-    struct owned_timer *timer;    // type->timers of them
+    bool irq_chip;              // guarded by the interrupt router's lock in place of own_lock
+    uint8_t wire[DEVICE_LINES]; // where each output goes
+    uint64_t lines_up;          // outputs that are asserted
+    struct owned_timer *timer;  // type->timers of them
     bool initialised;
     struct owned_device *next;
 };

@@ -1,5 +1,5 @@
-// Interrupt routing of a VM: global system interrupts to PIC and IOAPIC, messages to local APICs, and
-// what those say to vCPUs. One lock guards all of it and every interrupt controller.
+// Interrupt routing of a VM: global system interrupts to PIC and IOAPIC, messages to local APICs,
+// and what those say to vCPUs. One lock guards all of it and every interrupt controller.
 #pragma once
 
 #include <pthread.h>
@@ -8,7 +8,13 @@
 #include "device/platform.h"
 
 // The two ISA lines that HPET takes over from PIT and RTC while its legacy replacement is on.
-enum irq_legacy { IRQ_LEGACY_PIT, IRQ_LEGACY_RTC, IRQ_LEGACY_HPET0, IRQ_LEGACY_HPET8, IRQ_LEGACY_ON };
+enum irq_legacy {
+    IRQ_LEGACY_PIT,
+    IRQ_LEGACY_RTC,
+    IRQ_LEGACY_HPET0,
+    IRQ_LEGACY_HPET8,
+    IRQ_LEGACY_ON
+};
 
 struct irq {
     pthread_mutex_t lock;
@@ -31,7 +37,8 @@ void irq_release(struct irq *irq);
 void irq_lock(struct irq *irq);
 void irq_unlock(struct irq *irq);
 
-// One source of a line goes up or down; the line is up while any source is. Sources say changes only.
+// One source of a line goes up or down; the line is up while any source is. Sources say changes
+// only.
 void irq_source(struct irq *irq, unsigned gsi, bool level);
 void irq_legacy(struct irq *irq, enum irq_legacy wire, bool level);
 void irq_msi(struct irq *irq, uint64_t address, uint32_t data);

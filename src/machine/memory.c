@@ -30,8 +30,8 @@ void memory_changed(const struct memory *memory, gpa_t at, uint64_t len)
 
 // Calls piece() for each part of the range that lies in one region; checks the whole range first.
 static err_t each_piece(const struct memory *memory, gpa_t at, size_t len,
-                        void (*piece)(const struct memory *m, gpa_t at, uint8_t *host, size_t offset,
-                                      size_t len, void *data),
+                        void (*piece)(const struct memory *m, gpa_t at, uint8_t *host,
+                                      size_t offset, size_t len, void *data),
                         void *data)
 {
     for (int pass = 0; pass < 2; pass++) {
@@ -42,7 +42,8 @@ static err_t each_piece(const struct memory *memory, gpa_t at, size_t len,
             if (!checked_add(at, done, &from))
                 return ERR_INVALID;
             for (unsigned i = 0; i < memory->regions && !r; i++)
-                if (from >= memory->region[i].at && from - memory->region[i].at < memory->region[i].len)
+                if (from >= memory->region[i].at &&
+                    from - memory->region[i].at < memory->region[i].len)
                     r = &memory->region[i];
             if (!r)
                 return ERR_INVALID;

@@ -1,5 +1,6 @@
-// Guest RAM: where it lies, and copying from and to it on behalf of devices and loaders. DMA reaches RAM
-// only; the engine hears of every change so that translations of changed code are dropped.
+// Guest RAM: where it lies, and copying from and to it on behalf of devices and loaders. DMA
+// reaches RAM only; the engine hears of every change so that translations of changed code are
+// dropped.
 #pragma once
 
 #include "engine/engine.h"

@@ -8,8 +8,8 @@
 #define WALL_BYTES 12
 #define FLAG_TSC_STABLE 1
 
-static const struct state_field pvclock_fields[] = {
-    FIELD(struct pvclock, wall_clock), ARRAY(struct pvclock, system_time), FIELDS_END};
+static const struct state_field pvclock_fields[] = {FIELD(struct pvclock, wall_clock),
+                                                    ARRAY(struct pvclock, system_time), FIELDS_END};
 const struct state_desc pvclock_state = STATE_DESC("pvclock", struct pvclock, 1, pvclock_fields);
 
 // ns = (ticks << shift) * mul >> 32, with as many bits in mul as fit.

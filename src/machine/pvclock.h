@@ -1,7 +1,7 @@
-// The paravirtual clock that Linux knows as kvm-clock: two MSRs name guest pages into which the machine
-// writes how to turn the TSC into system time and what the wall clock was at system time 0.
-// Source: Linux Documentation/virt/kvm/x86/msr.rst. Virtual time and the TSC are one clock here, so the
-// pages never need another update.
+// The paravirtual clock that Linux knows as kvm-clock: two MSRs name guest pages into which the
+// machine writes how to turn the TSC into system time and what the wall clock was at system time 0.
+// Source: Linux Documentation/virt/kvm/x86/msr.rst. Virtual time and the TSC are one clock here, so
+// the pages never need another update.
 #pragma once
 
 #include "base/error.h"

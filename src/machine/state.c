@@ -18,8 +18,12 @@ static const struct state_field clock_fields[] = {
     SKIP(struct clock, base, "the host's TSC"),
     FIELD(struct clock, stopped),
     SKIP(struct clock, running, "only a paused machine is saved"),
-    {.name = "pad", .why = "alignment", .offset = offsetof(struct clock, running) + 1, .size = 7,
-     .count = 1, .kind = STATE_SKIP},
+    {.name = "pad",
+     .why = "alignment",
+     .offset = offsetof(struct clock, running) + 1,
+     .size = 7,
+     .count = 1,
+     .kind = STATE_SKIP},
     FIELD(struct clock, wall_base),
     FIELDS_END};
 static const struct state_desc clock_state = STATE_DESC("clock", struct clock, 1, clock_fields);

@@ -1,4 +1,5 @@
-// What the engine asks of the machine on a vCPU's thread: ports, memory-mapped I/O, MSRs, interrupts.
+// What the engine asks of the machine on a vCPU's thread: ports, memory-mapped I/O, MSRs,
+// interrupts.
 #include "device/irq/lapic.h"
 #include "machine/pvclock.h"
 #include "machine/vm_impl.h"

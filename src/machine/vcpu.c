@@ -1,5 +1,5 @@
-// vCPU threads: run guest code, sleep while it is halted, stand at the gate while the VM is paused, and
-// follow INIT and SIPI.
+// vCPU threads: run guest code, sleep while it is halted, stand at the gate while the VM is paused,
+// and follow INIT and SIPI.
 #include <stdlib.h>
 
 #include "device/irq/lapic.h"
@@ -25,7 +25,8 @@ void vcpu_attend(struct vcpu *vcpu, uint32_t attention)
     wake(vcpu);
 }
 
-// --- what the interrupt controllers say (router lock held) ------------------------------------------------
+// --- what the interrupt controllers say (router lock held)
+// ------------------------------------------------
 
 void vcpu_set_intr(void *opaque, unsigned index, bool level)
 {
@@ -57,14 +58,16 @@ void vcpu_event(void *opaque, unsigned index, enum apic_event what, uint8_t vect
     }
 }
 
-// --- the thread -------------------------------------------------------------------------------------------
+// --- the thread
+// -------------------------------------------------------------------------------------------
 
 static void fail(struct vcpu *vcpu, const struct error *e)
 {
     vm_fail(vcpu->vm, VM_END_FAILED, e->text);
 }
 
-// INIT: back to the reset vector; an application processor then waits for SIPI. SDM vol. 3 section 9.4.
+// INIT: back to the reset vector; an application processor then waits for SIPI. SDM vol. 3
+// section 9.4.
 static void do_init(struct vcpu *vcpu, struct cpu_state *s)
 {
     struct vm *vm = vcpu->vm;
@@ -178,7 +181,8 @@ static void vcpu_main(void *opaque)
     free(s);
 }
 
-// --- all of them --------------------------------------------------------------------------------------------
+// --- all of them
+// --------------------------------------------------------------------------------------------
 
 err_t vcpus_new(struct vm *vm, struct error *e)
 {

@@ -1,5 +1,5 @@
-// Building, starting, stopping and ending a VM. The steps of vm_new() are in the order in which the parts
-// need each other.
+// Building, starting, stopping and ending a VM. The steps of vm_new() are in the order in which the
+// parts need each other.
 #include "machine/vm.h"
 
 #include <stdio.h>
@@ -16,7 +16,8 @@
 #define VGA_HOLE 0xa0000ull
 #define VGA_HOLE_END 0xc0000ull
 
-// --- choosing an engine -----------------------------------------------------------------------------------
+// --- choosing an engine
+// -----------------------------------------------------------------------------------
 
 static err_t choose_named(const char *name, const struct engine **out, char why[200],
                           struct error *e)
@@ -27,13 +28,14 @@ static err_t choose_named(const char *name, const struct engine **out, char why[
         struct engine_probe probe = {0};
         engines[i]->probe(&probe);
         if (!probe.usable)
-            return error_set(e, ERR_UNSUPPORTED, "engine '%s' cannot be used: %s%s%s", name, probe.why,
-                             probe.fix[0] ? "; " : "", probe.fix);
+            return error_set(e, ERR_UNSUPPORTED, "engine '%s' cannot be used: %s%s%s", name,
+                             probe.why, probe.fix[0] ? "; " : "", probe.fix);
         *out = engines[i];
         snprintf(why, 200, "asked for");
         return OK;
     }
-    return error_set(e, ERR_NOT_FOUND, "no engine is called '%s'; try auto, translate or kvm", name);
+    return error_set(e, ERR_NOT_FOUND, "no engine is called '%s'; try auto, translate or kvm",
+                     name);
 }
 
 err_t vm_choose_engine(const char *name, const struct engine **out, char why[200], struct error *e)
@@ -51,10 +53,12 @@ err_t vm_choose_engine(const char *name, const struct engine **out, char why[200
         }
         snprintf(against, sizeof against, "no %s: %s", engines[i]->name, probe.why);
     }
-    return error_set(e, ERR_UNSUPPORTED, "no engine can be used here: %s; berth info says more", against);
+    return error_set(e, ERR_UNSUPPORTED, "no engine can be used here: %s; berth info says more",
+                     against);
 }
 
-// --- requests and endings ---------------------------------------------------------------------------------
+// --- requests and endings
+// ---------------------------------------------------------------------------------
 
 static void stop_all(struct vm *vm)
 {
@@ -138,7 +142,8 @@ static void act_on_requests(void *opaque)
         vm_resume(vm);
 }
 
-// --- reset ------------------------------------------------------------------------------------------------
+// --- reset
+// ------------------------------------------------------------------------------------------------
 
 static err_t initial_state(struct vcpu *vcpu, struct error *e)
 {
@@ -165,7 +170,8 @@ static err_t reset(struct vm *vm, struct error *e)
     return board_boot(vm, vm->vcpu[0].initial, e);
 }
 
-// --- building ---------------------------------------------------------------------------------------------
+// --- building
+// ---------------------------------------------------------------------------------------------
 
 static void prepare(struct vm *vm, const struct vm_config *config, struct loop *loop,
                     const struct vm_hooks *hooks)
@@ -189,7 +195,8 @@ static err_t make_clock(struct vm *vm, struct error *e)
     struct host_tsc_info tsc;
     host_tsc_calibrate(&tsc);
     if (!tsc.khz)
-        return error_set(e, ERR_UNSUPPORTED, "this host's time-stamp counter has no steady frequency");
+        return error_set(e, ERR_UNSUPPORTED,
+                         "this host's time-stamp counter has no steady frequency");
     clock_init(&vm->clock, tsc.khz, host_wall_now());
     return OK;
 }
@@ -240,8 +247,8 @@ static err_t add_ram(struct vm *vm, gpa_t at, uint64_t len, uint64_t offset, str
     return len ? vm->engine->map(vm->engine_vm, at, len, host, ENGINE_MAP_RAM, e) : OK;
 }
 
-// One block for all RAM, without a gap for the VGA window in it: the block's offset is the guest-physical
-// address below the PCI hole.
+// One block for all RAM, without a gap for the VGA window in it: the block's offset is the
+// guest-physical address below the PCI hole.
 static err_t make_memory(struct vm *vm, struct error *e)
 {
     vm->ram_bytes = vm->config->memory_bytes;
@@ -306,7 +313,8 @@ void vm_free(struct vm *vm)
     free(vm);
 }
 
-// --- running ----------------------------------------------------------------------------------------------
+// --- running
+// ----------------------------------------------------------------------------------------------
 
 const struct engine *vm_engine(const struct vm *vm)
 {

@@ -1,6 +1,7 @@
 // A virtual machine: memory, buses, clock, interrupt routing, devices and vCPUs under one engine.
 //
-// Threads: everything here is called on the main loop's thread. Each vCPU runs on a thread of its own.
+// Threads: everything here is called on the main loop's thread. Each vCPU runs on a thread of its
+// own.
 #pragma once
 
 #include "engine/engine.h"
@@ -38,12 +39,13 @@ struct vm_hooks {
     void *opaque;
 };
 
-// Chooses the engine that the definition names; for "auto" the first usable one. *why (200 bytes) gets the
-// reason for the choice or, with ERR_UNSUPPORTED, e the reason against it.
+// Chooses the engine that the definition names; for "auto" the first usable one. *why (200 bytes)
+// gets the reason for the choice or, with ERR_UNSUPPORTED, e the reason against it.
 err_t vm_choose_engine(const char *name, const struct engine **out, char why[200], struct error *e);
 
-// Builds a machine that stands at its reset state with the kernel loaded. Opens all files the definition
-// names; config, loop and hooks stay the caller's and valid until vm_free. On error nothing is left.
+// Builds a machine that stands at its reset state with the kernel loaded. Opens all files the
+// definition names; config, loop and hooks stay the caller's and valid until vm_free. On error
+// nothing is left.
 err_t vm_new(const struct vm_config *config, struct loop *loop, const struct vm_hooks *hooks,
              struct vm **out, struct error *e);
 void vm_free(struct vm *vm); // stops it first; accepts NULL
@@ -52,7 +54,7 @@ const struct engine *vm_engine(const struct vm *vm);
 
 // Starts the vCPU threads (they wait until vm_resume). Once.
 err_t vm_start(struct vm *vm, struct error *e);
-void vm_pause(struct vm *vm);  // returns when no vCPU runs; virtual time stands still
+void vm_pause(struct vm *vm); // returns when no vCPU runs; virtual time stands still
 void vm_resume(struct vm *vm);
 
 // Presses the power button. False: the guest does not listen to it.
@@ -67,7 +69,7 @@ void vm_console_writable(struct vm *vm);
 
 unsigned vm_counters(struct vm *vm, struct engine_counter *out, unsigned max);
 
-// State of all vCPUs and devices, while paused: save appends a stream, load replaces, compare names the
-// first difference. RAM is not part of it. For tests of engines and, later, snapshots.
+// State of all vCPUs and devices, while paused: save appends a stream, load replaces, compare names
+// the first difference. RAM is not part of it. For tests of engines and, later, snapshots.
 void vm_state_save(struct vm *vm, struct buffer *out);
 err_t vm_state_load(struct vm *vm, const void *data, size_t len, struct error *e);

@@ -27,7 +27,7 @@ struct vcpu {
     struct engine_vcpu *engine;
     struct device *lapic;
     struct host_thread thread;
-    bool attached;        // the engine knows this thread
+    bool attached; // the engine knows this thread
 
     uint32_t attention;   // [any] enum vcpu_attention
     uint8_t sipi_vector;  // [any] of the latest VCPU_SIPI
@@ -37,7 +37,8 @@ struct vcpu {
     pthread_cond_t wake;
     bool asleep;
 
-    struct cpu_state *initial; // reset state to load before the next run; NULL: none (guarded by vm->park)
+    struct cpu_state
+        *initial; // reset state to load before the next run; NULL: none (guarded by vm->park)
 };
 
 struct vm {
@@ -57,7 +58,7 @@ struct vm {
     struct owned_device *devices;
     struct cpuid_table cpuid;
     uint64_t host_xcr0; // what XSAVE may hold here
-    uint32_t model_id; // EDX at reset: family, model, stepping
+    uint32_t model_id;  // EDX at reset: family, model, stepping
     struct pvclock pvclock;
     struct board *board;
 
@@ -65,16 +66,16 @@ struct vm {
     unsigned vcpus;
     pthread_mutex_t park; // guards parked and running
     pthread_cond_t parked_changed;
-    unsigned parked;      // threads that stand at the gate
-    bool running;         // the gate is open
+    unsigned parked; // threads that stand at the gate
+    bool running;    // the gate is open
     bool started;
 
     // A device asked for something; acted on by the main loop. [any]
-    uint32_t requests;        // bits of enum machine_request
+    uint32_t requests; // bits of enum machine_request
     uint32_t request_argument[4];
     struct loop_work request_work;
-    struct vm_result result;  // of the first vCPU that ended (guarded by park)
-    bool failed;              // result was set by a vCPU (guarded by park)
+    struct vm_result result; // of the first vCPU that ended (guarded by park)
+    bool failed;             // result was set by a vCPU (guarded by park)
     bool ended;
 };
 

@@ -1,8 +1,8 @@
 // Walks state tables. A stream of one object is
 //     u32 magic, u16 table version, u16 rows, then per row:
 //     u16 name length, name, u32 element size, u32 count, bytes (little-endian elements).
-// Rows of nested structs are flattened with dotted names: "channel[1].count". Loading goes through a copy
-// of the object, so that a bad stream leaves the original untouched.
+// Rows of nested structs are flattened with dotted names: "channel[1].count". Loading goes through
+// a copy of the object, so that a bad stream leaves the original untouched.
 #include "state/state.h"
 
 #include <stdio.h>
@@ -45,7 +45,8 @@ static err_t each_row(const struct state_desc *desc, const char *prefix, size_t 
                 snprintf(inner, sizeof inner, "%.80s%.30s.", prefix, f->name);
             else
                 snprintf(inner, sizeof inner, "%.80s%.24s[%u].", prefix, f->name, i);
-            err_t err = each_row(f->sub, inner, base + f->offset + (size_t)i * f->size, visit, opaque);
+            err_t err =
+                each_row(f->sub, inner, base + f->offset + (size_t)i * f->size, visit, opaque);
             if (err)
                 return err;
         }
@@ -53,7 +54,8 @@ static err_t each_row(const struct state_desc *desc, const char *prefix, size_t 
     return OK;
 }
 
-// --- save -----------------------------------------------------------------------------------------
+// --- save
+// -----------------------------------------------------------------------------------------
 
 struct saving {
     const uint8_t *object;
@@ -101,7 +103,8 @@ void state_save(const struct state_desc *desc, const void *object, struct buffer
         store_le16(out->data + start + 6, s.rows);
 }
 
-// --- load -----------------------------------------------------------------------------------------
+// --- load
+// -----------------------------------------------------------------------------------------
 
 struct stream_row {
     const uint8_t *name;
@@ -196,8 +199,8 @@ static err_t load_row(const struct row *row, void *opaque)
         if (!same_name(r, (const uint8_t *)row->name, len))
             continue;
         if (r->size != f->size || r->count != f->count)
-            return error_set(l->e, ERR_CORRUPT, "row '%s' has %u x %u bytes, not %u x %u", row->name,
-                             r->count, r->size, f->count, f->size);
+            return error_set(l->e, ERR_CORRUPT, "row '%s' has %u x %u bytes, not %u x %u",
+                             row->name, r->count, r->size, f->count, f->size);
         memcpy(l->object + row->offset, r->bytes, (size_t)f->size * f->count);
         r->taken = true;
         return OK;
@@ -242,7 +245,8 @@ err_t state_load(const struct state_desc *desc, void *object, const void *data, 
     return err;
 }
 
-// --- compare, dump ----------------------------------------------------------------------------------
+// --- compare, dump
+// ----------------------------------------------------------------------------------
 
 struct comparing {
     const uint8_t *a, *b;
@@ -302,7 +306,8 @@ void state_dump(const struct state_desc *desc, const void *object,
     (void)!each_row(desc, "", 0, dump_row, &d);
 }
 
-// --- coverage ---------------------------------------------------------------------------------------
+// --- coverage
+// ---------------------------------------------------------------------------------------
 
 static err_t mark(uint8_t *map, const struct state_desc *desc, const struct state_field *f,
                   struct error *e)
@@ -316,7 +321,8 @@ static err_t mark(uint8_t *map, const struct state_desc *desc, const struct stat
         map[f->offset + i] = 1;
     }
     if (f->kind == STATE_STRUCT && f->sub->size != f->size)
-        return error_set(e, ERR_INVALID, "%s.%s: its table is for another struct", desc->name, f->name);
+        return error_set(e, ERR_INVALID, "%s.%s: its table is for another struct", desc->name,
+                         f->name);
     return f->kind == STATE_STRUCT ? state_check(f->sub, e) : OK;
 }
 
@@ -328,7 +334,8 @@ err_t state_check(const struct state_desc *desc, struct error *e)
     err_t err = OK;
     for (const struct state_field *f = desc->fields; !err && f->kind != STATE_END; f++)
         err = mark(map, desc, f, e);
-    uint32_t end = desc->size; // padding at the end follows from alignment and hides nothing aligned
+    uint32_t end =
+        desc->size; // padding at the end follows from alignment and hides nothing aligned
     while (end > 0 && !map[end - 1] && desc->size - end < 63)
         end--;
     for (uint32_t i = 0; !err && i < end; i++)

@@ -14,31 +14,32 @@ struct test {
 
 static int test_failures; // of the running test
 
-#define CHECK(cond) \
-    do { \
-        if (!(cond)) { \
+#define CHECK(cond)                                             \
+    do {                                                        \
+        if (!(cond)) {                                          \
             printf("# %s:%d: %s\n", __FILE__, __LINE__, #cond); \
-            test_failures++; \
-        } \
+            test_failures++;                                    \
+        }                                                       \
     } while (0)
 
-#define CHECK_EQ(got, want) \
-    do { \
-        uint64_t got_ = (uint64_t)(got), want_ = (uint64_t)(want); \
-        if (got_ != want_) { \
-            printf("# %s:%d: %s = %#" PRIx64 ", expected %#" PRIx64 "\n", __FILE__, __LINE__, #got, got_, \
-                   want_); \
-            test_failures++; \
-        } \
+#define CHECK_EQ(got, want)                                                                   \
+    do {                                                                                      \
+        uint64_t got_ = (uint64_t)(got), want_ = (uint64_t)(want);                            \
+        if (got_ != want_) {                                                                  \
+            printf("# %s:%d: %s = %#" PRIx64 ", expected %#" PRIx64 "\n", __FILE__, __LINE__, \
+                   #got, got_, want_);                                                        \
+            test_failures++;                                                                  \
+        }                                                                                     \
     } while (0)
 
-#define CHECK_STR(got, want) \
-    do { \
-        const char *got_ = (got), *want_ = (want); \
-        if (strcmp(got_, want_) != 0) { \
-            printf("# %s:%d: %s = \"%s\", expected \"%s\"\n", __FILE__, __LINE__, #got, got_, want_); \
-            test_failures++; \
-        } \
+#define CHECK_STR(got, want)                                                                  \
+    do {                                                                                      \
+        const char *got_ = (got), *want_ = (want);                                            \
+        if (strcmp(got_, want_) != 0) {                                                       \
+            printf("# %s:%d: %s = \"%s\", expected \"%s\"\n", __FILE__, __LINE__, #got, got_, \
+                   want_);                                                                    \
+            test_failures++;                                                                  \
+        }                                                                                     \
     } while (0)
 
 static inline int test_main(const struct test *tests, size_t count)
@@ -55,10 +56,13 @@ static inline int test_main(const struct test *tests, size_t count)
     return failed != 0;
 }
 
-#define TEST(fn) {#fn, fn}
-#define TEST_MAIN(...) \
-    int main(void) \
-    { \
-        static const struct test tests[] = {__VA_ARGS__}; \
+#define TEST(fn) \
+    {            \
+#fn, fn  \
+    }
+#define TEST_MAIN(...)                                           \
+    int main(void)                                               \
+    {                                                            \
+        static const struct test tests[] = {__VA_ARGS__};        \
         return test_main(tests, sizeof tests / sizeof tests[0]); \
     }

@@ -1,5 +1,5 @@
-// The pc board: a Q35-style PC. What is on it, at which addresses and wired to which interrupts, reads
-// from top to bottom in board_new(). Addresses: device/platform.h.
+// The pc board: a Q35-style PC. What is on it, at which addresses and wired to which interrupts,
+// reads from top to bottom in board_new(). Addresses: device/platform.h.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -28,7 +28,8 @@
 
 #define KERNEL_MAX (1 * GIB)
 
-// --- callbacks from the chips -------------------------------------------------------------------------------
+// --- callbacks from the chips
+// -------------------------------------------------------------------------------
 
 static void pic_output(void *opaque, bool level)
 {
@@ -69,7 +70,8 @@ static void route_pirq(void *opaque, unsigned pirq, int irq)
 
 static const struct pci_bus_ops bus_ops = {.lock = device_lock, .unlock = device_unlock};
 
-// --- the parts ------------------------------------------------------------------------------------------------
+// --- the parts
+// ------------------------------------------------------------------------------------------------
 
 static err_t add_interrupt_chips(struct vm *vm, struct error *e)
 {
@@ -112,10 +114,11 @@ static err_t add_timers(struct vm *vm, struct error *e)
     hpet_wires[HPET_LINE_IRQ0] = WIRE_LEGACY(IRQ_LEGACY_HPET0);
     hpet_wires[HPET_LINE_IRQ8] = WIRE_LEGACY(IRQ_LEGACY_HPET8);
     hpet_wires[HPET_LINE_LEGACY] = WIRE_LEGACY(IRQ_LEGACY_ON);
-    err_t err = devices_add(vm, &pit_type, "pit", NULL,
-                            (uint8_t[]){WIRE_LEGACY(IRQ_LEGACY_PIT)}, NULL, e);
+    err_t err =
+        devices_add(vm, &pit_type, "pit", NULL, (uint8_t[]){WIRE_LEGACY(IRQ_LEGACY_PIT)}, NULL, e);
     if (!err)
-        err = devices_add(vm, &rtc_type, "rtc", &rtc, (uint8_t[]){WIRE_LEGACY(IRQ_LEGACY_RTC)}, NULL, e);
+        err = devices_add(vm, &rtc_type, "rtc", &rtc, (uint8_t[]){WIRE_LEGACY(IRQ_LEGACY_RTC)},
+                          NULL, e);
     if (!err)
         err = devices_add(vm, &hpet_type, "hpet", &hpet, hpet_wires, NULL, e);
     if (!err)
@@ -127,7 +130,8 @@ static err_t add_serial(struct vm *vm, struct error *e)
 {
     struct uart_config com1 = {
         .port = PC_PORT_COM1, .write = serial_write, .resume = serial_resume, .opaque = vm};
-    return devices_add(vm, &uart_type, "com1", &com1, (uint8_t[]){PC_IRQ_COM1}, &vm->board->com1, e);
+    return devices_add(vm, &uart_type, "com1", &com1, (uint8_t[]){PC_IRQ_COM1}, &vm->board->com1,
+                       e);
 }
 
 static err_t add_small_devices(struct vm *vm, struct error *e)
@@ -152,7 +156,8 @@ static err_t plug(struct vm *vm, const struct device_type *type, const char *id,
                   unsigned slot, struct device **out, struct error *e)
 {
     struct device *dev = NULL;
-    err_t err = devices_add(vm, type, id, config, (uint8_t[]){PC_GSI_PIRQ + PC_PIRQ(slot, 0)}, &dev, e);
+    err_t err =
+        devices_add(vm, type, id, config, (uint8_t[]){PC_GSI_PIRQ + PC_PIRQ(slot, 0)}, &dev, e);
     if (!err)
         err = pci_bus_plug(&vm->board->pci, pci_function_of(dev), PCI_DEVFN(slot, 0), e);
     if (out)
@@ -180,9 +185,11 @@ static err_t add_chipset(struct vm *vm, struct error *e)
     return err;
 }
 
-// --- files that are read again at every reset -------------------------------------------------------------------
+// --- files that are read again at every reset
+// -------------------------------------------------------------------
 
-static err_t open_file(const char *what, const char *path, const char *hint, int *fd, struct error *e)
+static err_t open_file(const char *what, const char *path, const char *hint, int *fd,
+                       struct error *e)
 {
     *fd = -1;
     if (!path || !path[0])
@@ -204,7 +211,8 @@ static err_t read_again(int fd, const char *name, struct host_file *out, struct 
     return host_file_read_fd(fd, name, KERNEL_MAX, out, e);
 }
 
-// --- life -----------------------------------------------------------------------------------------------------
+// --- life
+// -----------------------------------------------------------------------------------------------------
 
 err_t board_new(struct vm *vm, struct error *e)
 {
@@ -214,8 +222,9 @@ err_t board_new(struct vm *vm, struct error *e)
     vm->board = board;
     board->kernel_fd = board->initrd_fd = -1;
     board->next_slot = PC_SLOT_HOST + 1;
-    err_t err = open_file("kernel", vm->config->kernel,
-                          "--kernel takes a bzImage, a vmlinux or a multiboot file", &board->kernel_fd, e);
+    err_t err =
+        open_file("kernel", vm->config->kernel,
+                  "--kernel takes a bzImage, a vmlinux or a multiboot file", &board->kernel_fd, e);
     if (!err)
         err = open_file("initrd", vm->config->initrd, "--initrd takes an initramfs file",
                         &board->initrd_fd, e);

@@ -1,5 +1,5 @@
-// The pc board's virtio devices: a disk for each of the definition's, a console where one is asked for,
-// and always an entropy source.
+// The pc board's virtio devices: a disk for each of the definition's, a console where one is asked
+// for, and always an entropy source.
 #include <stdio.h>
 
 #include "device/storage/virtio_blk.h"
@@ -8,7 +8,8 @@
 #include "host/random.h"
 #include "machine/board/pc_impl.h"
 
-static void enter(struct device *dev, void (*fn)(struct device *dev, void *argument), void *argument)
+static void enter(struct device *dev, void (*fn)(struct device *dev, void *argument),
+                  void *argument)
 {
     device_lock(dev);
     fn(dev, argument);

@@ -16,8 +16,8 @@ struct outer {
     uint64_t late;
 };
 
-static const struct state_field inner_fields[] = {FIELD(struct inner, count), FIELD(struct inner, mode),
-                                                  FIELD(struct inner, latch), FIELDS_END};
+static const struct state_field inner_fields[] = {
+    FIELD(struct inner, count), FIELD(struct inner, mode), FIELD(struct inner, latch), FIELDS_END};
 static const struct state_desc inner_state = STATE_DESC("inner", struct inner, 1, inner_fields);
 
 static const struct state_field outer_v1_fields[] = {
@@ -42,7 +42,8 @@ static const struct state_desc outer_v2 = STATE_DESC("outer", struct outer, 2, o
 
 static struct outer example(void)
 {
-    return (struct outer){.index = 7, .ram = {1, 2, 3, 4}, .channel = {{1, 2, 3}, {4, 5, 6}, {7, 8, 9}}};
+    return (struct outer){
+        .index = 7, .ram = {1, 2, 3, 4}, .channel = {{1, 2, 3}, {4, 5, 6}, {7, 8, 9}}};
 }
 
 static void saved_state_loads_equal(void)
@@ -103,8 +104,8 @@ static void damaged_stream_leaves_object_alone(void)
 
 static void forgotten_member_is_found(void)
 {
-    static const struct state_field fields[] = {FIELD(struct inner, count), FIELD(struct inner, latch),
-                                                FIELDS_END};
+    static const struct state_field fields[] = {FIELD(struct inner, count),
+                                                FIELD(struct inner, latch), FIELDS_END};
     static const struct state_desc desc = STATE_DESC("inner", struct inner, 1, fields);
     struct error e = {0};
     CHECK(state_check(&desc, &e) != OK);
