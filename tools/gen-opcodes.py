@@ -29,7 +29,7 @@ SIZES = {'b': '1', 'w': '2', 'd': '4', 'q': '8', 'o': '16', 't': '10', 'k': '32'
          'h': 'SIZE_H', 'f': 'SIZE_F', 'g': 'SIZE_G', 'u': 'SIZE_U', 'a': 'SIZE_A', 'm': 'SIZE_M'}
 GPRS = {'AX': 0, 'CX': 1, 'DX': 2, 'BX': 3, 'SP': 4, 'BP': 5, 'SI': 6, 'DI': 7}
 SEGMENTS = {'ES': 0, 'CS': 1, 'SS': 2, 'DS': 3, 'FS': 4, 'GS': 5}
-FORM_WORDS = {'lock': 'LOCKABLE', 'branch': 'BRANCH', 'stack': 'STACK', 'stack32': 'STACK',
+FORM_WORDS = {'lock': 'LOCKABLE', 'branch': 'BRANCH', 'stack': 'STACK', 'stack32': 'STACK', 'mmx': 'MMX',
               'string': 'STRING', 'sys': 'SYSTEM', 'cond': 'COND', 'sse': 'SSE', 'x87': 'X87',
               'avx': 'AVX', 'aligned': 'ALIGNED', 'vsib': 'VSIB'}
 KINDS = {'s': ('LEGACY', ''), 'v': ('VEX', 'V'), 'e': ('EVEX', 'V'), 'x': ('VEX', ''),
@@ -148,6 +148,8 @@ class Row:
         if word in simple:
             key, value = simple[word]
             self.cond[key] = {value}
+        elif word == 'l12':
+            self.cond['l'] = {1, 2}
         elif word in bits:
             self.bits.add(bits[word])
         elif word == 'arith':
@@ -178,8 +180,7 @@ class Row:
         if self.encoding == 'EVEX' or mask:
             self.form.add('AVX512')
         if 'SSE' in self.form and 'ua' not in self.words and any(
-                o.place == 'W' and o.size == 'SIZE_X' or o.name == 'Mo' for o in self.operands
-                if not o.implicit):
+                o.place in ('W', 'E') and o.size in ('SIZE_X', '16') for o in self.operands):
             self.form.add('ALIGNED')
         if self.encoding != 'EVEX':
             self.bits -= {'BCST4', 'BCST8', 'ROUNDING'}
@@ -212,7 +213,7 @@ class Row:
         if 'nok' not in self.words and not any(o.place == 'KAAA' for o in self.operands):
             self.bits.add('MASKABLE')
             first = self.operands[0] if self.operands else None
-            if first and first.place in ('V', 'W') and 'noz' not in self.words:
+            if first and first.place in ('V', 'W', 'H') and 'noz' not in self.words:
                 self.bits.add('ZEROING')
         if any(o.place == 'KAAA' for o in self.operands):
             self.bits.add('MASKABLE')
