@@ -1,0 +1,179 @@
+// berth info: what this host offers. Everything is gathered once, then shown as text or JSON.
+#include <cpuid.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cpu/cpuid.h"
+#include "engine/engine.h"
+#include "host/clock.h"
+#include "host/memory.h"
+#include "host/sandbox.h"
+
+const char info_help[] =
+    "usage: berth info [--json]\n"
+    "\n"
+    "Shows Berth's version, the host's CPU, kernel and memory, which engines can run guests here\n"
+    "(for those that cannot: why not, and what would help) and the layers of the sandbox.\n";
+
+struct info {
+    char cpu[49];
+    struct feature_set features;
+    struct utsname os;
+    long cpus;
+    struct host_memory memory;
+    struct host_tsc_info tsc;
+    struct sandbox_layer layers[SANDBOX_LAYERS];
+};
+
+static const char *const feature_names[FEATURE_COUNT] = {
+#define NAME(id, name, ...) [FEATURE_##id] = (name),
+    CPU_FEATURES(NAME)
+#undef NAME
+};
+
+// The brand string of leaves 0x80000002 to 4, without the blanks some CPUs pad it with.
+static void read_brand(char brand[49])
+{
+    uint32_t words[12] = {0};
+    for (uint32_t i = 0; i < 3; i++)
+        __get_cpuid(0x80000002 + i, &words[4 * i], &words[4 * i + 1], &words[4 * i + 2],
+                    &words[4 * i + 3]);
+    memcpy(brand, words, 48);
+    brand[48] = '\0';
+    size_t start = strspn(brand, " "), len = strlen(brand);
+    while (len > start && brand[len - 1] == ' ')
+        brand[--len] = '\0';
+    memmove(brand, brand + start, len - start + 1);
+}
+
+static void gather(struct info *info)
+{
+    struct cpuid_table table;
+    read_brand(info->cpu);
+    cpuid_read_host(&table);
+    cpuid_features(&table, &info->features);
+    uname(&info->os);
+    info->cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    host_memory_read(&info->memory);
+    host_tsc_calibrate(&info->tsc);
+    sandbox_probe(info->layers);
+}
+
+// --- text
+
+static void show_features(const struct feature_set *features)
+{
+    int column = 0;
+    for (unsigned i = 1; i < FEATURE_COUNT; i++) {
+        if (!feature_has(features, i))
+            continue;
+        if (column == 0 || column + (int)strlen(feature_names[i]) > 84) {
+            printf("%s%-10s", column ? "\n" : "", column ? "" : "features");
+            column = 10;
+        }
+        column += printf(" %s", feature_names[i]);
+    }
+    printf("\n");
+}
+
+static void show_engines(void)
+{
+    for (int i = 0; engines[i]; i++) {
+        struct engine_probe probe = {0};
+        engines[i]->probe(&probe);
+        printf("engine     %s: %s%s\n", engines[i]->name,
+               probe.usable ? "usable" : "not usable: ", probe.usable ? "" : probe.why);
+        if (!probe.usable && probe.fix[0])
+            printf("           to fix: %s\n", probe.fix);
+    }
+}
+
+static void show_text(const struct info *info)
+{
+    printf("berth      %s\n", BERTH_VERSION);
+    printf("host CPU   %s, %ld online\n", info->cpu, info->cpus);
+    show_features(&info->features);
+    printf("TSC        %llu.%03llu MHz (%s)%s\n", (unsigned long long)info->tsc.khz / 1000,
+           (unsigned long long)info->tsc.khz % 1000, info->tsc.source,
+           info->tsc.invariant ? ", invariant" : "");
+    printf("kernel     %s %s\n", info->os.sysname, info->os.release);
+    printf("memory     %llu MiB, %llu MiB available\n", info->memory.total / MIB,
+           info->memory.available / MIB);
+    show_engines();
+    for (int i = 0; i < SANDBOX_LAYERS; i++) {
+        const struct sandbox_layer *layer = &info->layers[i];
+        printf("sandbox    %s: %s%s%s%s\n", layer->name, layer->usable ? "usable" : "not usable",
+               layer->detail[0] ? " (" : "", layer->detail, layer->detail[0] ? ")" : "");
+    }
+}
+
+// --- JSON
+
+static json_t *features_json(const struct feature_set *features)
+{
+    json_t *array = json_array();
+    for (unsigned i = 1; i < FEATURE_COUNT; i++) {
+        if (feature_has(features, i))
+            json_array_append_new(array, json_string(feature_names[i]));
+    }
+    return array;
+}
+
+static json_t *engines_json(void)
+{
+    json_t *array = json_array();
+    for (int i = 0; engines[i]; i++) {
+        struct engine_probe probe = {0};
+        engines[i]->probe(&probe);
+        json_array_append_new(array,
+                              json_pack("{s:s, s:b, s:s, s:s}", "name", engines[i]->name, "usable",
+                                        probe.usable, "why", probe.why, "fix", probe.fix));
+    }
+    return array;
+}
+
+static json_t *sandbox_json(const struct info *info)
+{
+    json_t *array = json_array();
+    for (int i = 0; i < SANDBOX_LAYERS; i++) {
+        const struct sandbox_layer *layer = &info->layers[i];
+        json_array_append_new(array, json_pack("{s:s, s:b, s:s}", "name", layer->name, "usable",
+                                               layer->usable, "detail", layer->detail));
+    }
+    return array;
+}
+
+static int show_json(const struct info *info)
+{
+    json_t *root = json_pack(
+        "{s:s, s:{s:s, s:I, s:o}, s:{s:I, s:s, s:b}, s:s, s:{s:I, s:I}, s:o, s:o}", "version",
+        BERTH_VERSION, "cpu", "model", info->cpu, "online", (json_int_t)info->cpus, "features",
+        features_json(&info->features), "tsc", "khz", (json_int_t)info->tsc.khz, "source",
+        info->tsc.source, "invariant", info->tsc.invariant, "kernel", info->os.release, "memory",
+        "total_mib", (json_int_t)(info->memory.total / MIB), "available_mib",
+        (json_int_t)(info->memory.available / MIB), "engines", engines_json(), "sandbox",
+        sandbox_json(info));
+    if (!root || json_dumpf(root, stdout, JSON_INDENT(2)) < 0)
+        return complain(EXIT_HOST, "cannot write the information");
+    printf("\n");
+    json_decref(root);
+    return EXIT_OK;
+}
+
+int cmd_info(int argc, char **argv)
+{
+    bool json = argc == 2 && !strcmp(argv[1], "--json");
+    if (argc > 1 && !json)
+        return complain(EXIT_USAGE, "info does not know '%s'; see berth info --help", argv[1]);
+    struct info info = {0};
+    gather(&info);
+    if (json)
+        return show_json(&info);
+    show_text(&info);
+    return EXIT_OK;
+}

@@ -1,0 +1,92 @@
+// berth: the command line. One table of subcommands; each has its file.
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+static const char help_help[] = "usage: berth help [COMMAND]\n";
+
+const struct command commands[] = {
+    {"run", "run a virtual machine in the foreground", run_help, cmd_run},
+    {"info", "show what this host offers and which engines can be used", info_help, cmd_info},
+    {"version", "show the version", version_help, cmd_version},
+    {"help", "show this, or the help of a command", help_help, cmd_help},
+    {0},
+};
+
+const char version_help[] = "usage: berth version\n";
+
+int complain(int status, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    fputs("berth: ", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+    va_end(ap);
+    return status;
+}
+
+int cmd_version(int argc, char **argv)
+{
+    printf("berth %s\n", BERTH_VERSION);
+    return EXIT_OK;
+}
+
+static void overview(FILE *to)
+{
+    fputs("usage: berth COMMAND [OPTION...]\n\nRuns virtual machines, on any x86-64 Linux host, "
+          "without root.\n\n",
+          to);
+    for (const struct command *c = commands; c->name; c++)
+        fprintf(to, "  %-10s %s\n", c->name, c->summary);
+    fputs("\nberth COMMAND --help says more about a command.\n", to);
+}
+
+static const struct command *find(const char *name)
+{
+    for (const struct command *c = commands; c->name; c++) {
+        if (!strcmp(c->name, name))
+            return c;
+    }
+    return NULL;
+}
+
+static int unknown(const char *name)
+{
+    return complain(EXIT_USAGE, "there is no command '%s'; berth --help lists them", name);
+}
+
+int cmd_help(int argc, char **argv)
+{
+    if (argc < 2) {
+        overview(stdout);
+        return EXIT_OK;
+    }
+    const struct command *c = find(argv[1]);
+    if (!c)
+        return unknown(argv[1]);
+    fputs(c->help, stdout);
+    return EXIT_OK;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        overview(stderr);
+        return EXIT_USAGE;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
+        return cmd_help(1, argv);
+    if (!strcmp(argv[1], "--version"))
+        return cmd_version(0, NULL);
+    const struct command *c = find(argv[1]);
+    if (!c)
+        return unknown(argv[1]);
+    if (argc > 2 && (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h"))) {
+        fputs(c->help, stdout);
+        return EXIT_OK;
+    }
+    return c->run(argc - 1, argv + 1);
+}

@@ -1,0 +1,213 @@
+// berth run: options to a definition, a look at the files, then berth-vmm.
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "machine/config.h"
+
+const char run_help[] =
+    "usage: berth run [OPTION...]\n"
+    "\n"
+    "Runs a virtual machine in the foreground. Ctrl-] leaves (and stops) it. SIGTERM asks the\n"
+    "guest to shut down; a second one stops it.\n"
+    "\n"
+    "  -n, --name NAME       what to call the VM (vm)\n"
+    "  -c, --cpus N          virtual CPUs, 1 to 64 (1)\n"
+    "  -m, --memory SIZE     memory: 512 or 512M is MiB, 2G is GiB (256M)\n"
+    "      --kernel FILE     kernel to start: a bzImage, a vmlinux or a multiboot file\n"
+    "      --initrd FILE     initial RAM disk for it\n"
+    "      --append TEXT     its command line\n"
+    "      --disk FILE[,ro]  a raw disk image; may be given up to 16 times\n"
+    "      --engine NAME     what runs the guest: auto, translate or kvm (auto)\n"
+    "      --cpu MODEL       CPU model the guest sees\n"
+    "      --serial WHERE    COM1: stdio, pty, file:PATH or none (stdio; none with --json)\n"
+    "      --console WHERE   the virtio console, likewise (none)\n"
+    "      --no-reboot       end when the guest resets\n"
+    "      --exit-device     let the guest end the VM with a status through port 0xf4\n"
+    "      --json            tell events and the result as JSON lines on standard output\n"
+    "      --debug LIST      force paths of the translator, for tests: some of interpret,\n"
+    "                        tiny-tlb, tiny-cache, poll, flags-live, lockstep\n"
+    "\n"
+    "Exit status: 0 the guest powered off, 1 the guest failed or was stopped, 2 wrong usage,\n"
+    "3 the host failed; with --exit-device what the guest gave.\n";
+
+enum option_id {
+    OPT_KERNEL = 256,
+    OPT_INITRD,
+    OPT_APPEND,
+    OPT_DISK,
+    OPT_ENGINE,
+    OPT_CPU,
+    OPT_SERIAL,
+    OPT_CONSOLE,
+    OPT_EXIT_DEVICE,
+    OPT_NO_REBOOT,
+    OPT_JSON,
+    OPT_DEBUG,
+};
+
+static const struct option options[] = {
+    {"name", required_argument, NULL, 'n'},
+    {"cpus", required_argument, NULL, 'c'},
+    {"memory", required_argument, NULL, 'm'},
+    {"kernel", required_argument, NULL, OPT_KERNEL},
+    {"initrd", required_argument, NULL, OPT_INITRD},
+    {"append", required_argument, NULL, OPT_APPEND},
+    {"disk", required_argument, NULL, OPT_DISK},
+    {"engine", required_argument, NULL, OPT_ENGINE},
+    {"cpu", required_argument, NULL, OPT_CPU},
+    {"serial", required_argument, NULL, OPT_SERIAL},
+    {"console", required_argument, NULL, OPT_CONSOLE},
+    {"exit-device", no_argument, NULL, OPT_EXIT_DEVICE},
+    {"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
+    {"json", no_argument, NULL, OPT_JSON},
+    {"debug", required_argument, NULL, OPT_DEBUG},
+    {0},
+};
+
+static err_t parse_cpus(const char *text, uint32_t *out, struct error *e)
+{
+    char *end;
+    errno = 0;
+    unsigned long n = strtoul(text, &end, 10);
+    if (errno || *end || text[0] < '0' || text[0] > '9' || n < 1 || n > VM_VCPUS_MAX)
+        return error_set(e, ERR_INVALID, "'%.40s' is not a number of CPUs from 1 to %d; try -c 2",
+                         text, VM_VCPUS_MAX);
+    *out = (uint32_t)n;
+    return OK;
+}
+
+// "FILE" or "FILE,ro". A file whose name really ends in ",ro" can be given as "FILE,ro,ro".
+static err_t add_disk(struct vm_config *config, const char *text, struct error *e)
+{
+    size_t len = strlen(text);
+    bool read_only = len > 3 && !strcmp(text + len - 3, ",ro");
+    char *path = strndup(text, read_only ? len - 3 : len);
+    if (!path)
+        return error_set(e, ERR_NO_MEMORY, "no memory for the VM's definition");
+    err_t err = vm_config_add_disk(config, path, read_only, e);
+    free(path);
+    return err;
+}
+
+static err_t take_option(struct vm_config *config, int id, char *value, bool *serial_given,
+                         struct error *e)
+{
+    switch (id) {
+    case 'n': return vm_config_set(&config->name, value, e);
+    case 'c': return parse_cpus(value, &config->vcpus, e);
+    case 'm': return vm_memory_parse(value, &config->memory_bytes, e);
+    case OPT_KERNEL: return vm_config_set(&config->kernel, value, e);
+    case OPT_INITRD: return vm_config_set(&config->initrd, value, e);
+    case OPT_APPEND: return vm_config_set(&config->append, value, e);
+    case OPT_DISK: return add_disk(config, value, e);
+    case OPT_ENGINE: return vm_config_set(&config->engine, value, e);
+    case OPT_CPU: return vm_config_set(&config->cpu, value, e);
+    case OPT_SERIAL: *serial_given = true; return vm_config_set(&config->serial, value, e);
+    case OPT_CONSOLE: return vm_config_set(&config->console, value, e);
+    case OPT_EXIT_DEVICE: config->exit_device = true; return OK;
+    case OPT_NO_REBOOT: config->no_reboot = true; return OK;
+    case OPT_JSON: config->json = true; return OK;
+    case OPT_DEBUG: return vm_debug_parse(value, &config->debug, e);
+    default: return ERR_INVALID;
+    }
+}
+
+static err_t bad_option(char **argv, int id, struct error *e)
+{
+    const char *word = argv[optind - 1];
+    if (id == ':')
+        return error_set(e, ERR_INVALID, "option '%s' needs a value; see berth run --help", word);
+    return error_set(e, ERR_INVALID, "there is no option '%s'; see berth run --help", word);
+}
+
+err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct error *e)
+{
+    bool serial_given = false;
+    optind = 0;
+    opterr = 0;
+    for (int id; (id = getopt_long(argc, argv, ":n:c:m:", options, NULL)) != -1;) {
+        if (id == '?' || id == ':')
+            return bad_option(argv, id, e);
+        err_t err = take_option(config, id, optarg, &serial_given, e);
+        if (err)
+            return err;
+    }
+    if (optind < argc)
+        return error_set(e, ERR_INVALID, "'%s' is not an option; see berth run --help",
+                         argv[optind]);
+    if (config->json && !serial_given) {
+        err_t err = vm_config_set(&config->serial, "none", e);
+        if (err)
+            return err;
+    }
+    if (!config->kernel)
+        return error_set(e, ERR_INVALID,
+                         "nothing to start; give --kernel a bzImage, vmlinux or multiboot file");
+    return vm_config_check(config, e);
+}
+
+static err_t check_file(const char *what, const char *path, int mode, const char *hint,
+                        struct error *e)
+{
+    struct stat st;
+    const char *verb = mode & W_OK ? "write" : "read";
+    if (stat(path, &st) < 0 || access(path, mode) < 0)
+        return error_set(e, err_from_errno(errno), "cannot %s %s '%s': %s; %s", verb, what, path,
+                         strerror(errno), hint);
+    if (S_ISDIR(st.st_mode))
+        return error_set(e, ERR_INVALID, "cannot %s %s '%s': it is a directory; %s", verb, what,
+                         path, hint);
+    return OK;
+}
+
+err_t run_check_files(const struct vm_config *config, struct error *e)
+{
+    err_t err = OK;
+    if (config->kernel)
+        err = check_file("kernel", config->kernel, R_OK,
+                         "give --kernel a bzImage, vmlinux or multiboot file", e);
+    if (!err && config->initrd)
+        err = check_file("initrd", config->initrd, R_OK, "give --initrd a readable file", e);
+    for (uint32_t i = 0; !err && i < config->disks; i++) {
+        const struct vm_disk *disk = &config->disk[i];
+        err = check_file("disk", disk->path, disk->read_only ? R_OK : R_OK | W_OK,
+                         disk->read_only ? "give --disk a readable image"
+                                         : "give --disk a writable image, or FILE,ro",
+                         e);
+    }
+    return err;
+}
+
+static bool on_terminal(const struct vm_config *config)
+{
+    return (config->serial && !strcmp(config->serial, "stdio")) ||
+           (config->console && !strcmp(config->console, "stdio"));
+}
+
+int cmd_run(int argc, char **argv)
+{
+    struct vm_config config;
+    struct error e = {0};
+    char *definition = NULL;
+    if (vm_config_init(&config, &e))
+        return complain(EXIT_HOST, "%s", e.text);
+    err_t err = run_parse_options(argc, argv, &config, &e);
+    if (!err)
+        err = run_check_files(&config, &e);
+    if (!err)
+        err = vm_config_save(&config, &definition, &e);
+    bool terminal = on_terminal(&config);
+    vm_config_release(&config);
+    if (err)
+        return complain(err == ERR_NO_MEMORY ? EXIT_HOST : EXIT_USAGE, "%s", e.text);
+    int status = run_supervise(definition, terminal);
+    free(definition);
+    return status;
+}

@@ -1,0 +1,349 @@
+// The sandbox: seccomp(2) through libseccomp, landlock(7) by raw system calls, prctl(2),
+// setrlimit(2). The lists below are what glibc and Berth use; they name the system call that would
+// be missed. Not modelled: namespaces (an unprivileged process often may not make any).
+#include "host/sandbox.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/landlock.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// A sanitizer's run-time makes system calls of its own (at the end even ptrace), so such a build,
+// which is for tests only, keeps the other layers and leaves this one out.
+static const bool filters_on = !BERTH_SANITIZED;
+
+#define CALL(name) SCMP_SYS(name)
+#define CALLS_END (-1000000)
+
+// Every thread: locks, its own memory, time, its end, and abort().
+static const int common_calls[] = {CALL(futex),
+                                   CALL(read),
+                                   CALL(write),
+                                   CALL(writev),
+                                   CALL(munmap),
+                                   CALL(madvise),
+                                   CALL(brk),
+                                   CALL(mremap),
+                                   CALL(clock_gettime),
+                                   CALL(clock_getres),
+                                   CALL(clock_nanosleep),
+                                   CALL(nanosleep),
+                                   CALL(gettimeofday),
+                                   CALL(time),
+                                   CALL(poll),
+                                   CALL(ppoll),
+                                   CALL(rt_sigreturn),
+                                   CALL(rt_sigprocmask),
+                                   CALL(sigaltstack),
+                                   CALL(restart_syscall),
+                                   CALL(getrandom),
+                                   CALL(gettid),
+                                   CALL(getpid),
+                                   CALL(sched_yield),
+                                   CALL(timerfd_settime),
+                                   CALL(rseq),
+                                   CALL(set_robust_list),
+                                   CALL(exit),
+                                   CALL(exit_group),
+                                   CALL(membarrier),
+                                   CALL(sched_getaffinity),
+                                   CALLS_END};
+
+static const int main_calls[] = {CALL(epoll_wait), CALL(epoll_pwait), CALL(epoll_ctl), CALL(close),
+                                 CALL(readv),      CALL(fstat),       CALL(lseek),     CALLS_END};
+
+static const int vcpu_calls[] = {CALLS_END};
+
+static const int block_calls[] = {
+    CALL(pread64),   CALL(pwrite64), CALL(preadv),    CALL(pwritev),         CALL(preadv2),
+    CALL(pwritev2),  CALL(fsync),    CALL(fdatasync), CALL(sync_file_range), CALL(fallocate),
+    CALL(ftruncate), CALL(lseek),    CALL(fstat),     CALL(close),           CALLS_END};
+
+// Preparing a VM: files, threads, memory, the event loop, a pty, and what confines threads later.
+static const int setup_calls[] = {CALL(open),
+                                  CALL(openat),
+                                  CALL(close),
+                                  CALL(close_range),
+                                  CALL(stat),
+                                  CALL(fstat),
+                                  CALL(newfstatat),
+                                  CALL(statx),
+                                  CALL(lstat),
+                                  CALL(statfs),
+                                  CALL(fstatfs),
+                                  CALL(access),
+                                  CALL(faccessat),
+                                  CALL(faccessat2),
+                                  CALL(readlink),
+                                  CALL(readlinkat),
+                                  CALL(lseek),
+                                  CALL(readv),
+                                  CALL(pread64),
+                                  CALL(pwrite64),
+                                  CALL(preadv),
+                                  CALL(pwritev),
+                                  CALL(preadv2),
+                                  CALL(pwritev2),
+                                  CALL(fsync),
+                                  CALL(fdatasync),
+                                  CALL(sync_file_range),
+                                  CALL(fallocate),
+                                  CALL(ftruncate),
+                                  CALL(flock),
+                                  CALL(fcntl),
+                                  CALL(dup),
+                                  CALL(dup2),
+                                  CALL(dup3),
+                                  CALL(pipe2),
+                                  CALL(getcwd),
+                                  CALL(getdents64),
+                                  CALL(ioctl),
+                                  CALL(memfd_create),
+                                  CALL(mmap),
+                                  CALL(mprotect),
+                                  CALL(mlock),
+                                  CALL(epoll_create1),
+                                  CALL(epoll_wait),
+                                  CALL(epoll_pwait),
+                                  CALL(epoll_ctl),
+                                  CALL(eventfd2),
+                                  CALL(timerfd_create),
+                                  CALL(timerfd_gettime),
+                                  CALL(signalfd4),
+                                  CALL(rt_sigaction),
+                                  CALL(rt_sigpending),
+                                  CALL(rt_sigtimedwait),
+                                  CALL(getppid),
+                                  CALL(getuid),
+                                  CALL(geteuid),
+                                  CALL(getgid),
+                                  CALL(getegid),
+                                  CALL(uname),
+                                  CALL(sysinfo),
+                                  CALL(prctl),
+                                  CALL(arch_prctl),
+                                  CALL(prlimit64),
+                                  CALL(getrlimit),
+                                  CALL(setrlimit),
+                                  CALL(getrusage),
+                                  CALL(sched_setaffinity),
+                                  CALL(getcpu),
+                                  CALL(sched_getparam),
+                                  CALL(sched_getscheduler),
+                                  CALL(set_tid_address),
+                                  CALL(seccomp),
+                                  CALL(landlock_create_ruleset),
+                                  CALL(landlock_restrict_self),
+                                  CALLS_END};
+
+static const int *const class_calls[] = {[HOST_THREAD_MAIN] = main_calls,
+                                         [HOST_THREAD_VCPU] = vcpu_calls,
+                                         [HOST_THREAD_BLOCK] = block_calls};
+
+// --- seccomp
+
+// Rules that fail make the filter stricter, never looser; only one for a system call that this
+// libseccomp does not know is expected, and harmless.
+static int allow_list(scmp_filter_ctx filter, const int *calls)
+{
+    for (; *calls != CALLS_END; calls++) {
+        int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, *calls, 0);
+        if (result < 0 && result != -EDOM && result != -EEXIST)
+            return result;
+    }
+    return 0;
+}
+
+static int allow_common(scmp_filter_ctx filter)
+{
+    int result = allow_list(filter, common_calls);
+    if (!result) // abort() and raise(): signals to ourselves only
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(tgkill), 1,
+                                  SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
+    return result;
+}
+
+// Memory may still be had, but none that can be executed.
+static int allow_plain_memory(scmp_filter_ctx filter)
+{
+    const struct scmp_arg_cmp no_exec = SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0);
+    int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(mmap), 1, no_exec);
+    if (!result)
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(mprotect), 1, no_exec);
+    return result;
+}
+
+static int allow_ioctls(scmp_filter_ctx filter, const unsigned long *requests, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(ioctl), 1,
+                                      SCMP_A1(SCMP_CMP_EQ, requests[i]));
+        if (result < 0)
+            return result;
+    }
+    return 0;
+}
+
+// glibc's fstat: no path, only the descriptor.
+static int allow_fstat(scmp_filter_ctx filter)
+{
+    return seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(newfstatat), 1,
+                            SCMP_A3(SCMP_CMP_EQ, AT_EMPTY_PATH));
+}
+
+// The terminal's modes (to restore them), and discarding ranges of a block device.
+static int allow_class_ioctls(scmp_filter_ctx filter, enum host_thread_class thread_class)
+{
+    static const unsigned long terminal[] = {TCGETS, TCSETS, TCSETSW, TCSETSF};
+    static const unsigned long disk[] = {0x1277 /* BLKDISCARD */, 0x127f /* BLKZEROOUT */};
+    switch (thread_class) {
+    case HOST_THREAD_MAIN: return allow_ioctls(filter, terminal, ARRAY_LEN(terminal));
+    case HOST_THREAD_BLOCK: return allow_ioctls(filter, disk, ARRAY_LEN(disk));
+    case HOST_THREAD_VCPU: break;
+    }
+    return 0;
+}
+
+// Threads, but no processes. clone3 hides its flags from the filter, so it is said not to exist,
+// and glibc uses clone.
+static int allow_threads(scmp_filter_ctx filter)
+{
+    int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(clone), 1,
+                                  SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
+    if (!result)
+        result = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), CALL(clone3), 0);
+    return result;
+}
+
+static int load_setup_filter(void)
+{
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+    if (!filter)
+        return -ENOMEM;
+    int result = allow_common(filter);
+    if (!result)
+        result = allow_list(filter, setup_calls);
+    if (!result)
+        result = allow_threads(filter);
+    if (!result)
+        result = seccomp_load(filter);
+    seccomp_release(filter);
+    return result;
+}
+
+static int load_class_filter(enum host_thread_class thread_class)
+{
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+    if (!filter)
+        return -ENOMEM;
+    int result = allow_common(filter);
+    if (!result)
+        result = allow_plain_memory(filter);
+    if (!result)
+        result = allow_list(filter, class_calls[thread_class]);
+    if (!result)
+        result = allow_class_ioctls(filter, thread_class);
+    if (!result && thread_class != HOST_THREAD_VCPU)
+        result = allow_fstat(filter);
+    if (!result)
+        result = seccomp_load(filter);
+    seccomp_release(filter);
+    return result;
+}
+
+// --- Landlock
+
+static int landlock_version(void)
+{
+    long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+    return version < 0 ? 0 : (int)version;
+}
+
+// A rule set that handles all file access of its first version and allows none of it. True also
+// where there is no Landlock: the filters do not depend on it.
+static bool deny_files(void)
+{
+    if (!landlock_version())
+        return true;
+    const struct landlock_ruleset_attr attr = {
+        .handled_access_fs = LANDLOCK_ACCESS_FS_MAKE_SYM * 2 - 1}; // its highest right
+    int rules = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof attr, 0);
+    if (rules < 0)
+        return false;
+    bool done = syscall(SYS_landlock_restrict_self, rules, 0) == 0;
+    close(rules);
+    return done;
+}
+
+// --- the steps
+
+static void probe_seccomp(struct sandbox_layer *layer)
+{
+    const uint32_t action = 0x80000000u; // SECCOMP_RET_KILL_PROCESS
+    layer->usable = syscall(SYS_seccomp, 2 /* SECCOMP_GET_ACTION_AVAIL */, 0, &action) == 0;
+    const struct scmp_version *v = seccomp_version();
+    if (layer->usable)
+        snprintf(layer->detail, sizeof layer->detail, "libseccomp %u.%u.%u%s", v->major, v->minor,
+                 v->micro, filters_on ? "" : ", off in this sanitizer build");
+    else
+        snprintf(layer->detail, sizeof layer->detail, "the kernel has no seccomp filters");
+}
+
+void sandbox_probe(struct sandbox_layer layers[SANDBOX_LAYERS])
+{
+    layers[0] = (struct sandbox_layer){.name = "seccomp"};
+    probe_seccomp(&layers[0]);
+    layers[1] = (struct sandbox_layer){.name = "landlock", .usable = landlock_version() > 0};
+    if (layers[1].usable)
+        snprintf(layers[1].detail, sizeof layers[1].detail, "version %d", landlock_version());
+    else
+        snprintf(layers[1].detail, sizeof layers[1].detail,
+                 "the kernel was built or started without it (lsm=landlock,...)");
+    layers[2] = (struct sandbox_layer){.name = "no_new_privs"};
+    layers[2].usable = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) >= 0;
+}
+
+static void close_strays(int keep)
+{
+    if (keep > 3)
+        close_range(3, (unsigned)keep - 1, 0);
+    close_range(keep >= 3 ? (unsigned)keep + 1 : 3, ~0u, 0);
+}
+
+err_t sandbox_enter(int keep, struct error *e)
+{
+    close_strays(keep);
+    const struct rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return error_set(e, ERR_UNSUPPORTED, "cannot give up privileges: %s", strerror(errno));
+    if (!filters_on)
+        return OK;
+    int result = load_setup_filter();
+    if (result < 0)
+        return error_set(e, ERR_UNSUPPORTED,
+                         "cannot install the system-call filter: %s; Berth needs a kernel (and a "
+                         "container) with seccomp",
+                         strerror(-result));
+    return OK;
+}
+
+void sandbox_confine(enum host_thread_class thread_class)
+{
+    if (!deny_files() || (filters_on && load_class_filter(thread_class) < 0)) {
+        static const char words[] = "berth-vmm: cannot confine a thread: stopped\n";
+        ssize_t ignored = write(STDERR_FILENO, words, sizeof words - 1);
+        (void)ignored;
+        abort();
+    }
+}

@@ -1,0 +1,32 @@
+// What a VM's process may still do, should a guest ever take it over. Three layers, each of them
+// enough on its own against most of what an escaped guest would try:
+//   - seccomp: an allow-list of system calls for each class of thread; anything else kills the
+//   process
+//   - Landlock, where the kernel has it: no file can be opened any more
+//   - no_new_privs, no core dumps, no descriptors but the VM's own
+#pragma once
+
+#include "base/error.h"
+#include "host/thread.h"
+
+struct sandbox_layer {
+    const char *name;
+    bool usable;
+    char detail[120]; // version, or why it is not usable
+};
+
+#define SANDBOX_LAYERS 3 // "seccomp", "landlock", "no_new_privs"
+
+// What this host offers, for `berth info`.
+void sandbox_probe(struct sandbox_layer layers[SANDBOX_LAYERS]);
+
+// First step of the process, before any thread and before any file that somebody else named is
+// opened: closes descriptors other than 0, 1, 2 and keep (-1: none), forbids new privileges and
+// core dumps, and allows from now on only what preparing a VM needs (no programs, no sockets, no
+// other processes).
+err_t sandbox_enter(int keep, struct error *e);
+
+// For the calling thread: only what running a VM needs of its class. There is no way back. Aborts
+// the process when the kernel refuses, since guest code must not run unconfined. The signature is
+// that of host_thread_guard().
+void sandbox_confine(enum host_thread_class thread_class);

@@ -1,0 +1,272 @@
+// The steps of one VM's run, and what happens while it runs: streams, signals, the end.
+#include "vmm/run.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "host/file.h"
+#include "host/thread.h"
+
+#define DEFINITION_MAX (1 * MIB)
+#define FLUSH_MS 2000
+
+// --- the definition
+
+err_t run_read_definition(struct run *run, int fd, struct error *e)
+{
+    struct host_file file;
+    err_t err = host_file_read_fd(fd, "definition", DEFINITION_MAX, &file, e);
+    close(fd);
+    if (!err)
+        err = vm_config_load(&run->config, (const char *)file.data, file.len, e);
+    if (!err)
+        run->events.json = run->config.json;
+    host_file_release(&file);
+    return err;
+}
+
+// --- endings
+
+static void finish(struct run *run, int status, const char *reason, const char *text)
+{
+    run->status = status;
+    struct engine_counter counter[64];
+    unsigned n = vm_counters(run->vm, counter, ARRAY_LEN(counter));
+    for (unsigned i = 0; i < n && i < ARRAY_LEN(counter); i++)
+        events_tell(&run->events, "counter", "s:s, s:I", "name", counter[i].name, "value",
+                    (long long)counter[i].value);
+    events_tell(&run->events, "stopped", "s:s, s:i, s:s?", "reason", reason, "status", status,
+                "text", text && *text ? text : NULL);
+    loop_stop(run->loop);
+}
+
+static void ended(void *opaque, const struct vm_result *result)
+{
+    struct run *run = opaque;
+    static const struct {
+        int status;
+        const char *reason;
+    } ends[] = {
+        [VM_END_POWEROFF] = {VMM_POWERED_OFF, "poweroff"},
+        [VM_END_RESET] = {VMM_POWERED_OFF, "reset"},
+        [VM_END_PANIC] = {VMM_GUEST_FAILED, "panic"},
+        [VM_END_SHUTDOWN] = {VMM_GUEST_FAILED, "triple-fault"},
+        [VM_END_DEBUG_EXIT] = {0, "exit-device"},
+        [VM_END_FAILED] = {VMM_HOST_FAILED, "engine-failed"},
+    };
+    int status = ends[result->end].status;
+    if (result->end == VM_END_DEBUG_EXIT)
+        status = (int)(result->status & 0xff);
+    if (result->text[0])
+        events_say(&run->events, "%s: %s", run->config.name, result->text);
+    finish(run, status, ends[result->end].reason, result->text);
+}
+
+static void rebooted(void *opaque)
+{
+    struct run *run = opaque;
+    events_tell(&run->events, "rebooted", "");
+}
+
+// --- streams
+
+static size_t serial_out(void *opaque, const uint8_t *data, size_t len)
+{
+    struct run *run = opaque;
+    return run->serial->type->write(run->serial, data, len);
+}
+
+static size_t console_out(void *opaque, const uint8_t *data, size_t len)
+{
+    struct run *run = opaque;
+    return run->console->type->write(run->console, data, len);
+}
+
+static void serial_room(void *opaque)
+{
+    struct run *run = opaque;
+    run->serial->type->resume(run->serial);
+}
+
+static void console_room(void *opaque)
+{
+    struct run *run = opaque;
+    run->console->type->resume(run->console);
+}
+
+static size_t serial_in(void *opaque, const uint8_t *data, size_t len)
+{
+    struct run *run = opaque;
+    return vm_serial_in(run->vm, data, len);
+}
+
+static size_t console_in(void *opaque, const uint8_t *data, size_t len)
+{
+    struct run *run = opaque;
+    return vm_console_in(run->vm, data, len);
+}
+
+static void serial_writable(void *opaque)
+{
+    struct run *run = opaque;
+    vm_serial_writable(run->vm);
+}
+
+static void console_writable(void *opaque)
+{
+    struct run *run = opaque;
+    vm_console_writable(run->vm);
+}
+
+static void left(void *opaque)
+{
+    struct run *run = opaque;
+    vm_pause(run->vm);
+    finish(run, VMM_POWERED_OFF, "left", NULL);
+}
+
+static err_t open_stream(struct run *run, const char *name, const char *spec, struct chardev **out,
+                         struct error *e)
+{
+    struct chardev_options options = {
+        .loop = run->loop, .spec = spec, .name = name, .leave = left, .opaque = run};
+    err_t err = chardev_open(&options, out, e);
+    if (err)
+        return err;
+    const char *where = chardev_where(*out);
+    if (where) {
+        events_tell(&run->events, name, "s:s", "path", where);
+        events_say(&run->events, "the guest's %s is at %s", name, where);
+    }
+    return OK;
+}
+
+err_t run_open_streams(struct run *run, struct error *e)
+{
+    err_t err = open_stream(run, "serial", run->config.serial, &run->serial, e);
+    if (!err)
+        err = open_stream(run, "console", run->config.console, &run->console, e);
+    return err;
+}
+
+// --- signals
+
+// The first SIGTERM or SIGINT presses the power button. A second one, a guest that does not listen,
+// or a signal that says nobody is there any more ends the VM at once.
+static void act_on_signal(struct run *run, int signal)
+{
+    bool ask = (signal == SIGTERM || signal == SIGINT) && !run->asked;
+    if (ask && vm_power_button(run->vm)) {
+        run->asked = true;
+        events_tell(&run->events, "shutdown-requested", "");
+        events_say(&run->events, "asked the guest to shut down; once more stops it");
+        return;
+    }
+    vm_pause(run->vm);
+    finish(run, VMM_GUEST_FAILED, "stopped", NULL);
+}
+
+static void signal_ready(void *opaque, uint32_t events)
+{
+    struct run *run = opaque;
+    struct signalfd_siginfo info;
+    if (read(run->signals.fd, &info, sizeof info) == sizeof info)
+        act_on_signal(run, (int)info.ssi_signo);
+}
+
+static err_t open_signals(struct run *run, struct error *e)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGQUIT);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0)
+        return error_set(e, ERR_IO, "cannot receive signals: %s", strerror(errno));
+    run->signals =
+        (struct loop_fd){.fd = fd, .events = EPOLLIN, .ready = signal_ready, .opaque = run};
+    return loop_fd_add(run->loop, &run->signals, e);
+}
+
+err_t run_make_loop(struct run *run, struct error *e)
+{
+    err_t err = loop_new(&run->loop, e);
+    return err ? err : open_signals(run, e);
+}
+
+// --- the VM
+
+err_t run_build_vm(struct run *run, struct error *e)
+{
+    const struct vm_hooks hooks = {.serial_out = serial_out,
+                                   .console_out = console_out,
+                                   .serial_room = serial_room,
+                                   .console_room = console_room,
+                                   .ended = ended,
+                                   .rebooted = rebooted,
+                                   .opaque = run};
+    err_t err = vm_new(&run->config, run->loop, &hooks, &run->vm, e);
+    return err ? err : vm_start(run->vm, e);
+}
+
+static bool on_stdio(const char *spec)
+{
+    return spec && !strcmp(spec, "stdio");
+}
+
+err_t run_take_terminal(struct run *run, struct error *e)
+{
+    run->terminal.fd = -1;
+    if (!on_stdio(run->config.serial) && !on_stdio(run->config.console))
+        return OK;
+    host_terminal_save(&run->terminal, STDIN_FILENO);
+    if (run->terminal.fd >= 0)
+        events_say(&run->events, "%s runs here; Ctrl-] leaves", run->config.name);
+    host_terminal_raw(&run->terminal);
+    return OK;
+}
+
+err_t run_lock_in(struct run *run, struct error *e)
+{
+    host_thread_confine(HOST_THREAD_MAIN);
+    return OK;
+}
+
+err_t run_guest(struct run *run, struct error *e)
+{
+    events_tell(&run->events, "started", "s:s, s:s, s:i", "name", run->config.name, "engine",
+                vm_engine(run->vm)->name, "pid", (int)getpid());
+    const struct chardev_user serial = {
+        .input = serial_in, .writable = serial_writable, .opaque = run};
+    const struct chardev_user console = {
+        .input = console_in, .writable = console_writable, .opaque = run};
+    chardev_attach(run->serial, &serial);
+    chardev_attach(run->console, &console);
+    vm_resume(run->vm);
+    loop_run(run->loop);
+    return OK;
+}
+
+// Streams go last: the end of the guest's output may still be in them.
+void run_release(struct run *run)
+{
+    vm_free(run->vm);
+    chardev_close(run->serial, FLUSH_MS);
+    chardev_close(run->console, FLUSH_MS);
+    if (run->terminal.raw)
+        host_terminal_restore(&run->terminal);
+    if (run->signals.fd > 0) {
+        loop_fd_remove(run->loop, &run->signals);
+        close(run->signals.fd);
+    }
+    loop_free(run->loop);
+    vm_config_release(&run->config);
+}

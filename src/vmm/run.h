@@ -1,0 +1,38 @@
+// One VM's run inside berth-vmm: its loop, streams, signals and terminal, from build to result.
+#pragma once
+
+#include "chardev/open.h"
+#include "control/events.h"
+#include "host/loop.h"
+#include "host/terminal.h"
+#include "machine/vm.h"
+
+// What berth-vmm's exit status means; --exit-device gives others.
+enum vmm_status {
+    VMM_POWERED_OFF = 0, // also: the person left, the guest reset itself and was not to start again
+    VMM_GUEST_FAILED = 1, // it crashed, or was stopped before it had switched itself off
+    VMM_USAGE = 2,
+    VMM_HOST_FAILED = 3,
+};
+
+struct run {
+    struct vm_config config;
+    struct events events;
+    struct loop *loop;
+    struct loop_fd signals; // a signalfd
+    struct chardev *serial, *console;
+    struct vm *vm;
+    struct host_terminal terminal;
+    bool asked; // the power button was pressed for a signal
+    int status;
+};
+
+// In this order; each needs what the one before it made. run_release() undoes any of them.
+err_t run_read_definition(struct run *run, int fd, struct error *e);
+err_t run_make_loop(struct run *run, struct error *e);
+err_t run_open_streams(struct run *run, struct error *e);
+err_t run_build_vm(struct run *run, struct error *e);
+err_t run_take_terminal(struct run *run, struct error *e);
+err_t run_lock_in(struct run *run, struct error *e);
+err_t run_guest(struct run *run, struct error *e); // returns when the VM has ended; status is set
+void run_release(struct run *run);
