@@ -147,7 +147,7 @@ static void parse_evex(struct parse *p, struct insn *out)
     p->evex_v2 = p->mode == 8 && !(c & 8);
     p->veclen = c >> 5 & 3;
     out->evex_aaa = c & 7;
-    out->evex_zb = (uint8_t)((c >> 4 & 1) | (c >> 7) << 1);
+    out->evex_zb = (uint8_t)((c >> 4 & 1) | (c >> 7) << 1 | (c >> 5 & 3) << 2);
     out->vvvv |= (uint8_t)(p->evex_v2 << 4);
     if (a & 8 || !(b & 4))
         p->bad = true;

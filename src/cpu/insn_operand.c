@@ -205,6 +205,31 @@ static bool set_operand(struct insn *in, const struct fields *f, struct operand 
     }
 }
 
+// Which field of the encoding names the operand (enum operand_field).
+static unsigned field_of(unsigned place)
+{
+    switch (place) {
+    case PLACE_G:
+    case PLACE_S:
+    case PLACE_C:
+    case PLACE_D:
+    case PLACE_V:
+    case PLACE_P:
+    case PLACE_K: return FIELD_REG;
+    case PLACE_E:
+    case PLACE_W:
+    case PLACE_Q:
+    case PLACE_KE:
+    case PLACE_ST_RM: return FIELD_RM;
+    case PLACE_Z: return FIELD_OPCODE;
+    case PLACE_B:
+    case PLACE_H:
+    case PLACE_KH: return FIELD_VVVV;
+    case PLACE_L: return FIELD_IS4;
+    default: return FIELD_NONE;
+    }
+}
+
 // REP counts in rCX.
 static void add_count(struct insn *in)
 {
@@ -229,6 +254,7 @@ bool insn_operands(struct insn *in, const struct insn_row *row, unsigned evex_r2
         struct operand *o = &in->operand[i];
         o->reg = from->reg;
         o->flags = from->flags;
+        o->field = (uint8_t)field_of(from->place);
         o->size = (uint16_t)resolve_size(in, from->size);
         legal &= set_operand(in, &f, o, from->place);
     }
