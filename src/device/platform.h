@@ -66,4 +66,5 @@
 #define PC_SLOT_LPC 31
 
 #define PC_PM_TIMER_HZ 3579545
+#define PC_PM_TIMER_BITS 24 // TMR_VAL_EXT stays clear in the FADT
 #define PC_APIC_BUS_KHZ 1000000 // local APIC timer: 1 tick a ns before the divider
