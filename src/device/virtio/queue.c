@@ -166,6 +166,19 @@ enum virtq_result virtq_pop(struct virtq *q, struct virtq_chain *chain, const ch
     return (q->packed ? packed_pop : split_pop)(q, chain, why ? why : &unused);
 }
 
+void virtq_unpop(struct virtq *q, const struct virtq_chain *chain)
+{
+    if (!q->packed) {
+        q->avail--;
+        return;
+    }
+    if (q->avail < chain->slots) {
+        q->avail += q->size;
+        q->avail_wrap ^= 1;
+    }
+    q->avail -= chain->slots;
+}
+
 // The machine learns of what was written into the buffers before the guest can see the used entry.
 static void announce_writes(const struct virtq *q, const struct virtq_chain *chain,
                             uint64_t written)

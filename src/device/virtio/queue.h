@@ -65,6 +65,8 @@ err_t virtq_loaded(struct virtq *q, uint64_t features, struct error *e);
 // Takes the next request. When the ring is empty, asks to be notified of the next one. *why (may be
 // NULL) says what is wrong with a broken ring.
 enum virtq_result virtq_pop(struct virtq *q, struct virtq_chain *chain, const char **why);
+// Puts the request that was popped last back: the next pop finds it again.
+void virtq_unpop(struct virtq *q, const struct virtq_chain *chain);
 // Returns a request to the guest with the number of bytes written into its writable buffers, from
 // the first one on.
 bool virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t written);
