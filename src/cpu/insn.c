@@ -333,7 +333,7 @@ static unsigned disp8_scale(const struct insn *out, const struct insn_row *row)
         return 1;
     if (out->evex_zb & 1 && row->bits & (ROW_BCST4 | ROW_BCST8))
         return row->bits & ROW_BCST4 ? 4 : 8;
-    return row->disp_n; // SIZE_* is resolved with the operands
+    return row->disp_n ? row->disp_n : 1; // the operand's size is multiplied in with the operands
 }
 
 static void parse_disp(struct parse *p, struct insn *out)
