@@ -1,4 +1,5 @@
-// The block translator as the run loop sees it: one code cache for each vCPU, used only by its thread.
+// The block translator as the run loop sees it: one code cache for each vCPU, used only by its
+// thread. See docs/engine-translate-jit.md.
 #pragma once
 
 #include "engine/translate/tcpu.h"
@@ -7,9 +8,17 @@ struct jit *jit_new(struct tcpu *c); // NULL when the host refuses executable me
 void jit_free(struct jit *jit);      // accepts NULL
 
 // Runs translated code from s.rip until something is pending or the interpreter must take one
-// instruction (the run loop calls interp_step() next).
+// instruction (the run loop calls interp_step() next). A guest fault unwinds through it.
 void jit_run(struct tcpu *c);
 
-// Drops every block made of bytes in the range; the running block ends after its current instruction.
+// Drops every block made of bytes in the range; the running block ends after its current
+// instruction.
 void jit_invalidate(struct tcpu *c, gpa_t at, uint64_t len);
+// Drops everything: the meaning of code bytes may have changed (features, memory map).
 void jit_flush(struct tcpu *c);
+
+// The translation of code addresses may have changed: of those in the aligned 2^shift bytes around
+// one, or of all. Translated code asks mem_code_gpa() again before it next enters such a page from
+// elsewhere. Both accept a vCPU without a translator.
+void jit_forget_page(struct tcpu *c, gva_t at, unsigned shift);
+void jit_forget_pages(struct tcpu *c);

@@ -1,0 +1,102 @@
+// The block translator's life: its memory, and the way in from the run loop.
+#include "engine/translate/jit_impl.h"
+
+#include <cpuid.h>
+#include <sys/mman.h>
+
+#define DEFAULT_CACHE (64 * MIB)
+#define TINY_CACHE (64 * KIB)
+
+// Address space for an array; memory is taken as it is used.
+static void *reserve(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static void unreserve(void *p, size_t bytes)
+{
+    if (p)
+        munmap(p, bytes);
+}
+
+static bool reserve_records(struct jit *jit)
+{
+    jit->max_blocks = (uint32_t)(jit->buf.len / 64);
+    jit->max_marks = (uint32_t)(jit->buf.len / 8);
+    jit->max_sites = (uint32_t)(jit->buf.len / 16);
+    jit->max_links = (uint32_t)(jit->buf.len / 16);
+    jit->page = reserve(JIT_PAGES * sizeof *jit->page);
+    jit->block = reserve(jit->max_blocks * sizeof *jit->block);
+    jit->mark = reserve(jit->max_marks * sizeof *jit->mark);
+    jit->site = reserve(jit->max_sites * sizeof *jit->site);
+    jit->link = reserve(jit->max_links * sizeof *jit->link);
+    return jit->page && jit->block && jit->mark && jit->site && jit->link;
+}
+
+static bool host_has_bmi2(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_BMI2);
+}
+
+// Hot code gets two thirds of the buffer, stubs the rest.
+static void split_buffer(struct jit *jit)
+{
+    uint8_t *start = jit->buf.write, *middle = start + align_down(jit->buf.len / 3 * 2, PAGE_SIZE);
+    ptrdiff_t to_exec = codebuf_to_exec(&jit->buf);
+    jit->hot = (struct emit){.at = start, .end = middle, .to_exec = to_exec};
+    jit->cold = (struct emit){.at = middle, .end = start + jit->buf.len, .to_exec = to_exec};
+    jit_emit_gates(jit);
+    jit->hot_start = jit->hot.at;
+    jit->cold_start = jit->cold.at;
+}
+
+struct jit *jit_new(struct tcpu *c)
+{
+    const struct engine_vm_config *config = &c->vm->config;
+    size_t len = config->code_cache_bytes ? config->code_cache_bytes : DEFAULT_CACHE;
+    if (config->debug & ENGINE_DEBUG_TINY_CACHE)
+        len = TINY_CACHE;
+    struct jit *jit = reserve(sizeof *jit);
+    if (!jit)
+        return NULL;
+    if (codebuf_init(&jit->buf, max_u64(min_u64(len, GIB), TINY_CACHE), NULL) != OK ||
+        !reserve_records(jit)) {
+        jit_free(jit);
+        return NULL;
+    }
+    jit->bmi2 = host_has_bmi2();
+    split_buffer(jit);
+    c->jit = jit;
+    jit_flush(c);
+    c->counter[COUNTER_CACHE_FLUSHES] = 0;
+    return jit;
+}
+
+void jit_free(struct jit *jit)
+{
+    if (!jit)
+        return;
+    unreserve(jit->page, JIT_PAGES * sizeof *jit->page);
+    unreserve(jit->block, jit->max_blocks * sizeof *jit->block);
+    unreserve(jit->mark, jit->max_marks * sizeof *jit->mark);
+    unreserve(jit->site, jit->max_sites * sizeof *jit->site);
+    unreserve(jit->link, jit->max_links * sizeof *jit->link);
+    codebuf_release(&jit->buf);
+    unreserve(jit, sizeof *jit);
+}
+
+void jit_run(struct tcpu *c)
+{
+    struct jit *jit = c->jit;
+    if (!jit->attached)
+        jit_attach(c);
+    c->s.rflags &= ~FLAG_RF; // no instruction breakpoint is armed, or the mode would say so
+    const void *host = jit_continue(c);
+    if (host == jit->leave)
+        return;
+    c->counter[COUNTER_ENTRIES]++;
+    jit->enter(c, host);
+}

@@ -1,0 +1,270 @@
+// Translates one block: decodes forward, finds out backward which flags are needed, emits.
+//
+// A block is a run of instructions within one page and one linear sequence: it ends at an
+// unconditional branch, at an instruction that only the interpreter can do and that may change what
+// follows, or at a size limit. Conditional branches leave it on the way. An instruction that
+// crosses the page is left to the interpreter, which fetches both parts.
+//
+// Not exact: where arithmetic flags will be overwritten before anything reads them, a fault or an
+// interrupt in between may show other values in the saved RFLAGS than a processor would.
+#include "engine/translate/jit_trans.h"
+
+// Guest bytes from which the block is made: a copy, because other processors may be writing there.
+struct source {
+    uint8_t code[JIT_SOURCE_BYTES];
+    unsigned len;
+};
+
+static void copy_source(struct trans *t, struct source *s)
+{
+    const struct jit_page *page = &t->jit->page[t->page];
+    unsigned offset = (unsigned)(t->b->rip & PAGE_MASK);
+    s->len = (unsigned)min_u64(JIT_SOURCE_BYTES, PAGE_SIZE - offset);
+    __builtin_memcpy(s->code, page->host + offset, s->len);
+}
+
+static bool ends_block(const struct insn *in)
+{
+    switch (in->op) {
+    case OP_JCC:
+    case OP_LOOP:
+    case OP_JCXZ: return false;
+    default: return !trans_continues(in);
+    }
+}
+
+// Fills insn[], marks and the block's size. An undecodable first instruction counts as one of its
+// own.
+static void decode(struct trans *t, const struct source *s)
+{
+    struct jit *jit = t->jit;
+    unsigned at = 0, max = JIT_INSNS;
+    t->count = 0;
+    while (t->count < max) {
+        struct insn *in = &t->insn[t->count];
+        enum insn_status status = insn_decode(s->code + at, s->len - at, t->code64 ? 8 : 4, in);
+        if (status != INSN_OK && t->count)
+            break;
+        if (status != INSN_OK) {
+            *in = (struct insn){.op = OP_UD2, .len = (uint8_t)min_u64(s->len, 15)};
+            in->form = UINT16_MAX;
+        }
+        jit->mark[t->b->marks + t->count++].guest = (uint16_t)at;
+        at += in->len;
+        if (status != INSN_OK || ends_block(in))
+            break;
+    }
+    t->b->bytes = (uint16_t)at;
+    t->b->insns = (uint8_t)t->count;
+}
+
+static bool undecoded(const struct insn *in)
+{
+    return in->form == UINT16_MAX;
+}
+
+// A shift by a constant other than zero changes its flags for certain.
+static unsigned flags_read(const struct insn *in)
+{
+    const struct insn_form *form = insn_form(in);
+    bool shift = in->op == OP_SHL || in->op == OP_SHR || in->op == OP_SAR || in->op == OP_SHLD ||
+                 in->op == OP_SHRD;
+    unsigned mask = in->opsize == 8 ? 63 : 31;
+    if (shift && in->operand[in->operands - 1].kind == OPND_IMM && in->imm & mask)
+        return 0;
+    if (!(form->flags & FORM_COND))
+        return form->flags_read;
+    static const uint16_t of_condition[8] = {
+        FLAG_OF, FLAG_CF, FLAG_ZF,           FLAG_CF | FLAG_ZF,
+        FLAG_SF, FLAG_PF, FLAG_SF | FLAG_OF, FLAG_ZF | FLAG_SF | FLAG_OF};
+    return of_condition[insn_condition(in) >> 1];
+}
+
+static void find_live_flags(struct trans *t)
+{
+    bool all = t->c->vm->config.debug & ENGINE_DEBUG_FLAGS_LIVE;
+    unsigned live = FLAGS_ARITH;
+    t->live[t->count] = FLAGS_ARITH;
+    for (unsigned i = t->count; i-- > 0;) {
+        const struct insn *in = &t->insn[i];
+        const struct insn_form *form = undecoded(in) ? NULL : insn_form(in);
+        if (all || !form || form->flags & (FORM_SYSTEM | FORM_BRANCH))
+            live = FLAGS_ARITH;
+        else
+            live = (live & ~(unsigned)form->flags_written) | flags_read(in);
+        t->live[i] = (uint16_t)(live & FLAGS_ARITH);
+    }
+}
+
+static bool emits_nothing(const struct trans *t, const struct insn *in)
+{
+    if (!feature_has(&t->c->features, insn_form(in)->feature) || in->prefix & PREFIX_LOCK)
+        return false;
+    return in->op == OP_NOP || in->op == OP_ENDBR64 || in->op == OP_ENDBR32 ||
+           in->op == OP_PREFETCH;
+}
+
+// CLD and STD, where they may clobber the arithmetic flags.
+static bool trans_direction(struct trans *t)
+{
+    if (t->flags_live || (t->in->op != OP_CLD && t->in->op != OP_STD))
+        return false;
+    bool set = t->in->op == OP_STD;
+    emit_alu_mi(t->e, set ? ALU_OR : ALU_AND, 4, GS(s.rflags),
+                set ? (int32_t)FLAG_DF : ~(int32_t)FLAG_DF);
+    return true;
+}
+
+static bool trans_known(struct trans *t)
+{
+    return emits_nothing(t, t->in) || trans_branch(t) || trans_stack(t) || trans_lea(t) ||
+           trans_direction(t) || trans_native(t);
+}
+
+// One instruction: by whoever can, else by the interpreter. What an emitter began and gave up is
+// undone.
+static void trans_insn(struct trans *t)
+{
+    struct emit hot = *t->e, cold = *t->cold;
+    bool fpu = t->fpu_checked;
+    if (!undecoded(t->in) && trans_known(t))
+        return;
+    bool overflow = t->e->overflow || t->cold->overflow;
+    *t->e = hot;
+    *t->cold = cold;
+    t->e->overflow |= overflow;
+    t->fpu_checked = fpu;
+    trans_step(t);
+    t->ended = undecoded(t->in) || ends_block(t->in);
+}
+
+// The entry from other pages asks whether this linear page still leads here.
+static void emit_entries(struct trans *t)
+{
+    struct jit *jit = t->jit;
+    const void *stub = trans_stub(t, GATE_PAGE, t->block);
+    t->b->stub = (uint32_t)((const uint8_t *)stub - jit->buf.exec);
+    t->b->checked = jit_offset(jit, t->e);
+    unsigned slot = (unsigned)(t->b->rip >> PAGE_SHIFT) % CTLB_ENTRIES;
+    struct emit_mem ctlb = emit_gs(offsetof(struct tcpu, hot.ctlb) +
+                                   t->c->user * sizeof t->c->hot.ctlb[0] + slot * sizeof(uint32_t));
+    if (t->live[0]) {
+        emit_load(t->e, 4, T0, ctlb);
+        emit_lea(t->e, 8, T0, emit_at(T0, -(int32_t)t->page));
+        uint8_t *same = emit_jrcxz(t->e);
+        emit_jmp_to(t->e, stub);
+        emit_land_short(t->e, same);
+    } else {
+        emit_alu_mi(t->e, ALU_CMP, 4, ctlb, (int32_t)t->page);
+        emit_jcc_to(t->e, COND_NE, stub);
+    }
+    t->b->entry = jit_offset(jit, t->e);
+}
+
+static void emit_block(struct trans *t)
+{
+    emit_entries(t);
+    for (t->i = 0; t->i < t->count && !t->ended; t->i++) {
+        struct jit_mark *mark = &t->jit->mark[t->b->marks + t->i];
+        mark->host = (uint16_t)(jit_offset(t->jit, t->e) - t->b->checked);
+        t->in = &t->insn[t->i];
+        t->rip = t->b->rip + mark->guest;
+        t->next = t->rip + t->in->len;
+        t->flags_live = t->live[t->i] != 0;
+        t->flags_live_after = t->live[t->i + 1] != 0;
+        trans_insn(t);
+    }
+    if (!t->ended)
+        trans_jump(t, t->code64 ? t->next : (uint32_t)t->next);
+    // An entry that is dropped is overwritten with a jump.
+    while (jit_offset(t->jit, t->e) - t->b->entry < 5)
+        emit_u8(t->e, 0xcc);
+    t->b->end = jit_offset(t->jit, t->e);
+}
+
+static bool begin(struct trans *t, uint32_t page, uint64_t rip)
+{
+    struct jit *jit = t->jit;
+    if (jit->blocks + 1 >= jit->max_blocks || jit->marks + JIT_INSNS >= jit->max_marks)
+        return false;
+    t->page = page;
+    t->block = jit->blocks;
+    t->b = &jit->block[t->block];
+    *t->b = (struct jit_block){.rip = rip, .page = page, .marks = jit->marks};
+    t->fpu_checked = t->ended = false;
+    return true;
+}
+
+// Protects the bytes, and sees to it that they are the ones that were decoded.
+static bool read_source(struct trans *t)
+{
+    struct source s;
+    const struct jit_page *page = &t->jit->page[t->page];
+    unsigned offset = (unsigned)(t->b->rip & PAGE_MASK);
+    do {
+        copy_source(t, &s);
+        decode(t, &s);
+        unsigned len = (unsigned)min_u64(t->b->bytes, s.len);
+        if (!tvm_protect_code(t->c->vm, t->c, page->gpa + offset, len))
+            return false;
+    } while (__builtin_memcmp(s.code, page->host + offset, min_u64(t->b->bytes, s.len)) != 0);
+    return true;
+}
+
+enum outcome { DONE, REFUSED, FULL };
+
+static enum outcome translate(struct trans *t, uint32_t page, uint64_t rip)
+{
+    struct jit *jit = t->jit;
+    if (!begin(t, page, rip))
+        return FULL;
+    if (!read_source(t))
+        return REFUSED;
+    find_live_flags(t);
+    uint32_t sites = jit->sites, links = jit->links;
+    struct emit hot = jit->hot, cold = jit->cold;
+    emit_block(t);
+    if (jit->hot.overflow || jit->cold.overflow) {
+        jit->hot = hot;
+        jit->cold = cold;
+        jit->sites = sites;
+        jit->links = links;
+        return FULL;
+    }
+    jit->blocks++;
+    jit->marks += t->count;
+    t->b->next_in_page = jit->page[page].blocks;
+    jit->page[page].blocks = t->block;
+    return DONE;
+}
+
+uint32_t jit_translate(struct tcpu *c, uint32_t page, uint64_t rip)
+{
+    struct jit *jit = c->jit;
+    struct trans t;
+    t.c = c;
+    t.jit = jit;
+    t.e = &jit->hot;
+    t.cold = &jit->cold;
+    t.code64 = (c->mode & MODE_CODE_SIZE) == MODE_CODE64;
+    enum outcome outcome = translate(&t, page, rip);
+    if (outcome == FULL) {
+        jit_flush(c);
+        page = jit_find_page(c, rip);
+        outcome = page ? translate(&t, page, rip) : REFUSED;
+    }
+    if (outcome != DONE)
+        return 0;
+    c->counter[COUNTER_BLOCKS]++;
+    c->counter[COUNTER_INSNS] += t.count;
+    return t.block;
+}
+
+int jit_insn_at(const struct jit *jit, const struct jit_block *b, uint32_t offset)
+{
+    const struct jit_mark *mark = &jit->mark[b->marks];
+    for (int i = b->insns; i-- > 0;)
+        if (b->checked + mark[i].host <= offset)
+            return i;
+    return -1;
+}

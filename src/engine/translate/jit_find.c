@@ -1,0 +1,216 @@
+// Which block runs at a guest address: pages by handle, blocks by page and offset, and the small
+// tables that translated code consults by itself (ctlb, ibtc).
+#include "base/checked.h"
+#include "engine/translate/jit_impl.h"
+
+static uint32_t page_slot(gva_t at)
+{
+    return (uint32_t)(at >> PAGE_SHIFT) % CTLB_ENTRIES;
+}
+
+static uint32_t page_bucket(gva_t at, gpa_t gpa)
+{
+    uint64_t x = (at >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull ^ (gpa >> PAGE_SHIFT);
+    return (uint32_t)(x ^ x >> 32) % JIT_PAGE_HASH;
+}
+
+static uint32_t gpa_bucket(gpa_t gpa)
+{
+    return (uint32_t)(gpa >> PAGE_SHIFT) % JIT_PAGE_HASH;
+}
+
+static uint32_t block_bucket(uint32_t page, uint64_t rip)
+{
+    return (page * 0x9e3779b1u ^ (uint32_t)(rip & PAGE_MASK) * 0x85ebca6bu) >> 16;
+}
+
+bool jit_eligible(const struct tcpu *c)
+{
+    unsigned size = c->mode & MODE_CODE_SIZE;
+    if (c->mode & (MODE_ALIGN | MODE_STEP | MODE_V86) || c->s.interrupt_shadow ||
+        c->s.activity != CPU_RUNNING)
+        return false;
+    return size == MODE_CODE64 || (size == MODE_CODE32 && (c->mode & MODE_FLAT) &&
+                                   (c->mode & MODE_STACK32) && (c->mode & MODE_PROTECTED));
+}
+
+static void forget_branches(struct tcpu *c, unsigned user)
+{
+    for (unsigned i = 0; i < IBTC_ENTRIES; i++)
+        c->hot.ibtc[user][i] = (struct ibtc_entry){IBTC_FREE, NULL};
+}
+
+void jit_forget_page(struct tcpu *c, gva_t at, unsigned shift)
+{
+    const struct jit *jit = c->jit;
+    for (unsigned i = 0; jit && i < 2 * CTLB_ENTRIES; i++) {
+        uint32_t *slot = &c->hot.ctlb[i / CTLB_ENTRIES][i % CTLB_ENTRIES];
+        if (*slot && !((jit->page[*slot].at ^ at) >> shift))
+            *slot = 0;
+    }
+}
+
+void jit_forget_pages(struct tcpu *c)
+{
+    __builtin_memset(c->hot.ctlb, 0, sizeof c->hot.ctlb);
+}
+
+// The tables of each privilege hold one mode's code at a time.
+static void match_mode(struct tcpu *c)
+{
+    struct jit *jit = c->jit;
+    unsigned user = c->user;
+    uint32_t mode = c->mode & KEY_MASK;
+    if (jit->seen[user] == mode)
+        return;
+    jit->seen[user] = mode;
+    __builtin_memset(c->hot.ctlb[user], 0, sizeof c->hot.ctlb[user]);
+    forget_branches(c, user);
+}
+
+static uint32_t add_page(struct tcpu *c, gva_t at, gpa_t gpa, uint8_t *host, uint32_t bucket)
+{
+    struct jit *jit = c->jit;
+    if (jit->pages == JIT_PAGES) {
+        jit_flush(c);
+        match_mode(c);
+    }
+    uint32_t index = jit->pages++;
+    jit->page[index] = (struct jit_page){
+        .at = at,
+        .gpa = gpa,
+        .host = host,
+        .mode = c->mode & KEY_MASK,
+        .next = jit->page_hash[bucket],
+        .next_gpa = jit->gpa_hash[gpa_bucket(gpa)],
+    };
+    jit->page_hash[bucket] = index;
+    jit->gpa_hash[gpa_bucket(gpa)] = index;
+    return index;
+}
+
+uint32_t jit_find_page(struct tcpu *c, uint64_t rip)
+{
+    struct jit *jit = c->jit;
+    match_mode(c);
+    uint32_t *slot = &c->hot.ctlb[c->user][page_slot(rip)];
+    gva_t at = align_down(rip, PAGE_SIZE);
+    if (*slot && jit->page[*slot].at == at)
+        return *slot;
+    c->counter[COUNTER_PAGE_CHECKS]++;
+    uint8_t *host;
+    gpa_t gpa = align_down(mem_code_gpa(c, rip, &host), PAGE_SIZE);
+    if (!host)
+        return 0;
+    uint32_t mode = c->mode & KEY_MASK, bucket = page_bucket(at, gpa);
+    uint32_t index = jit->page_hash[bucket];
+    while (index && (jit->page[index].at != at || jit->page[index].gpa != gpa ||
+                     jit->page[index].mode != mode || jit->page[index].host != host))
+        index = jit->page[index].next;
+    if (!index)
+        index = add_page(c, at, gpa, host, bucket);
+    *slot = index;
+    return index;
+}
+
+uint32_t jit_known_block(const struct jit *jit, uint32_t page, uint64_t rip)
+{
+    uint32_t i = jit->block_hash[block_bucket(page, rip)];
+    while (i && (jit->block[i].page != page || jit->block[i].rip != rip || jit->block[i].dropped))
+        i = jit->block[i].next;
+    return i;
+}
+
+uint32_t jit_find_block(struct tcpu *c, uint32_t page, uint64_t rip)
+{
+    struct jit *jit = c->jit;
+    uint32_t known = jit_known_block(jit, page, rip);
+    if (known)
+        return known;
+    uint32_t index = jit_translate(c, page, rip);
+    if (index) {
+        uint32_t bucket = block_bucket(jit->block[index].page, rip);
+        jit->block[index].next = jit->block_hash[bucket];
+        jit->block_hash[bucket] = index;
+    }
+    return index;
+}
+
+const void *jit_continue(struct tcpu *c)
+{
+    struct jit *jit = c->jit;
+    c->insn_rip = c->s.rip;
+    if (__atomic_load_n(&c->pending, __ATOMIC_RELAXED) || !jit_eligible(c))
+        return jit->leave;
+    uint32_t page = jit_find_page(c, c->s.rip);
+    uint32_t block = page ? jit_find_block(c, page, c->s.rip) : 0;
+    return block ? jit_exec(jit, jit->block[block].entry) : jit->leave;
+}
+
+void jit_patch(struct jit *jit, uint32_t at, uint32_t target)
+{
+    int32_t distance = (int32_t)(target - (at + 4));
+    __atomic_store_n((int32_t *)(jit->buf.write + at), distance, __ATOMIC_RELEASE);
+}
+
+// All ways into a dropped block lead to its stub, and from there to its successor.
+static void drop(struct tcpu *c, struct jit_block *b)
+{
+    struct jit *jit = c->jit;
+    b->dropped = true;
+    c->counter[COUNTER_INVALIDATED]++;
+    uint32_t entries[] = {b->checked, b->entry};
+    for (unsigned i = 0; i < 2; i++) {
+        jit->buf.write[entries[i]] = 0xe9;
+        jit_patch(jit, entries[i] + 1, b->stub);
+    }
+}
+
+static void drop_overlapping(struct tcpu *c, struct jit_page *page, gpa_t at, uint64_t len)
+{
+    struct jit *jit = c->jit;
+    uint32_t *next = &page->blocks;
+    while (*next) {
+        struct jit_block *b = &jit->block[*next];
+        if (ranges_overlap(page->gpa + (b->rip & PAGE_MASK), b->bytes, at, len)) {
+            *next = b->next_in_page;
+            drop(c, b);
+        } else {
+            next = &b->next_in_page;
+        }
+    }
+}
+
+void jit_invalidate(struct tcpu *c, gpa_t at, uint64_t len)
+{
+    struct jit *jit = c->jit;
+    if (!jit || !len)
+        return;
+    if (len > 64 * PAGE_SIZE) {
+        jit_flush(c);
+        return;
+    }
+    for (gpa_t page = align_down(at, PAGE_SIZE); page < at + len; page += PAGE_SIZE)
+        for (uint32_t i = jit->gpa_hash[gpa_bucket(page)]; i; i = jit->page[i].next_gpa)
+            if (jit->page[i].gpa == page)
+                drop_overlapping(c, &jit->page[i], at, len);
+}
+
+void jit_flush(struct tcpu *c)
+{
+    struct jit *jit = c->jit;
+    if (!jit)
+        return;
+    c->counter[COUNTER_CACHE_FLUSHES]++;
+    jit->generation++;
+    jit->hot.at = jit->hot_start;
+    jit->cold.at = jit->cold_start;
+    jit->hot.overflow = jit->cold.overflow = false;
+    jit->pages = jit->blocks = jit->marks = jit->sites = jit->links = 1;
+    __builtin_memset(jit->page_hash, 0, sizeof jit->page_hash);
+    __builtin_memset(jit->gpa_hash, 0, sizeof jit->gpa_hash);
+    __builtin_memset(jit->block_hash, 0, sizeof jit->block_hash);
+    jit_forget_pages(c);
+    forget_branches(c, 0);
+    forget_branches(c, 1);
+}

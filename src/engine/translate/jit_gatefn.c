@@ -1,0 +1,183 @@
+// What translated code asks of C: TLB misses, single instructions for the interpreter, branches
+// whose target is not known, host exceptions. Each function returns where translated code goes on.
+//
+// c->s is complete on entry except for rip, which follows from the id. Records of the calling block
+// are valid until something flushes the cache; jit->generation tells.
+#include "engine/translate/jit_impl.h"
+
+#include <stdlib.h>
+
+static bool is_pending(const struct tcpu *c)
+{
+    return __atomic_load_n(&c->pending, __ATOMIC_RELAXED) != 0;
+}
+
+static uint64_t insn_rip(const struct jit *jit, const struct jit_block *b, unsigned insn)
+{
+    return b->rip + jit->mark[b->marks + insn].guest;
+}
+
+static bool canonical(uint64_t at)
+{
+    return (uint64_t)((int64_t)(at << 16) >> 16) == at;
+}
+
+// The interpreter runs instruction `insn` of a block; then the block goes on if nothing is in the
+// way.
+static const void *step(struct tcpu *c, uint32_t block, unsigned insn)
+{
+    struct jit *jit = c->jit;
+    struct jit_block *b = &jit->block[block];
+    uint32_t generation = jit->generation, mode = c->mode;
+    bool last = insn + 1u == b->insns;
+    uint64_t next = last ? 0 : insn_rip(jit, b, insn + 1u);
+    c->s.rip = insn_rip(jit, b, insn);
+    interp_step(c);
+    if (last || c->s.rip != next || jit->generation != generation || b->dropped ||
+        c->mode != mode || is_pending(c) || c->s.interrupt_shadow || c->s.activity != CPU_RUNNING)
+        return jit_continue(c);
+    if (b->fpu)
+        fpu_to_machine(c);
+    return jit_exec(jit, b->checked + jit->mark[b->marks + insn + 1u].host);
+}
+
+static const void *gate_step(struct tcpu *c, uint32_t id, uint64_t value)
+{
+    const struct jit_site *site = &c->jit->site[id];
+    c->counter[COUNTER_STEPS]++;
+    return step(c, site->block, site->insn);
+}
+
+static const void *gate_slow(struct tcpu *c, uint32_t id, uint64_t at)
+{
+    struct jit *jit = c->jit;
+    const struct jit_site *site = &jit->site[id];
+    struct jit_block *b = &jit->block[site->block];
+    bool crosses = (at & PAGE_MASK) + site->size > PAGE_SIZE;
+    c->s.rip = c->insn_rip = insn_rip(jit, b, site->insn);
+    c->counter[COUNTER_TLB_FILLS]++;
+    if (!crosses && canonical(at) && tlb_fill(c, at, (enum access)site->access, c->user)) {
+        if (b->fpu)
+            fpu_to_machine(c);
+        return jit_exec(jit, site->resume);
+    }
+    c->counter[COUNTER_SLOW_ACCESSES]++;
+    return step(c, site->block, site->insn);
+}
+
+static const void *gate_link(struct tcpu *c, uint32_t id, uint64_t value)
+{
+    struct jit *jit = c->jit;
+    struct jit_link link = jit->link[id];
+    uint32_t generation = jit->generation;
+    c->s.rip = c->insn_rip = link.rip;
+    c->counter[COUNTER_LINKS]++;
+    bool near = ((link.rip ^ jit->page[link.page].at) & ~PAGE_MASK) == 0;
+    uint32_t page = near ? link.page : jit_find_page(c, link.rip);
+    uint32_t block = page ? jit_find_block(c, page, link.rip) : 0;
+    if (!block)
+        return jit->leave;
+    const struct jit_block *b = &jit->block[block];
+    if (jit->generation == generation)
+        jit_patch(jit, link.patch, near ? b->entry : b->checked);
+    return jit_exec(jit, b->entry);
+}
+
+static const void *gate_poll(struct tcpu *c, uint32_t id, uint64_t value)
+{
+    if (!is_pending(c))
+        return gate_link(c, id, value);
+    c->s.rip = c->jit->link[id].rip;
+    return c->jit->leave;
+}
+
+// A branch to where no code can be faults before it has changed anything: the interpreter does it
+// again, from the state before.
+static const void *bad_target(struct tcpu *c, const struct jit_site *site)
+{
+    if (site->size)
+        c->s.gpr[RSP] -= (uint64_t)(int16_t)site->size;
+    return step(c, site->block, site->insn);
+}
+
+static const void *gate_indirect(struct tcpu *c, uint32_t id, uint64_t target)
+{
+    struct jit *jit = c->jit;
+    if (!canonical(target))
+        return bad_target(c, &jit->site[id]);
+    c->s.rip = c->insn_rip = target;
+    if (is_pending(c))
+        return jit->leave;
+    c->counter[COUNTER_INDIRECT]++;
+    uint32_t page = jit_find_page(c, target);
+    uint32_t block = page ? jit_find_block(c, page, target) : 0;
+    if (!block)
+        return jit->leave;
+    const struct jit_block *b = &jit->block[block];
+    c->hot.ibtc[c->user][target >> 4 & (IBTC_ENTRIES - 1)] =
+        (struct ibtc_entry){target, jit_exec(jit, b->checked)};
+    return jit_exec(jit, b->entry);
+}
+
+// A checked entry does not know its page, or the block was dropped. A dropped block hands its
+// visitors on to the block that took its place.
+static const void *gate_page(struct tcpu *c, uint32_t id, uint64_t value)
+{
+    struct jit *jit = c->jit;
+    struct jit_block *old = &jit->block[id];
+    uint32_t generation = jit->generation;
+    c->s.rip = c->insn_rip = old->rip;
+    uint32_t page = jit_find_page(c, old->rip);
+    uint32_t block = page ? jit_find_block(c, page, c->s.rip) : 0;
+    if (!block)
+        return jit->leave;
+    const struct jit_block *b = &jit->block[block];
+    if (jit->generation == generation && old->dropped && b->page == old->page) {
+        jit_patch(jit, old->checked + 1, b->checked);
+        jit_patch(jit, old->entry + 1, b->entry);
+    }
+    return jit_exec(jit, b->entry);
+}
+
+static const void *gate_fpu(struct tcpu *c, uint32_t id, uint64_t value)
+{
+    fpu_to_machine(c);
+    return jit_exec(c->jit, c->jit->site[id].resume);
+}
+
+static uint32_t block_at(const struct jit *jit, uint32_t offset)
+{
+    uint32_t low = 1, high = jit->blocks;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (jit->block[middle].end <= offset)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < jit->blocks && jit->block[low].checked <= offset ? low : 0;
+}
+
+// The host CPU refused an instruction of the guest's: division, alignment, an unmasked
+// floating-point exception. Anything else in translated code is our own mistake.
+static const void *gate_trap(struct tcpu *c, uint32_t id, uint64_t value)
+{
+    struct jit *jit = c->jit;
+    uint32_t offset = (uint32_t)(c->hot.trap_pc - (uint64_t)(uintptr_t)jit->buf.exec);
+    uint32_t block = block_at(jit, offset);
+    int insn = block ? jit_insn_at(jit, &jit->block[block], offset) : -1;
+    if (insn < 0 || c->hot.trap_no == VEC_PF)
+        abort();
+    c->s.rip = c->insn_rip = insn_rip(jit, &jit->block[block], (unsigned)insn);
+    if (c->hot.trap_no == VEC_MF)
+        cpu_raise(c, VEC_MF, 0);
+    if (c->hot.trap_no == VEC_XM)
+        cpu_raise(c, c->s.cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD, 0);
+    return step(c, block, (unsigned)insn);
+}
+
+gate_fn *const jit_gate_fns[GATE_COUNT] = {
+    [GATE_SLOW] = gate_slow, [GATE_STEP] = gate_step,         [GATE_LINK] = gate_link,
+    [GATE_POLL] = gate_poll, [GATE_INDIRECT] = gate_indirect, [GATE_PAGE] = gate_page,
+    [GATE_FPU] = gate_fpu,   [GATE_TRAP] = gate_trap,
+};

@@ -1,0 +1,165 @@
+// Inside the block translator: the code cache and its records. The parts and how they work together
+// are described in docs/engine-translate-jit.md.
+//
+// Invariants:
+// - Translated code runs with the guest's registers in the host's as jit_host_reg says, the
+// arithmetic
+//   flags in the host's, the other flags in s.rflags, %gs at struct tcpu, and an aligned host
+//   stack.
+// - Every way from translated code into C is a gate: it brings all registers and flags into c->s,
+// calls
+//   a gate_fn with an id and a value, loads c->s again and jumps to where the function says.
+// - All records are indices into arrays that live until the next flush; nothing is freed singly.
+#pragma once
+
+#include "engine/translate/codebuf.h"
+#include "engine/translate/emit.h"
+#include "engine/translate/jit.h"
+#include "engine/translate/tvm.h"
+
+// Host registers without a guest register in them, free between any two guest instructions.
+#define T0 RCX // JRCXZ and shift counts; the only one that combines with AH..BH
+#define T1 R9
+#define T2 R8
+#define NO_HOST 0xff // guest registers R8..R11 live in c->s.gpr
+
+extern const uint8_t jit_host_reg[16];
+
+// The bits of tcpu.mode that decide how code is translated.
+#define KEY_MASK                                                                                \
+    (MODE_CODE_SIZE | MODE_USER | MODE_FLAT | MODE_FPU_TRAP | MODE_SSE | MODE_AVX | MODE_CPL0 | \
+     MODE_IOPL_OK)
+
+#define JIT_INSNS 64         // in one block
+#define JIT_SOURCE_BYTES 256 // of one block; never more than one page
+
+enum gate {
+    GATE_SLOW,     // a memory access missed the TLB; id: site, value: linear address
+    GATE_STEP,     // the interpreter runs one instruction; id: site
+    GATE_LINK,     // a direct branch whose target is not known yet; id: link
+    GATE_POLL,     // the same, with something pending
+    GATE_INDIRECT, // an indirect branch that missed, or something pending; id: site, value: target
+    GATE_PAGE,     // a checked entry whose page must be asked for, or a dropped block; id: block
+    GATE_FPU,      // the guest's vector state must come into the machine; id: site
+    GATE_TRAP,     // a host exception; hot.trap_pc and trap_no
+    GATE_COUNT,
+};
+
+typedef const void *gate_fn(struct tcpu *c, uint32_t id, uint64_t value);
+
+// Code of one linear page in one mode, wherever it came from. Its index is the handle in the ctlb.
+struct jit_page {
+    gva_t at;
+    gpa_t gpa;
+    uint8_t *host;
+    uint32_t mode;     // KEY_MASK bits
+    uint32_t blocks;   // list through jit_block.next_in_page
+    uint32_t next;     // in hash chain
+    uint32_t next_gpa; // in the chain of the guest-physical page
+};
+
+struct jit_block {
+    uint64_t rip;
+    uint32_t page;
+    uint32_t checked; // offset in the code buffer: entry that verifies the page first
+    uint32_t entry;   // offset: entry from within the page
+    uint32_t end;     // offset after the block's hot code
+    uint32_t stub;    // offset of its way to GATE_PAGE
+    uint32_t marks;   // first of insns entries in jit.mark
+    uint32_t next;    // in hash chain
+    uint32_t next_in_page;
+    uint16_t bytes; // of guest code
+    uint8_t insns;
+    bool dropped;
+    bool fpu; // has instructions that need the vector state in the machine
+    uint8_t pad[3];
+};
+
+struct jit_mark { // where an instruction begins, relative to its block
+    uint16_t host;
+    uint16_t guest;
+};
+
+struct jit_site { // an instruction's way out of line
+    uint32_t block;
+    uint32_t resume; // offset to go on at
+    uint8_t insn;    // index in the block
+    uint8_t access;  // enum access
+    uint16_t size;
+};
+
+struct jit_link {
+    uint64_t rip;   // where to
+    uint32_t patch; // offset of the displacement
+    uint32_t page;  // where from
+};
+
+#define JIT_PAGES 65536u
+#define JIT_PAGE_HASH 16384u
+#define JIT_BLOCK_HASH 65536u
+
+struct jit {
+    struct codebuf buf;
+    struct emit hot;  // straight-line code
+    struct emit cold; // stubs, in the buffer's last third
+    uint8_t *hot_start;
+    uint8_t *cold_start;
+    uint32_t generation; // counts flushes
+    bool bmi2;
+    bool attached; // %gs and the signal stack of the vCPU's thread are set
+    uint8_t pad[2];
+    uint32_t seen[2]; // mode that ctlb and ibtc hold, for supervisor and user
+
+    void (*enter)(struct tcpu *c, const void *host);
+    const void *leave; // returns from enter()
+    const void *gate[GATE_COUNT];
+
+    struct jit_page *page;
+    struct jit_block *block;
+    struct jit_mark *mark;
+    struct jit_site *site;
+    struct jit_link *link;
+    uint32_t pages, blocks, marks, sites, links; // used; 0 is never used
+    uint32_t max_blocks, max_marks, max_sites, max_links;
+    uint32_t page_hash[JIT_PAGE_HASH];
+    uint32_t gpa_hash[JIT_PAGE_HASH];
+    uint32_t block_hash[JIT_BLOCK_HASH];
+    uint8_t signal_stack[16384];
+};
+
+static inline const void *jit_exec(const struct jit *jit, uint32_t offset)
+{
+    return jit->buf.exec + offset;
+}
+
+static inline uint32_t jit_offset(const struct jit *jit, const struct emit *e)
+{
+    return (uint32_t)(e->at - jit->buf.write);
+}
+
+// jit_gate.c: emits enter, leave and the gates at the start of an empty cache.
+void jit_emit_gates(struct jit *jit);
+
+// jit_block.c: translates the block at offset in page; 0 when it cannot (cache full: after a flush
+// too; the code is not in RAM). May flush.
+uint32_t jit_translate(struct tcpu *c, uint32_t page, uint64_t rip);
+// The instruction of a block that the host address belongs to, or -1.
+int jit_insn_at(const struct jit *jit, const struct jit_block *b, uint32_t offset);
+
+// jit_find.c
+// True when code may be translated in the current mode, with no instruction in a shadow.
+bool jit_eligible(const struct tcpu *c);
+// The handle of the code page of rip, after a fetch check. Raises as a fetch does. 0: not RAM.
+uint32_t jit_find_page(struct tcpu *c, uint64_t rip);
+// The block at rip in a page whose handle is given, translated if need be; 0: interpreter.
+uint32_t jit_find_block(struct tcpu *c, uint32_t page, uint64_t rip);
+uint32_t jit_known_block(const struct jit *jit, uint32_t page, uint64_t rip);
+// Where to go on for s.rip: host code, or jit->leave.
+const void *jit_continue(struct tcpu *c);
+void jit_patch(struct jit *jit, uint32_t at, uint32_t target); // 32-bit displacement
+
+// jit_gatefn.c
+extern gate_fn *const jit_gate_fns[GATE_COUNT];
+
+// jit_signal.c: the thread's %gs base, its signal stack, and the process's handlers.
+void jit_attach(struct tcpu *c);

@@ -1,0 +1,174 @@
+// Instructions that run on the host as they are: the same opcode with the registers and the memory
+// operand that translated code uses (emit_insn()). Guest registers without a host register pass
+// through the temporaries; RCX takes its own number where the instruction names CL, or AH..BH
+// forbid REX.
+#include "engine/translate/jit_trans.h"
+
+struct plan {
+    uint8_t map[16];   // guest register -> host register
+    uint8_t flags[16]; // enum operand_flags of each guest register, all operands together
+    uint8_t size[16];  // smallest operand
+    bool rcx_itself;   // RCX must be in host RCX
+    bool high;
+    const struct operand *mem;
+};
+
+static struct plan make_plan(const struct insn *in)
+{
+    struct plan p = {0};
+    __builtin_memcpy(p.map, jit_host_reg, sizeof p.map);
+    for (unsigned i = 0; i < in->operands; i++) {
+        const struct operand *op = &in->operand[i];
+        if (op->kind == OPND_MEM)
+            p.mem = op;
+        if (op->kind != OPND_GPR)
+            continue;
+        unsigned r = op->reg & 15u;
+        p.size[r] = p.flags[r] && p.size[r] < op->size ? p.size[r] : (uint8_t)op->size;
+        p.flags[r] |= op->flags | OPERAND_IMPLICIT; // marks it as named
+        p.high |= (op->flags & OPERAND_HIGH) != 0;
+        p.rcx_itself |= r == RCX && op->field == FIELD_NONE;
+    }
+    p.rcx_itself |= p.high && p.flags[RCX];
+    return p;
+}
+
+// Gives temporaries to the registers that have none. taken: bit mask of temporaries in use.
+static bool assign_temporaries(struct plan *p, unsigned taken)
+{
+    static const uint8_t temporaries[] = {T2, T1, T0};
+    if (p->rcx_itself) {
+        if (taken & 1u << T0)
+            return false;
+        p->map[RCX] = T0;
+        taken |= 1u << T0;
+    }
+    for (unsigned r = R8; r <= R11; r++) {
+        if (!p->flags[r])
+            continue;
+        unsigned i = 0;
+        while (i < ARRAY_LEN(temporaries) && taken & 1u << temporaries[i])
+            i++;
+        if (i == ARRAY_LEN(temporaries))
+            return false;
+        p->map[r] = temporaries[i];
+        taken |= 1u << temporaries[i];
+    }
+    return true;
+}
+
+// A register that is only partly written keeps the rest, so it has to be loaded too.
+static bool needs_load(const struct plan *p, unsigned r)
+{
+    return p->flags[r] & OPERAND_READ || p->size[r] < 4;
+}
+
+static void load_moved(struct trans *t, const struct plan *p)
+{
+    if (p->rcx_itself && needs_load(p, RCX))
+        emit_mov_rr(t->e, 8, T0, host_reg(RCX));
+    for (unsigned r = R8; r <= R11; r++)
+        if (p->flags[r] && needs_load(p, r))
+            emit_load(t->e, 8, p->map[r], gpr_slot(r));
+}
+
+static void store_moved(struct trans *t, const struct plan *p)
+{
+    if (p->rcx_itself && p->flags[RCX] & OPERAND_WRITE)
+        emit_mov_rr(t->e, 8, host_reg(RCX), T0);
+    for (unsigned r = R8; r <= R11; r++)
+        if (p->flags[r] & OPERAND_WRITE)
+            emit_store(t->e, 8, gpr_slot(r), p->map[r]);
+}
+
+static bool check_memory(struct trans *t, struct plan *p, struct emit_mem *out, unsigned *taken)
+{
+    struct address a;
+    if (!trans_address(t, t->in, &a) || !p->mem->size)
+        return false;
+    enum access access = p->mem->flags & OPERAND_WRITE ? ACCESS_WRITE : ACCESS_READ;
+    *out = trans_check(t, &a, p->mem->size, access);
+    *taken = 1u << T1;
+    if (p->high) { // no REX: the address must be in the one temporary that needs none
+        emit_lea(t->e, 8, T0, *out);
+        *out = emit_at(T0, 0);
+        *taken = 1u << T0;
+    }
+    return true;
+}
+
+static bool is_vector(const struct insn *in)
+{
+    return insn_form(in)->flags & (FORM_X87 | FORM_MMX | FORM_SSE | FORM_AVX);
+}
+
+// MOV between a register without a host register and a pinned one, whole: the slot is the operand.
+static bool trans_slot_move(struct trans *t)
+{
+    const struct insn *in = t->in;
+    if (in->op != OP_MOV || in->opsize != 8 || in->operand[0].kind != OPND_GPR ||
+        in->operand[1].kind != OPND_GPR || (in->opcode != 0x89 && in->opcode != 0x8b))
+        return false;
+    unsigned dst = in->operand[0].reg, src = in->operand[1].reg;
+    if (host_reg(dst) == NO_HOST && host_reg(src) != NO_HOST)
+        emit_store(t->e, 8, gpr_slot(dst), host_reg(src));
+    else if (host_reg(dst) != NO_HOST && host_reg(src) == NO_HOST)
+        emit_load(t->e, 8, host_reg(dst), gpr_slot(src));
+    else
+        return false;
+    return true;
+}
+
+bool trans_native(struct trans *t)
+{
+    const struct insn *in = t->in;
+    if (!trans_allowed(t, in))
+        return false;
+    if (trans_slot_move(t))
+        return true;
+    struct plan p = make_plan(in);
+    struct emit_operands operands = {.gpr = p.map};
+    unsigned taken = 0;
+    if (is_vector(in))
+        trans_fpu(t);
+    if (p.mem && !check_memory(t, &p, &operands.mem, &taken))
+        return false;
+    if (!assign_temporaries(&p, taken))
+        return false;
+    load_moved(t, &p);
+    if (!emit_insn(t->e, in, &operands))
+        return false;
+    store_moved(t, &p);
+    return true;
+}
+
+bool trans_lea(struct trans *t)
+{
+    const struct insn *in = t->in;
+    struct address a;
+    struct insn plain = *in;
+    plain.seg = SEG_DS; // LEA ignores it
+    if (in->op != OP_LEA || !trans_address(t, &plain, &a))
+        return false;
+    unsigned dst = in->operand[0].reg, host = host_reg(dst);
+    if (in->opsize >= 4 && host != NO_HOST && !a.constant && host_reg(a.base & 15) != NO_HOST &&
+        (a.index == REG_NONE || host_reg(a.index) != NO_HOST)) {
+        unsigned base = a.base == REG_NONE ? REG_NONE : host_reg(a.base);
+        unsigned index = a.index == REG_NONE ? REG_NONE : host_reg(a.index);
+        emit_lea(t->e, a.width < in->opsize ? a.width : in->opsize, host,
+                 emit_indexed(base, index, a.scale, a.disp));
+        return true;
+    }
+    trans_offset(t->e, &a);
+    if (in->opsize == 2 && host == NO_HOST) {
+        emit_store(t->e, 2, gpr_slot(dst), T1);
+        return true;
+    }
+    if (in->opsize == 4)
+        emit_mov_rr(t->e, 4, T1, T1);
+    if (host == NO_HOST)
+        emit_store(t->e, 8, gpr_slot(dst), T1);
+    else
+        emit_mov_rr(t->e, in->opsize, host, T1);
+    return true;
+}

@@ -1,0 +1,218 @@
+// Guest memory operands: forming the linear address, and the inline look into the soft TLB.
+//
+// A check passes when the tag of the address's page equals its page and the access ends in the
+// page: with the tag page-aligned, (address ^ tag) <= 4096 - size says both. Where the guest's
+// flags must survive, the same is said without them: (address - tag + size - 1) >> 12 == 0, by LEA,
+// SHRX and JRCXZ.
+#include "engine/translate/jit_trans.h"
+
+static bool fits_i32(int64_t v)
+{
+    return v == (int32_t)v;
+}
+
+static bool segment_of(const struct trans *t, const struct insn *in, uint8_t *segment)
+{
+    bool based = in->seg == SEG_FS || in->seg == SEG_GS;
+    *segment = based ? in->seg : SEG_COUNT;
+    return t->code64 || (!based && in->seg != SEG_CS);
+}
+
+bool trans_address(const struct trans *t, const struct insn *in, struct address *out)
+{
+    *out = (struct address){.base = in->base, .index = in->index, .scale = in->scale};
+    if (in->addrsize == 2 || !segment_of(t, in, &out->segment))
+        return false;
+    out->width = in->addrsize == 8 ? 8 : 4;
+    out->constant = in->index == REG_NONE && (in->base == REG_NONE || in->base == REG_RIP);
+    if (out->constant) {
+        out->value = (uint64_t)in->disp + (in->base == REG_RIP ? t->next : 0);
+        if (out->width == 4)
+            out->value = (uint32_t)out->value;
+    } else if (!fits_i32(in->disp)) {
+        return false;
+    }
+    out->disp = (int32_t)in->disp;
+    return true;
+}
+
+struct address trans_stack_address(const struct trans *t, int32_t disp)
+{
+    return (struct address){.base = RSP,
+                            .index = REG_NONE,
+                            .scale = 1,
+                            .width = t->code64 ? 8 : 4,
+                            .segment = SEG_COUNT,
+                            .disp = disp};
+}
+
+static unsigned place(struct emit *e, unsigned guest, unsigned scratch)
+{
+    if (guest == REG_NONE)
+        return REG_NONE;
+    if (host_reg(guest) != NO_HOST)
+        return host_reg(guest);
+    emit_load(e, 8, scratch, gpr_slot(guest));
+    return scratch;
+}
+
+void trans_offset(struct emit *e, const struct address *a)
+{
+    if (a->constant) {
+        emit_mov_ri(e, T1, a->value);
+        return;
+    }
+    unsigned base = place(e, a->base, T1), index = place(e, a->index, T0);
+    if (index == REG_NONE && a->disp == 0 && a->width == 8)
+        emit_mov_rr(e, 8, T1, base);
+    else
+        emit_lea(e, a->width, T1, emit_indexed(base, index, a->scale, a->disp));
+}
+
+// The linear address into T1; uses T0.
+static void linear(const struct trans *t, struct emit *e, const struct address *a)
+{
+    trans_offset(e, a);
+    if (a->segment == SEG_COUNT)
+        return;
+    emit_load(e, 8, T0,
+              emit_gs(offsetof(struct tcpu, s.seg) + a->segment * sizeof(struct cpu_segment) +
+                      offsetof(struct cpu_segment, base)));
+    emit_lea(e, t->code64 ? 8 : 4, T1, emit_indexed(T1, T0, 1, 0));
+}
+
+static struct emit_mem tlb_array(size_t array)
+{
+    return (struct emit_mem){REG_NONE, T0, 8, true, (int32_t)array};
+}
+
+static size_t tlb_field(const struct trans *t, enum access access)
+{
+    size_t tlb = offsetof(struct tcpu, tlb) + t->c->user * sizeof(struct tlb);
+    return tlb +
+           (access == ACCESS_WRITE ? offsetof(struct tlb, write) : offsetof(struct tlb, read));
+}
+
+static size_t addend_field(const struct trans *t)
+{
+    return offsetof(struct tcpu, tlb) + t->c->user * sizeof(struct tlb) +
+           offsetof(struct tlb, addend);
+}
+
+// The TLB index of the address in src into T0. free: whether flags and T2 may be used.
+static void index_of(struct trans *t, unsigned src, bool flags_free)
+{
+    struct emit *e = t->e;
+    bool tiny = t->c->tlb_mask != TLB_ENTRIES - 1;
+    if (t->jit->bmi2) {
+        emit_rorx(e, 4, T0, src, tiny && !flags_free ? PAGE_SHIFT + 1 : PAGE_SHIFT);
+    } else {
+        emit_mov_rr(e, 4, T0, src);
+        emit_shift_ri(e, SHIFT_SHR, 4, T0, PAGE_SHIFT);
+    }
+    if (!tiny) {
+        emit_movzx(e, T0, T0, 1);
+    } else if (flags_free) {
+        emit_alu_ri(e, ALU_AND, 4, T0, (int32_t)t->c->tlb_mask);
+    } else { // one bit, now the highest
+        emit_mov_ri(e, T2, 31);
+        emit_shrx(e, 4, T0, T0, T2);
+    }
+}
+
+// The cold side of a check: the address once more, and to C.
+static const void *miss_stub(struct trans *t, const struct address *a, unsigned size,
+                             enum access access, uint32_t resume, bool pop_flags)
+{
+    const void *at = emit_exec(t->cold);
+    if (pop_flags)
+        emit_u8(t->cold, 0x9d);
+    linear(t, t->cold, a);
+    uint32_t site = trans_site(t, access, size);
+    t->jit->site[site].resume = resume;
+    emit_mov_ri(t->cold, T0, site);
+    emit_jmp_to(t->cold, t->jit->gate[GATE_SLOW]);
+    return at;
+}
+
+static bool is_simple(const struct address *a)
+{
+    return !a->constant && a->index == REG_NONE && a->base != REG_NONE && a->width == 8 &&
+           a->segment == SEG_COUNT && host_reg(a->base) != NO_HOST;
+}
+
+// With the flags free, or saved on the host's stack.
+static struct emit_mem check_with_flags(struct trans *t, const struct address *a, unsigned size,
+                                        enum access access, bool push_flags)
+{
+    struct emit *e = t->e;
+    uint32_t resume = jit_offset(t->jit, e);
+    bool simple = is_simple(a);
+    unsigned address = T1;
+    if (push_flags)
+        emit_u8(e, 0x9c);
+    if (!simple) {
+        linear(t, e, a);
+    } else if (a->disp) {
+        emit_lea(e, 8, T2, emit_at(host_reg(a->base), a->disp));
+        address = T2;
+    } else {
+        address = host_reg(a->base);
+    }
+    index_of(t, address, true);
+    if (address != T2)
+        emit_mov_rr(e, 8, T2, address);
+    emit_alu_rm(e, ALU_XOR, 8, T2, tlb_array(tlb_field(t, access)));
+    emit_alu_ri(e, ALU_CMP, 8, T2, (int32_t)(PAGE_SIZE - size));
+    emit_jcc_to(e, COND_A, miss_stub(t, a, size, access, resume, push_flags));
+    struct emit_mem mem;
+    if (simple) {
+        emit_load(e, 8, T1, tlb_array(addend_field(t)));
+        mem = emit_indexed(host_reg(a->base), T1, 1, a->disp);
+    } else {
+        emit_alu_rm(e, ALU_ADD, 8, T1, tlb_array(addend_field(t)));
+        mem = emit_at(T1, 0);
+    }
+    if (push_flags)
+        emit_u8(e, 0x9d);
+    return mem;
+}
+
+static struct emit_mem check_without_flags(struct trans *t, const struct address *a, unsigned size,
+                                           enum access access)
+{
+    struct emit *e = t->e;
+    uint32_t resume = jit_offset(t->jit, e);
+    bool simple = is_simple(a);
+    unsigned address = simple && !a->disp ? host_reg(a->base) : T1;
+    if (address == T1)
+        linear(t, e, a);
+    index_of(t, address, false);
+    emit_load(e, 8, T2, tlb_array(tlb_field(t, access)));
+    emit_op_rr(e, 8, 0, MAP_ONE, 0xf7, 2, T2); // not: -tag - 1
+    emit_lea(e, 8, T2, emit_indexed(address, T2, 1, (int32_t)size));
+    struct emit_mem mem = emit_at(T1, 0);
+    if (simple) {
+        emit_load(e, 8, T1, tlb_array(addend_field(t)));
+        mem = emit_indexed(host_reg(a->base), T1, 1, a->disp);
+    } else {
+        emit_load(e, 8, T0, tlb_array(addend_field(t)));
+        emit_lea(e, 8, T1, emit_indexed(T1, T0, 1, 0));
+    }
+    emit_mov_ri(e, T0, PAGE_SHIFT);
+    emit_shrx(e, 8, T0, T2, T0);
+    uint8_t *hit = emit_jrcxz(e);
+    emit_jmp_to(e, miss_stub(t, a, size, access, resume, false));
+    emit_land_short(e, hit);
+    return mem;
+}
+
+struct emit_mem trans_check(struct trans *t, const struct address *a, unsigned size,
+                            enum access access)
+{
+    if (!t->flags_live)
+        return check_with_flags(t, a, size, access, false);
+    if (!t->jit->bmi2)
+        return check_with_flags(t, a, size, access, true);
+    return check_without_flags(t, a, size, access);
+}

@@ -1,0 +1,181 @@
+// Ways out of a block: stubs in the cold area, direct branches that learn their target, indirect
+// ones that look it up, and the poll for whatever is pending.
+#include "engine/translate/jit_trans.h"
+
+// Takes the next record of an array; the last one is shared when the array is full, and the block
+// is thrown away then.
+static uint32_t take(struct trans *t, uint32_t *used, uint32_t max)
+{
+    if (*used + 1 >= max)
+        t->e->overflow = true;
+    else
+        ++*used;
+    return *used - 1;
+}
+
+uint32_t trans_site(struct trans *t, enum access access, unsigned size)
+{
+    struct jit *jit = t->jit;
+    uint32_t id = take(t, &jit->sites, jit->max_sites);
+    jit->site[id] = (struct jit_site){.block = t->block,
+                                      .insn = (uint8_t)t->i,
+                                      .access = (uint8_t)access,
+                                      .size = (uint16_t)size};
+    return id;
+}
+
+const void *trans_stub(struct trans *t, enum gate gate, uint32_t id)
+{
+    const void *at = emit_exec(t->cold);
+    emit_mov_ri(t->cold, T0, id);
+    emit_jmp_to(t->cold, t->jit->gate[gate]);
+    return at;
+}
+
+void trans_step(struct trans *t)
+{
+    emit_mov_ri(t->e, T0, trans_site(t, ACCESS_READ, 0));
+    emit_jmp_to(t->e, t->jit->gate[GATE_STEP]);
+}
+
+void trans_poll(struct trans *t, const void *stub)
+{
+    if (!t->flags_live_after) {
+        emit_alu_mi(t->e, ALU_CMP, 4, GS(pending), 0);
+        emit_jcc_to(t->e, COND_NE, stub);
+        return;
+    }
+    emit_load(t->e, 4, T0, GS(pending));
+    uint8_t *nothing = emit_jrcxz(t->e);
+    emit_jmp_to(t->e, stub);
+    emit_land_short(t->e, nothing);
+}
+
+void trans_fpu(struct trans *t)
+{
+    if (t->fpu_checked)
+        return;
+    t->fpu_checked = true;
+    t->b->fpu = true;
+    uint32_t site = trans_site(t, ACCESS_READ, 0);
+    const void *stub = trans_stub(t, GATE_FPU, site);
+    if (t->flags_live) {
+        emit_load(t->e, 1, T0, GS(fpu_live));
+        emit_lea(t->e, 4, T0, emit_at(T0, -1));
+        uint8_t *live = emit_jrcxz(t->e);
+        emit_jmp_to(t->e, stub);
+        emit_land_short(t->e, live);
+    } else {
+        emit_alu_mi(t->e, ALU_CMP, 1, GS(fpu_live), 0);
+        emit_jcc_to(t->e, COND_E, stub);
+    }
+    t->jit->site[site].resume = jit_offset(t->jit, t->e);
+}
+
+static bool near(const struct trans *t, uint64_t target)
+{
+    return ((target ^ t->rip) & ~PAGE_MASK) == 0;
+}
+
+// Where a branch within the page goes if its target is translated already, or is this block.
+static const void *known_target(const struct trans *t, uint64_t target)
+{
+    if (!near(t, target))
+        return NULL;
+    if (target == t->b->rip)
+        return jit_exec(t->jit, t->b->entry);
+    uint32_t known = jit_known_block(t->jit, t->page, target);
+    return known ? jit_exec(t->jit, t->jit->block[known].entry) : NULL;
+}
+
+static uint32_t add_link(struct trans *t, uint64_t target)
+{
+    struct jit *jit = t->jit;
+    uint32_t id = take(t, &jit->links, jit->max_links);
+    jit->link[id] = (struct jit_link){.rip = target, .page = t->page};
+    return id;
+}
+
+// Every cycle of blocks has a branch that does not go forward, and these poll.
+static bool is_backward(const struct trans *t, uint64_t target)
+{
+    return target <= t->rip;
+}
+
+static void jump_linked(struct trans *t, uint64_t target, uint32_t link)
+{
+    const void *known = known_target(t, target);
+    if (known) {
+        emit_jmp_to(t->e, known);
+        return;
+    }
+    emit_jmp_to(t->e, trans_stub(t, GATE_LINK, link));
+    t->jit->link[link].patch = jit_offset(t->jit, t->e) - 4;
+}
+
+void trans_jump(struct trans *t, uint64_t target)
+{
+    uint32_t link = add_link(t, target);
+    if (is_backward(t, target))
+        trans_poll(t, trans_stub(t, GATE_POLL, link));
+    jump_linked(t, target, link);
+}
+
+void trans_jump_if(struct trans *t, enum condition condition, uint64_t target)
+{
+    if (is_backward(t, target)) {
+        uint8_t *past = emit_jcc(t->e, condition ^ 1);
+        trans_jump(t, target);
+        emit_land(t->e, past);
+        return;
+    }
+    const void *known = known_target(t, target);
+    if (known) {
+        emit_jcc_to(t->e, condition, known);
+        return;
+    }
+    uint32_t link = add_link(t, target);
+    emit_jcc_to(t->e, condition, trans_stub(t, GATE_LINK, link));
+    t->jit->link[link].patch = jit_offset(t->jit, t->e) - 4;
+}
+
+// bits 4..15 of the target times 16: an entry of the IBTC, to be scaled by 8.
+static void ibtc_index(struct trans *t)
+{
+    struct emit *e = t->e;
+    emit_movzx(e, T0, T1, 2);
+    if (t->jit->bmi2) {
+        emit_mov_ri(e, T2, 4);
+        emit_shrx(e, 4, T0, T0, T2);
+        emit_lea(e, 4, T0, emit_indexed(T0, T0, 1, 0));
+    } else { // the flags are on the host's stack
+        emit_shift_ri(e, SHIFT_SHR, 4, T0, 4);
+        emit_shift_ri(e, SHIFT_SHL, 4, T0, 1);
+    }
+}
+
+void trans_indirect(struct trans *t, int pushed)
+{
+    struct emit *e = t->e;
+    size_t table = offsetof(struct tcpu, hot.ibtc) + t->c->user * sizeof t->c->hot.ibtc[0];
+    bool save = !t->jit->bmi2;
+    uint32_t site = trans_site(t, ACCESS_READ, (uint16_t)pushed);
+    const void *stub = trans_stub(t, GATE_INDIRECT, site);
+    trans_poll(t, stub);
+    if (save)
+        emit_u8(e, 0x9c); // pushf
+    ibtc_index(t);
+    if (save)
+        emit_u8(e, 0x9d); // popf
+    struct emit_mem entry = {REG_NONE, T0, 8, true, (int32_t)table};
+    struct emit_mem host = entry;
+    host.disp += (int32_t)offsetof(struct ibtc_entry, host);
+    emit_load(e, 8, T2, host);
+    emit_load(e, 8, T0, entry);
+    emit_op_rr(e, 8, 0, MAP_ONE, 0xf7, 2, T0); // not
+    emit_lea(e, 8, T0, emit_indexed(T0, T1, 1, 1));
+    uint8_t *hit = emit_jrcxz(e);
+    emit_jmp_to(e, stub);
+    emit_land_short(e, hit);
+    emit_jmp_r(e, T2);
+}

@@ -1,0 +1,115 @@
+// PUSH, POP, LEAVE. The stack pointer changes after the access; segments are flat here.
+#include "engine/translate/jit_trans.h"
+
+static int32_t width(const struct trans *t)
+{
+    return t->code64 ? 8 : 4;
+}
+
+static void move_rsp(struct trans *t, int32_t bytes)
+{
+    unsigned rsp = host_reg(RSP);
+    emit_lea(t->e, (unsigned)width(t), rsp, emit_at(rsp, bytes));
+}
+
+static struct emit_mem check_push(struct trans *t)
+{
+    struct address a = trans_stack_address(t, -width(t));
+    return trans_check(t, &a, (unsigned)width(t), ACCESS_WRITE);
+}
+
+void trans_push_reg(struct trans *t, unsigned host)
+{
+    struct emit_mem mem = check_push(t);
+    emit_store(t->e, (unsigned)width(t), mem, host);
+    move_rsp(t, -width(t));
+}
+
+void trans_push_imm(struct trans *t, uint64_t value)
+{
+    struct emit_mem mem = check_push(t);
+    if (!t->code64 || (int64_t)value == (int32_t)value) {
+        emit_store_i(t->e, (unsigned)width(t), mem, (int32_t)value);
+    } else {
+        emit_mov_ri(t->e, T2, value);
+        emit_store(t->e, 8, mem, T2);
+    }
+    move_rsp(t, -width(t));
+}
+
+static void push_slot(struct trans *t, struct emit_mem slot)
+{
+    struct emit_mem mem = check_push(t);
+    emit_load(t->e, 8, T2, slot);
+    emit_store(t->e, (unsigned)width(t), mem, T2);
+    move_rsp(t, -width(t));
+}
+
+static bool push_memory(struct trans *t)
+{
+    struct address a;
+    if (!trans_address(t, t->in, &a))
+        return false;
+    struct emit_mem mem = trans_check(t, &a, (unsigned)width(t), ACCESS_READ);
+    emit_load(t->e, (unsigned)width(t), T2, mem);
+    emit_store(t->e, 8, GS(hot.spill), T2); // the second check may go through C
+    push_slot(t, GS(hot.spill));
+    return true;
+}
+
+static bool trans_push(struct trans *t)
+{
+    const struct operand *op = &t->in->operand[0];
+    if (op->kind == OPND_IMM)
+        trans_push_imm(t, t->in->imm);
+    else if (op->kind == OPND_MEM)
+        return push_memory(t);
+    else if (op->kind != OPND_GPR)
+        return false;
+    else if (host_reg(op->reg) == NO_HOST)
+        push_slot(t, gpr_slot(op->reg));
+    else
+        trans_push_reg(t, host_reg(op->reg));
+    return true;
+}
+
+static bool trans_pop(struct trans *t)
+{
+    const struct operand *op = &t->in->operand[0];
+    unsigned size = (unsigned)width(t);
+    if (op->kind != OPND_GPR)
+        return false;
+    struct address a = trans_stack_address(t, 0);
+    struct emit_mem mem = trans_check(t, &a, size, ACCESS_READ);
+    unsigned host = host_reg(op->reg);
+    emit_load(t->e, size, host == NO_HOST ? T2 : host, mem);
+    if (host == NO_HOST)
+        emit_store(t->e, 8, gpr_slot(op->reg), T2);
+    if (op->reg != RSP)
+        move_rsp(t, width(t));
+    return true;
+}
+
+static void trans_leave(struct trans *t)
+{
+    unsigned size = (unsigned)width(t);
+    struct address a = trans_stack_address(t, 0);
+    a.base = RBP;
+    struct emit_mem mem = trans_check(t, &a, size, ACCESS_READ);
+    emit_load(t->e, size, T2, mem);
+    emit_lea(t->e, size, host_reg(RSP), emit_at(RBP, width(t)));
+    emit_mov_rr(t->e, 8, RBP, T2);
+}
+
+bool trans_stack(struct trans *t)
+{
+    const struct insn *in = t->in;
+    if (in->opsize != width(t) || in->prefix & PREFIX_LOCK)
+        return false;
+    switch (in->op) {
+    case OP_PUSH: return trans_push(t);
+    case OP_POP: return trans_pop(t);
+    case OP_LEAVE: trans_leave(t); return true;
+    default: return false;
+    }
+}

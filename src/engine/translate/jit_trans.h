@@ -1,0 +1,96 @@
+// One block being translated: what the emission files share.
+#pragma once
+
+#include "engine/translate/jit_impl.h"
+
+struct trans {
+    struct tcpu *c;
+    struct jit *jit;
+    struct emit *e;    // hot code
+    struct emit *cold; // stubs
+    struct jit_block *b;
+    uint32_t block; // its index
+    uint32_t page;
+    unsigned count;        // instructions decoded
+    unsigned i;            // the one being translated
+    const struct insn *in; // insn[i]
+    uint64_t rip;          // where it is
+    uint64_t next;         // and the one after it
+    bool code64;           // else flat 32-bit code
+    bool flags_live;       // the guest's arithmetic flags are needed from `in` on
+    bool flags_live_after; // or after it
+    bool fpu_checked;      // the vector state is known to be in the machine
+    bool ended;            // the block's last way out is emitted
+    struct insn insn[JIT_INSNS];
+    uint16_t live[JIT_INSNS + 1]; // flags needed before each instruction
+};
+
+// An operand's linear address before translation to a host address.
+struct address {
+    uint8_t base;  // guest register or REG_NONE
+    uint8_t index; // guest register or REG_NONE
+    uint8_t scale;
+    uint8_t width;   // 4 or 8 bytes that the sum is cut to
+    uint8_t segment; // SEG_FS or SEG_GS, or SEG_COUNT when its base is zero
+    bool constant;   // no registers: value
+    uint64_t value;
+    int32_t disp;
+};
+
+static inline unsigned host_reg(unsigned guest)
+{
+    return jit_host_reg[guest];
+}
+
+static inline struct emit_mem gpr_slot(unsigned guest)
+{
+    return emit_gs(offsetof(struct tcpu, s.gpr) + 8 * guest);
+}
+
+#define GS(field) emit_gs(offsetof(struct tcpu, field))
+
+// jit_mem.c
+// The address of in's memory operand; false when translated code cannot form it.
+bool trans_address(const struct trans *t, const struct insn *in, struct address *out);
+struct address trans_stack_address(const struct trans *t, int32_t disp); // [rsp + disp]
+// The sum of base, index and displacement (no segment base) into T1; uses T0. To either emitter.
+void trans_offset(struct emit *e, const struct address *a);
+// Checks an access of size bytes and returns the host operand that makes it: T1 is in it, T0 and T2
+// are free again. The guest's flags survive if they are live.
+struct emit_mem trans_check(struct trans *t, const struct address *a, unsigned size,
+                            enum access access);
+
+// jit_out.c: ways out of line. Each returns the offset of a stub, or its own record's index.
+uint32_t trans_site(struct trans *t, enum access access, unsigned size);
+// A stub that enters a gate with an id.
+const void *trans_stub(struct trans *t, enum gate gate, uint32_t id);
+void trans_step(struct trans *t); // the interpreter runs the current instruction
+// Jumps to the stub when something is pending (or, with equal false, unless the byte is set).
+void trans_poll(struct trans *t, const void *stub);
+void trans_fpu(struct trans *t); // brings the vector state into the machine, once a block
+// Direct branches, unconditional or on a condition.
+void trans_jump(struct trans *t, uint64_t target);
+void trans_jump_if(struct trans *t, enum condition condition, uint64_t target);
+// To the guest address in T1. pushed: what the instruction added to rsp, to be undone when the
+// target is no address.
+void trans_indirect(struct trans *t, int pushed);
+
+// jit_insn.c: instructions that the host runs as they are, with other operands. False: not this
+// one, and nothing is emitted.
+bool trans_native(struct trans *t);
+bool trans_lea(struct trans *t);
+
+// jit_branch.c, jit_stack.c: false as above.
+bool trans_branch(struct trans *t);
+bool trans_stack(struct trans *t);
+// Stores the register or immediate below rsp and moves rsp; the value is in value_reg, or an
+// immediate.
+void trans_push_reg(struct trans *t, unsigned host);
+void trans_push_imm(struct trans *t, uint64_t value);
+
+// jit_policy.c
+// True when the host may run the instruction itself: it touches nothing but registers, flags and
+// one memory operand, and means on the host what it means to the guest.
+bool trans_allowed(const struct trans *t, const struct insn *in);
+// True when the block may go on after the interpreter ran it.
+bool trans_continues(const struct insn *in);
