@@ -1,0 +1,44 @@
+# The front door. The build itself is Meson's (meson.build); BUILD is its folder.
+BUILD ?= build
+SUITE ?=
+PREFIX ?= /usr/local
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+
+$(BUILD)/build.ninja:
+	@tools/install-packages build
+	@meson setup --prefix $(PREFIX) $(BUILD)
+
+# Unit, machine and other tests; the last line is "N passed, N failed". SUITE=unit runs one suite.
+test: all
+	@tools/run-tests $(BUILD) $(if $(SUITE),--suite $(SUITE),--no-suite fuzz)
+
+# Random input against decoder, devices and file formats, for longer than a test may take.
+fuzz: all
+	@tools/run-tests $(BUILD) --suite fuzz --timeout-multiplier 10
+
+bench: all
+	@tools/install-packages bench
+	@bench/run.py
+
+# What needs no run: include rules, headers, freestanding parts, format.
+check: all
+	@tools/check-layers $(BUILD)
+	@tools/check-format
+
+# Slow analysis: threads, compilers' analyzers.
+check-deep: check
+	@tools/check-deep
+
+# Boots Debian's kernel in a VM: a shell on a terminal, else a scripted session.
+demo: all
+	@tools/demo $(BUILD)/berth
+
+install: all
+	@meson install -C $(BUILD)
+
+clean:
+	rm -rf $(BUILD)
+
+.PHONY: all test fuzz bench check check-deep demo install clean
