@@ -37,10 +37,10 @@ static void pic_output(void *opaque, bool level)
     apic_extint(&vm->irq.router, level);
 }
 
-static void ioapic_deliver(void *opaque, const struct apic_message *m)
+static bool ioapic_deliver(void *opaque, const struct apic_message *m)
 {
     struct vm *vm = opaque;
-    apic_send(&vm->irq.router, m, 0);
+    return apic_send(&vm->irq.router, m, 0);
 }
 
 static uint64_t lapic_tsc_now(void *opaque, unsigned index)
