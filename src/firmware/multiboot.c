@@ -41,10 +41,13 @@ static bool find_header(const struct boot_request *rq, size_t *at)
     return false;
 }
 
+// A 64-bit ELF file that also has the PVH note is started by that: multiboot would refuse it.
 bool multiboot_is(const struct boot_request *rq)
 {
     size_t at;
-    return find_header(rq, &at);
+    return find_header(rq, &at) &&
+           ((load_le32(rq->kernel + at + 4) & WANTS_ADDRESSES) ||
+            !elf_is(rq->kernel, rq->kernel_len) || rq->kernel[4] == 1 || !pvh_is(rq));
 }
 
 // The header's own address fields: one contiguous load and a zeroed tail.

@@ -225,6 +225,9 @@ static void multiboot_refuses_what_it_cannot_give(void)
     image_add_multiboot(f.image, 0);
     CHECK_EQ(load(len), ERR_UNSUPPORTED);
     CHECK(strstr(f.e.text, "elf32-i386"));
+    image_add_pvh(f.image); // then it is started by that
+    CHECK_EQ(load(len), OK);
+    CHECK_STR(f.result.format, "ELF, PVH entry");
     fake_release(&f.fake);
 }
 
