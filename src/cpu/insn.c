@@ -26,6 +26,7 @@ struct parse {
     uint8_t veclen;   // 0 128, 1 256, 2 512, 3 reserved
     uint8_t evex_r2;  // fifth bit of ModRM.reg
     uint8_t evex_v2;  // fifth bit of vvvv or of a vector index
+    bool vvvv_set;    // vvvv as encoded names a register, which forms without it must not do
     bool bad;         // an illegal combination: #UD once the length is known
     const struct insn_row *row;
 };
@@ -112,6 +113,7 @@ static void vex_common(struct parse *p, struct insn *out, uint8_t wvvvvlpp)
     static const uint8_t pp_of[4] = {0, 1, 2, 3};
     p->pp = pp_of[wvvvvlpp & 3];
     out->vvvv = ~wvvvvlpp >> 3 & (p->mode == 8 ? 15 : 7);
+    p->vvvv_set = (wvvvvlpp & 0x78) != 0x78;
     p->opsize_prefix = false;
     p->rep_byte = 0;
 }
@@ -149,7 +151,7 @@ static void parse_evex(struct parse *p, struct insn *out)
     out->evex_aaa = c & 7;
     out->evex_zb = (uint8_t)((c >> 4 & 1) | (c >> 7) << 1 | (c >> 5 & 3) << 2);
     out->vvvv |= (uint8_t)(p->evex_v2 << 4);
-    if (a & 8 || !(b & 4))
+    if (a & 8 || !(b & 4) || (p->mode != 8 && !(c & 8)))
         p->bad = true;
     out->encoding = ENC_EVEX;
     out->map = a & 7;
@@ -405,7 +407,7 @@ static bool vector_legal(const struct parse *p, const struct insn *out)
     uint32_t bits = p->row->bits;
     bool memory = out->has_modrm && out->modrm < 0xc0;
     bool vsib = insn_forms[out->form].flags & FORM_VSIB;
-    if (!(bits & ROW_VVVV) && (vsib ? out->vvvv & 15 : out->vvvv))
+    if (!(bits & ROW_VVVV) && (p->vvvv_set || (p->evex_v2 && !vsib)))
         return false;
     if (vsib && (!memory || !out->has_sib))
         return false;
