@@ -288,6 +288,16 @@ def disk(opts, work):
             raise Failure("the image does not hold what the guest wrote")
 
 
+def memtest(opts, work):
+    """Debian's memtest86+ starts its test screen on the serial line"""
+    image = next((p for p in ("/boot/memtest86+x64.bin", "/boot/mt86+x64") if os.path.exists(p)), None)
+    if not image:
+        raise Skip("package memtest86+ is not installed")
+    with Guest(opts, "-m", "64", "--kernel", image, "--append", "console=ttyS0,115200", timeout=opts.timeout) as guest:
+        guest.expect("Memtest86+")
+        guest.expect("Pass")
+
+
 def bad_inputs(opts, work):
     """bad kernels, initrds, sizes and files: one line, status 2 or 3, with something to try"""
     junk = os.path.join(work, "junk")
@@ -312,7 +322,7 @@ def bad_inputs(opts, work):
 
 
 CASES = [cloud_bzimage, cloud_pvh, generic_bzimage, generic_pvh, pae_686, high_memory, two_cpus, reboot, panic,
-         sigterm, disk, bad_inputs]
+         sigterm, disk, memtest, bad_inputs]
 
 
 def main():
