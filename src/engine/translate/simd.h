@@ -1,0 +1,13 @@
+// Runs the guest's x87, MMX, SSE and AVX instructions on the host's own units. See
+// docs/engine-translate-simd.md.
+//
+// The guest's registers of these units are either in memory (s.xsave, the truth when fpu_live is 0)
+// or in the machine (fpu_live is 1). Moves between the two are fpu_to_memory() and fpu_to_machine()
+// (tcpu.h).
+#pragma once
+
+#include "engine/translate/tcpu.h"
+
+// Makes c->simd. Fails with ERR_UNSUPPORTED on a host without XSAVE.
+err_t simd_init(struct tcpu *c, struct error *e);
+void simd_release(struct tcpu *c); // accepts a half-made one

@@ -1,0 +1,117 @@
+// Shared by the files that run vector and x87 instructions.
+#pragma once
+
+#include "engine/translate/codebuf.h"
+#include "engine/translate/copy.h"
+#include "engine/translate/integer_impl.h"
+#include "engine/translate/simd.h"
+
+// What a stub works on; its address is in RDI while the instruction runs.
+struct simd_frame {
+    uint8_t mem[64]; // the memory operand
+    uint64_t gpr[5]; // rax, rcx, rdx, r8, r9
+    uint64_t flags;  // as flags_pack() makes them
+    uint64_t pad[2];
+};
+
+#define STUB_BYTES 112
+#define STUB_SLOTS 4096
+
+struct stub_key {
+    uint8_t bytes[15]; // the re-encoded instruction
+    uint8_t len;       // 0: free slot
+};
+
+#define XSAVE_LEGACY 512 // bytes before the header
+#define XSAVE_HEADER 64
+
+struct simd {
+    struct simd_frame frame __attribute__((aligned(64)));
+    uint8_t backup[CPU_XSAVE_BYTES] __attribute__((aligned(64))); // machine state to go back to
+    uint8_t image[CPU_XSAVE_BYTES] __attribute__((aligned(64)));  // of a guest's FXSAVE or XSAVE
+    uint64_t components; // XCR0 bits that guests can have: saved and restored here
+    uint32_t mxcsr_mask; // bits that LDMXCSR accepts
+    struct codebuf code;
+    struct stub_key stub[STUB_SLOTS];
+    unsigned stubs; // taken
+};
+
+#define MXCSR_DEFAULT 0x1f80u
+#define MXCSR_FLAGS 0x3fu
+#define FSW_ES 0x80u
+
+// Places in the XSAVE area.
+#define AREA_FCW 0
+#define AREA_FSW 2
+#define AREA_FTW 4
+#define AREA_POINTERS 6 // FOP, FIP, FDP up to byte 24
+#define AREA_MXCSR 24
+#define AREA_MXCSR_MASK 28
+#define AREA_ST 32
+#define AREA_XMM 160
+#define AREA_BV 512
+#define AREA_COMPACT 520 // XCOMP_BV
+#define AREA_AVX 576     // in the standard and the compacted layout
+#define AVX_BYTES 256
+
+static inline uint32_t mxcsr_read(void)
+{
+    uint32_t value;
+    asm volatile("stmxcsr %0" : "=m"(value));
+    return value;
+}
+
+static inline void mxcsr_write(uint32_t value)
+{
+    asm volatile("ldmxcsr %0" : : "m"(value));
+}
+
+static inline uint16_t fsw_read(void)
+{
+    uint16_t value;
+    asm volatile("fnstsw %0" : "=a"(value));
+    return value;
+}
+
+// The host's XSAVE and XRSTOR, standard form, of the components in mask. area is 64-byte aligned.
+static inline void host_xsave(void *area, uint64_t mask)
+{
+    asm volatile("xsave64 (%0)"
+                 :
+                 : "r"(area), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32))
+                 : "memory");
+}
+
+static inline void host_xrstor(const void *area, uint64_t mask)
+{
+    asm volatile("xrstor64 (%0)"
+                 :
+                 : "r"(area), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32))
+                 : "memory");
+}
+
+// fpu.c
+// Puts the state into s.xsave in a form where every byte of every component is meaningful and every
+// component's XSTATE_BV bit may be set; marks components as in use.
+void fpu_open(struct tcpu *c, uint64_t components);
+// XMM or YMM register n in s.xsave (after fpu_open): size 16 or 32 bytes. Writing 16 bytes leaves
+// the rest.
+void vector_get(struct tcpu *c, unsigned n, unsigned size, void *out);
+void vector_set(struct tcpu *c, unsigned n, unsigned size, const void *in);
+
+// stub.c: the code that runs one instruction on a frame, or NULL if it cannot be re-encoded.
+typedef void simd_stub(struct simd_frame *f);
+simd_stub *stub_for(struct simd *simd, const struct insn *insn, const uint8_t gpr_map[16]);
+// Host registers that stand for guest general registers in stubs, and their places in a frame.
+unsigned stub_slot(unsigned host_reg);
+
+// simd.c
+// Raises #XM (or #UD without OSXMMEXCPT).
+_Noreturn void raise_simd_exception(struct tcpu *c);
+
+// Instructions that need more than a stub. masked.c
+interp_fn simd_gather, simd_maskmov_load, simd_maskmov_store, simd_maskmovdqu;
+// environment.c
+interp_fn simd_fnstenv, simd_fldenv, simd_fnsave, simd_frstor;
+// xsave.c
+interp_fn simd_fxsave, simd_fxrstor, simd_ldmxcsr, simd_stmxcsr;
