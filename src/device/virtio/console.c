@@ -358,7 +358,9 @@ static err_t console_init(struct device *dev, const void *config, struct error *
     unsigned queues = 2;
 
     c->config = *(const struct virtio_console_config *)config;
-    if (c->config.ports < 1 || c->config.ports > VIRTIO_CONSOLE_PORTS)
+    if (c->config.ports == 0)
+        c->config.ports = 1;
+    if (c->config.ports > VIRTIO_CONSOLE_PORTS)
         return error_set(e, ERR_INVALID, "%s: a console has 1 to %d ports", dev->id,
                          VIRTIO_CONSOLE_PORTS);
     if (c->config.ports > 1) {

@@ -8,7 +8,7 @@
 #define VIRTIO_CONSOLE_NAME 32 // bytes, with the final zero
 
 struct virtio_console_config {
-    unsigned ports; // 1..VIRTIO_CONSOLE_PORTS
+    unsigned ports; // 1..VIRTIO_CONSOLE_PORTS; 0 means 1
     // Names of ports 1 and up; port 0's is not used.
     char names[VIRTIO_CONSOLE_PORTS][VIRTIO_CONSOLE_NAME];
     uint16_t columns, rows; // of the terminal; 0: not known

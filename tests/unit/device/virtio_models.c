@@ -1,0 +1,592 @@
+// The virtio console, entropy source and disk, each against a driver.
+#include <stdlib.h>
+
+#include "base/bytes.h"
+#include "device/storage/virtio_blk.h"
+#include "device/virtio/console.h"
+#include "device/virtio/rng.h"
+#include "device/virtio/virtio_pci.h"
+#include "fake_driver.h"
+#include "test.h"
+
+#define FEATURES ~(1ull << VIRTIO_F_RING_PACKED | 1ull << VIRTIO_F_EVENT_IDX)
+#define A 0x80000ull
+#define B 0x90000ull
+#define C 0xa0000ull
+
+struct setup {
+    struct fake_guest *g;
+    struct device *dev;
+    struct fake_driver d;
+};
+
+static void set_up(struct setup *s, const struct device_type *type, const void *config,
+                   unsigned queues)
+{
+    s->g = fake_guest_new();
+    s->dev = fake_device(s->g, type, config);
+    fake_driver_start(&s->d, s->g, s->dev, FEATURES, queues, true);
+}
+
+static void tear_down(struct setup *s)
+{
+    fake_device_free(s->dev);
+    fake_guest_free(s->g);
+}
+
+static uint32_t config_word(struct setup *s, unsigned offset, unsigned size)
+{
+    return (uint32_t)fake_read(s->g, false, FAKE_BAR + 0x2000 + offset, size);
+}
+
+// --- Entropy ---
+
+static void fill(void *opaque, void *data, size_t len)
+{
+    *(size_t *)opaque += len;
+    memset(data, 0xa5, len);
+}
+
+static void rng_fills_buffers_at_a_bounded_rate(void)
+{
+    size_t made = 0;
+    struct virtio_rng_config config = {fill, &made, 10000};
+    struct fake_buffer b = {A, 600, true};
+    uint32_t written;
+    struct setup s;
+
+    set_up(&s, &virtio_rng_type, &config, 1);
+    fake_put(&s.d, 0, &b, 1, false);
+    fake_put(&s.d, 0, &b, 1, false);
+    fake_put(&s.d, 0, &b, 1, false);
+    fake_kick(&s.d, 0);
+    CHECK(fake_get(&s.d, 0, &written) && written == 600);
+    CHECK(fake_get(&s.d, 0, &written) && written == 400); // the tenth of a second's budget
+    CHECK(!fake_get(&s.d, 0, &written));
+    CHECK_EQ(s.g->ram[A + 599], 0xa5);
+    CHECK_EQ(s.g->ram[A + 600], 0);
+    fake_pass_time(s.g, s.dev, 50 * NS_PER_MS);
+    CHECK(!fake_get(&s.d, 0, &written));
+    fake_pass_time(s.g, s.dev, 50 * NS_PER_MS);
+    CHECK(fake_get(&s.d, 0, &written) && written == 600);
+    CHECK_EQ(made, 1600);
+    tear_down(&s);
+}
+
+static void rng_survives_a_move_with_its_budget(void)
+{
+    struct fake_guest *to = fake_guest_new();
+    size_t made = 0;
+    struct virtio_rng_config config = {fill, &made, 1000};
+    struct fake_buffer b = {A, 100, true};
+    struct device *copy;
+    struct error e;
+    struct setup s;
+
+    CHECK(state_check(virtio_rng_type.state, &e) == OK);
+    set_up(&s, &virtio_rng_type, &config, 1);
+    fake_put(&s.d, 0, &b, 1, false);
+    fake_kick(&s.d, 0);
+    copy = fake_migrate(to, s.dev, &config);
+    CHECK_EQ(to->timer, 100 * NS_PER_MS);
+    fake_device_free(copy);
+    fake_guest_free(to);
+    tear_down(&s);
+}
+
+// --- Console ---
+
+struct host_end {
+    char text[4][4096];
+    size_t len[4];
+    size_t room; // for port 0
+    unsigned resumed;
+};
+
+static size_t take_output(void *opaque, unsigned port, const uint8_t *data, size_t len)
+{
+    struct host_end *h = opaque;
+
+    if (port == 0 && len > h->room)
+        len = h->room;
+    if (port == 0)
+        h->room -= len;
+    memcpy(h->text[port] + h->len[port], data, len);
+    h->len[port] += len;
+    return len;
+}
+
+static void resume(void *opaque, unsigned port)
+{
+    ((struct host_end *)opaque)->resumed++;
+}
+
+static void put_text(struct setup *s, unsigned queue, const char *text)
+{
+    struct fake_buffer b = {A, (uint32_t)strlen(text), false};
+
+    memcpy(s->g->ram + A, text, b.len);
+    fake_put(&s->d, queue, &b, 1, false);
+    fake_kick(&s->d, queue);
+}
+
+static void console_output_waits_for_the_host(void)
+{
+    struct host_end *h = calloc(1, sizeof *h);
+    struct virtio_console_config config = {.ports = 1, .write = take_output, .opaque = h};
+    uint32_t written;
+    struct setup s;
+
+    h->room = 4;
+    set_up(&s, &virtio_console_type, &config, 2);
+    put_text(&s, 1, "hello world");
+    CHECK(!fake_get(&s.d, 1, &written));
+    CHECK_STR(h->text[0], "hell");
+    h->room = 3;
+    virtio_console_writable(s.dev, 0);
+    CHECK(!fake_get(&s.d, 1, &written));
+    h->room = 100;
+    virtio_console_writable(s.dev, 0);
+    CHECK(fake_get(&s.d, 1, &written) && written == 0);
+    CHECK_STR(h->text[0], "hello world");
+    tear_down(&s);
+    free(h);
+}
+
+static void console_output_in_hand_survives_a_move(void)
+{
+    struct host_end *h = calloc(1, sizeof *h);
+    struct virtio_console_config config = {.ports = 1, .write = take_output, .opaque = h};
+    struct fake_guest *to = fake_guest_new();
+    struct device *copy;
+    struct error e;
+    struct setup s;
+
+    CHECK(state_check(virtio_console_type.state, &e) == OK);
+    h->room = 6;
+    set_up(&s, &virtio_console_type, &config, 2);
+    put_text(&s, 1, "hello world");
+    copy = fake_migrate(to, s.dev, &config);
+    h->room = 100;
+    virtio_console_writable(copy, 0);
+    CHECK_STR(h->text[0], "hello world");
+    fake_device_free(copy);
+    fake_guest_free(to);
+    tear_down(&s);
+    free(h);
+}
+
+static void console_input_waits_for_the_guest(void)
+{
+    struct host_end *h = calloc(1, sizeof *h);
+    struct virtio_console_config config = {.ports = 1, .resume = resume, .opaque = h};
+    struct fake_buffer b = {B, 4, true};
+    uint32_t written;
+    struct setup s;
+
+    set_up(&s, &virtio_console_type, &config, 2);
+    CHECK_EQ(virtio_console_input(s.dev, 0, (const uint8_t *)"abcdef", 6), 0);
+    fake_put(&s.d, 0, &b, 1, false);
+    CHECK_EQ(h->resumed, 0);
+    fake_kick(&s.d, 0);
+    CHECK_EQ(h->resumed, 1);
+    CHECK_EQ(virtio_console_input(s.dev, 0, (const uint8_t *)"abcdef", 6), 4);
+    CHECK(fake_get(&s.d, 0, &written) && written == 4);
+    CHECK(memcmp(s.g->ram + B, "abcd", 4) == 0);
+    CHECK_EQ(virtio_console_input(s.dev, 1, (const uint8_t *)"x", 1), 0);
+    tear_down(&s);
+    free(h);
+}
+
+static void send_control(struct setup *s, uint32_t port, uint16_t event, uint16_t value)
+{
+    struct fake_buffer b = {A, 8, false};
+
+    store_le32(s->g->ram + A, port);
+    store_le16(s->g->ram + A + 4, event);
+    store_le16(s->g->ram + A + 6, value);
+    fake_put(&s->d, 3, &b, 1, false);
+    fake_kick(&s->d, 3);
+}
+
+// Takes one control message and makes its buffer available again.
+static bool got_control(struct setup *s, uint32_t port, uint16_t event, uint16_t value)
+{
+    struct fake_buffer b = {B, 64, true};
+    const uint8_t *m = s->g->ram + B;
+    uint32_t written;
+    bool same;
+
+    fake_put(&s->d, 2, &b, 1, false);
+    fake_kick(&s->d, 2);
+    same = fake_get(&s->d, 2, &written) && written >= 8 && load_le32(m) == port &&
+           load_le16(m + 4) == event && load_le16(m + 6) == value;
+    return same;
+}
+
+static void console_ports_introduce_themselves(void)
+{
+    struct host_end *h = calloc(1, sizeof *h);
+    struct virtio_console_config config = {.ports = 2,
+                                           .names = {"", "org.example.agent"},
+                                           .columns = 80,
+                                           .rows = 25,
+                                           .write = take_output,
+                                           .opaque = h};
+    struct fake_buffer input = {C, 8, true};
+    struct setup s;
+
+    set_up(&s, &virtio_console_type, &config, 6);
+    CHECK_EQ(config_word(&s, 0, 4), 25u << 16 | 80);
+    CHECK_EQ(config_word(&s, 4, 4), 2);
+    send_control(&s, 0, 0, 1); // DEVICE_READY
+    CHECK(got_control(&s, 0, 1, 1));
+    CHECK(got_control(&s, 1, 1, 1));
+    send_control(&s, 0, 3, 1); // PORT_READY
+    CHECK(got_control(&s, 0, 4, 1));
+    CHECK(got_control(&s, 0, 5, 1));
+    CHECK_EQ(load_le32(s.g->ram + B + 8), 25u << 16 | 80);
+    CHECK(got_control(&s, 0, 6, 1));
+    send_control(&s, 1, 3, 1);
+    CHECK(got_control(&s, 1, 7, 1));
+    CHECK(memcmp(s.g->ram + B + 8, "org.example.agent", 17) == 0);
+    CHECK(got_control(&s, 1, 6, 1));
+    fake_put(&s.d, 4, &input, 1, false);
+    CHECK_EQ(virtio_console_input(s.dev, 1, (const uint8_t *)"x", 1), 0); // not open yet
+    send_control(&s, 1, 6, 1);
+    CHECK_EQ(virtio_console_input(s.dev, 1, (const uint8_t *)"x", 1), 1);
+    put_text(&s, 5, "from the agent");
+    CHECK_STR(h->text[1], "from the agent");
+    virtio_console_connect(s.dev, 1, false);
+    CHECK(got_control(&s, 1, 6, 0));
+    send_control(&s, 77, 6, 1); // no such port
+    tear_down(&s);
+    free(h);
+}
+
+static void console_emergency_write_needs_no_queue(void)
+{
+    struct host_end *h = calloc(1, sizeof *h);
+    struct virtio_console_config config = {.ports = 1, .write = take_output, .opaque = h};
+    struct setup s = {.g = fake_guest_new()};
+
+    h->room = 10;
+    s.dev = fake_device(s.g, &virtio_console_type, &config);
+    fake_driver_enable(&s.d, s.g, s.dev, true);
+    fake_write(s.g, false, FAKE_BAR + 0x2008, 4, '!');
+    CHECK_STR(h->text[0], "!");
+    tear_down(&s);
+    free(h);
+}
+
+// --- Disk ---
+
+#define DISK_BYTES (64 * KIB)
+
+// A back end that completes when the test says so.
+struct ram_disk {
+    struct block block;
+    uint8_t data[DISK_BYTES];
+    struct block_request *queued;
+    unsigned ops[5]; // by enum block_op
+    bool fail;
+};
+
+static void ram_disk_submit(struct block *block, struct block_request *r)
+{
+    struct ram_disk *disk = container_of(block, struct ram_disk, block);
+
+    r->next = disk->queued;
+    disk->queued = r;
+    disk->ops[r->op]++;
+}
+
+static void transfer(struct ram_disk *disk, const struct block_request *r)
+{
+    uint64_t at = r->offset;
+
+    for (unsigned i = 0; i < r->iovs; i++) {
+        if (r->op == BLOCK_READ)
+            memcpy(r->iov[i].iov_base, disk->data + at, r->iov[i].iov_len);
+        else
+            memcpy(disk->data + at, r->iov[i].iov_base, r->iov[i].iov_len);
+        at += r->iov[i].iov_len;
+    }
+    CHECK(r->op > BLOCK_WRITE || at == r->offset + r->len);
+    CHECK(at <= DISK_BYTES);
+    if (r->op == BLOCK_WRITE_ZEROES || r->op == BLOCK_DISCARD)
+        memset(disk->data + r->offset, 0, r->len);
+}
+
+// Completes what is queued, newest first.
+static unsigned ram_disk_run(struct ram_disk *disk)
+{
+    unsigned n = 0;
+
+    while (disk->queued) {
+        struct block_request *r = disk->queued;
+        disk->queued = r->next;
+        if (!disk->fail)
+            transfer(disk, r);
+        r->done(r, disk->fail ? ERR_IO : OK);
+        n++;
+    }
+    return n;
+}
+
+static void ram_disk_drain(struct block *block)
+{
+    ram_disk_run(container_of(block, struct ram_disk, block));
+}
+
+static const struct block_type ram_disk_type = {"test", ram_disk_submit, ram_disk_drain, NULL};
+
+static struct ram_disk *ram_disk_new(bool read_only)
+{
+    struct ram_disk *disk = calloc(1, sizeof *disk);
+
+    disk->block.type = &ram_disk_type;
+    disk->block.limits = (struct block_limits){DISK_BYTES, 512, 4096, read_only, true, true};
+    return disk;
+}
+
+static void disk_up(struct setup *s, struct ram_disk **disk, bool read_only)
+{
+    struct virtio_blk_config config = {.serial = "serial-number"};
+
+    *disk = ram_disk_new(read_only);
+    config.block = &(*disk)->block;
+    set_up(s, &virtio_blk_type, &config, 1);
+}
+
+static void disk_down(struct setup *s, struct ram_disk *disk)
+{
+    tear_down(s);
+    free(disk);
+}
+
+// Header at A, data at B, status at C.
+static void put_request(struct setup *s, uint32_t type, uint64_t sector, uint32_t len, bool write)
+{
+    struct fake_buffer b[] = {{A, 16, false}, {B, len, write}, {C, 1, true}};
+
+    store_le32(s->g->ram + A, type);
+    store_le32(s->g->ram + A + 4, 0);
+    store_le64(s->g->ram + A + 8, sector);
+    s->g->ram[C] = 0xee;
+    fake_put(&s->d, 0, b, 3, true);
+    fake_kick(&s->d, 0);
+}
+
+static unsigned status_of(struct setup *s, struct ram_disk *disk, uint32_t *written)
+{
+    ram_disk_run(disk);
+    return fake_get(&s->d, 0, written) ? s->g->ram[C] : 0xff;
+}
+
+static void disk_reads_and_writes(void)
+{
+    struct ram_disk *disk;
+    uint32_t written;
+    struct setup s;
+
+    disk_up(&s, &disk, false);
+    memset(s.g->ram + B, 0x77, 1024);
+    put_request(&s, 1, 2, 1024, false);
+    CHECK(!fake_get(&s.d, 0, &written)); // asynchronous
+    CHECK_EQ(status_of(&s, disk, &written), 0);
+    CHECK_EQ(written, 1);
+    CHECK_EQ(disk->data[1024], 0x77);
+    CHECK_EQ(disk->data[2047], 0x77);
+    CHECK_EQ(disk->data[2048], 0);
+    memset(s.g->ram + B, 0, 2048);
+    put_request(&s, 0, 1, 2048, true);
+    CHECK_EQ(status_of(&s, disk, &written), 0);
+    CHECK_EQ(written, 2049);
+    CHECK_EQ(s.g->ram[B + 511], 0);
+    CHECK_EQ(s.g->ram[B + 512], 0x77);
+    put_request(&s, 4, 0, 0, false);
+    CHECK_EQ(status_of(&s, disk, &written), 0);
+    CHECK_EQ(disk->ops[BLOCK_FLUSH], 1);
+    CHECK(s.g->msis >= 3);
+    disk_down(&s, disk);
+}
+
+static void disk_tells_its_shape_and_serial(void)
+{
+    struct ram_disk *disk;
+    uint32_t written;
+    struct setup s;
+
+    disk_up(&s, &disk, false);
+    CHECK_EQ(config_word(&s, 0, 4), DISK_BYTES / 512);
+    CHECK_EQ(config_word(&s, 12, 4), 254);
+    CHECK_EQ(config_word(&s, 20, 4), 512);
+    CHECK_EQ(config_word(&s, 24, 1), 3);
+    CHECK_EQ(config_word(&s, 56, 1), 1);
+    CHECK_EQ(config_word(&s, 60, 4), 0);
+    put_request(&s, 8, 0, 20, true);
+    CHECK_EQ(status_of(&s, disk, &written), 0);
+    CHECK(memcmp(s.g->ram + B, "serial-number\0\0\0\0\0\0\0", 20) == 0);
+    disk_down(&s, disk);
+}
+
+static void put_range(struct setup *s, uint32_t type, uint64_t sector, uint32_t sectors,
+                      uint32_t flags)
+{
+    store_le64(s->g->ram + B, sector);
+    store_le32(s->g->ram + B + 8, sectors);
+    store_le32(s->g->ram + B + 12, flags);
+    put_request(s, type, 0, 16, false);
+}
+
+static void disk_discards_and_zeroes(void)
+{
+    struct ram_disk *disk;
+    uint32_t written;
+    struct setup s;
+
+    disk_up(&s, &disk, false);
+    memset(disk->data, 1, DISK_BYTES);
+    put_range(&s, 11, 4, 2, 0);
+    CHECK_EQ(status_of(&s, disk, &written), 0);
+    CHECK_EQ(disk->data[4 * 512], 0);
+    CHECK_EQ(disk->data[6 * 512], 1);
+    put_range(&s, 13, 8, 1, 1);
+    CHECK_EQ(status_of(&s, disk, &written), 0);
+    CHECK_EQ(disk->data[8 * 512], 0);
+    put_range(&s, 11, 4, 2, 1); // discard has no unmap flag
+    CHECK_EQ(status_of(&s, disk, &written), 2);
+    put_range(&s, 13, 127, 2, 0); // past the end
+    CHECK_EQ(status_of(&s, disk, &written), 1);
+    put_range(&s, 13, UINT64_MAX, 2, 0);
+    CHECK_EQ(status_of(&s, disk, &written), 1);
+    disk_down(&s, disk);
+}
+
+static void disk_refuses_what_is_outside_or_unknown(void)
+{
+    struct ram_disk *disk;
+    uint32_t written;
+    struct setup s;
+
+    disk_up(&s, &disk, false);
+    put_request(&s, 0, 128, 512, true);
+    CHECK_EQ(status_of(&s, disk, &written), 1);
+    put_request(&s, 0, UINT64_MAX / 512, 512, true);
+    CHECK_EQ(status_of(&s, disk, &written), 1);
+    put_request(&s, 1, 0, 100, false);
+    CHECK_EQ(status_of(&s, disk, &written), 1);
+    put_request(&s, 999, 0, 512, true);
+    CHECK_EQ(status_of(&s, disk, &written), 2);
+    disk->fail = true;
+    put_request(&s, 0, 0, 512, true);
+    CHECK_EQ(status_of(&s, disk, &written), 1);
+    disk_down(&s, disk);
+}
+
+static void read_only_disk_says_so_and_refuses_writes(void)
+{
+    struct ram_disk *disk;
+    uint32_t written;
+    struct setup s;
+
+    disk_up(&s, &disk, true);
+    CHECK_EQ(fake_offered(&s.d) & 0x6020, 0x20); // RO, neither DISCARD nor WRITE_ZEROES
+    put_request(&s, 1, 0, 512, false);
+    CHECK_EQ(status_of(&s, disk, &written), 1);
+    CHECK_EQ(disk->ops[BLOCK_WRITE], 0);
+    disk_down(&s, disk);
+}
+
+static void disk_request_without_a_status_byte_stops_the_device(void)
+{
+    struct fake_buffer b = {A, 16, false};
+    struct ram_disk *disk;
+    struct setup s;
+
+    disk_up(&s, &disk, false);
+    fake_put(&s.d, 0, &b, 1, false);
+    fake_kick(&s.d, 0);
+    CHECK_EQ(fake_common(&s.d, 0x14, 1), 0x4f);
+    disk_down(&s, disk);
+}
+
+static void disk_reset_waits_for_requests_in_flight(void)
+{
+    struct ram_disk *disk;
+    uint32_t written;
+    struct setup s;
+
+    disk_up(&s, &disk, false);
+    put_request(&s, 0, 0, 512, true);
+    fake_set_common(&s.d, 0x14, 1, 0);
+    CHECK(fake_common(&s.d, 0x14, 1) != 0);
+    ram_disk_run(disk);
+    CHECK_EQ(fake_common(&s.d, 0x14, 1), 0);
+    fake_driver_start(&s.d, s.g, s.dev, FEATURES, 1, true);
+    put_request(&s, 1, 0, 512, false);
+    CHECK_EQ(status_of(&s, disk, &written), 0);
+    disk_down(&s, disk);
+}
+
+// More requests than the device has slots: the rest are served as slots come free.
+static void disk_serves_a_full_ring(void)
+{
+    struct fake_buffer b[] = {{A, 16, false}, {C, 1, true}};
+    struct ram_disk *disk;
+    struct setup s;
+    uint32_t written;
+    unsigned done = 0;
+
+    disk_up(&s, &disk, false);
+    fake_set_common(&s.d, 0x14, 1, 0);
+    fake_driver_start(&s.d, s.g, s.dev, FEATURES, 0, true);
+    fake_setup_queue(&s.d, 0, 256);
+    store_le32(s.g->ram + A, 4);
+    for (unsigned i = 0; i < 256; i++)
+        fake_put(&s.d, 0, b, 2, true); // all with one indirect table
+    fake_kick(&s.d, 0);
+    CHECK_EQ(disk->ops[BLOCK_FLUSH], 128);
+    ram_disk_run(disk);
+    while (fake_get(&s.d, 0, &written))
+        done++;
+    CHECK_EQ(done, 256);
+    CHECK_EQ(disk->ops[BLOCK_FLUSH], 256);
+    disk_down(&s, disk);
+}
+
+static void drained_disk_survives_a_move(void)
+{
+    struct fake_guest *to = fake_guest_new();
+    struct ram_disk *disk;
+    struct setup s, moved;
+    struct virtio_blk_config config = {0};
+    uint32_t written;
+    struct error e;
+
+    CHECK(state_check(virtio_blk_type.state, &e) == OK);
+    disk_up(&s, &disk, false);
+    config.block = &disk->block;
+    put_request(&s, 0, 0, 512, true);
+    disk->block.type->drain(&disk->block);
+    moved = (struct setup){to, fake_migrate(to, s.dev, &config), s.d};
+    moved.d.g = to;
+    moved.d.dev = moved.dev;
+    CHECK(fake_get(&moved.d, 0, &written));
+    put_request(&moved, 1, 0, 512, false);
+    CHECK_EQ(status_of(&moved, disk, &written), 0);
+    tear_down(&moved);
+    disk_down(&s, disk);
+}
+
+TEST_MAIN(TEST(rng_fills_buffers_at_a_bounded_rate), TEST(rng_survives_a_move_with_its_budget),
+          TEST(console_output_waits_for_the_host), TEST(console_output_in_hand_survives_a_move),
+          TEST(console_input_waits_for_the_guest), TEST(console_ports_introduce_themselves),
+          TEST(console_emergency_write_needs_no_queue), TEST(disk_reads_and_writes),
+          TEST(disk_tells_its_shape_and_serial), TEST(disk_discards_and_zeroes),
+          TEST(disk_refuses_what_is_outside_or_unknown),
+          TEST(read_only_disk_says_so_and_refuses_writes),
+          TEST(disk_request_without_a_status_byte_stops_the_device),
+          TEST(disk_reset_waits_for_requests_in_flight), TEST(disk_serves_a_full_ring),
+          TEST(drained_disk_survives_a_move))
