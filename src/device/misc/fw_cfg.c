@@ -40,6 +40,7 @@ struct fw_cfg {
     uint32_t items;
     uint32_t files;
     uint8_t directory[DIR_HEADER + FW_CFG_FILES * DIR_ENTRY];
+    uint8_t directory_pad[4];
     uint64_t dma_address;
     uint32_t offset; // in the selected item
     uint16_t selector;
@@ -52,6 +53,7 @@ static const struct state_field fw_cfg_fields[] = {
     SKIP(struct fw_cfg, items, "contents, rebuilt from configuration"),
     SKIP(struct fw_cfg, files, "contents, rebuilt from configuration"),
     SKIP(struct fw_cfg, directory, "contents, rebuilt from configuration"),
+    SKIP(struct fw_cfg, directory_pad, "alignment"),
     FIELD(struct fw_cfg, dma_address),
     FIELD(struct fw_cfg, offset),
     FIELD(struct fw_cfg, selector),
