@@ -8,6 +8,7 @@
 
 #include "engine/translate/interp_impl.h"
 #include "engine/translate/jit.h"
+#include "engine/translate/jit.h"
 
 static bool alive(const struct tlb2 *t, const struct translation *e, unsigned pcid)
 {
@@ -70,6 +71,7 @@ void tlb2_insert(struct tcpu *c, struct translation *e)
     *large = *e;
     large->gpa -= e->page & (BIT(21) - 1);
     large->page = align_down(e->page, BIT(21));
+    t->large_seen = true;
     t->huge_seen |= e->shift > 21;
 }
 
@@ -110,6 +112,8 @@ void tlb_flush_inline(struct tcpu *c)
         c->tlb2->filled[user] = false;
     }
     c->tlb2->large_inline = false;
+    c->counter[COUNTER_TLB_FLUSHES]++;
+    jit_forget_pages(c);
 }
 
 static void inline_drop(struct tcpu *c, unsigned user, unsigned i)
@@ -122,7 +126,7 @@ static void inline_drop(struct tcpu *c, unsigned user, unsigned i)
 void tlb_flush_all(struct tcpu *c)
 {
     c->tlb2->dead_all = c->tlb2->time++;
-    c->tlb2->huge_seen = false;
+    c->tlb2->large_seen = c->tlb2->huge_seen = false;
     c->tlb2->filled[0] = c->tlb2->filled[1] = true;
     tlb_flush_inline(c);
 }
@@ -158,6 +162,7 @@ void tlb2_drop(struct tcpu *c, gva_t at, unsigned pcid, bool globals)
     if (pcid != tlb2_pcid(c))
         return;
     jit_forget_page(c, at, t->huge_seen ? 30 : 21);
+    jit_forget_page(c, at, t->huge_seen ? 30 : t->large_seen ? 21 : 12);
     inline_drop(c, 0, at >> PAGE_SHIFT & c->tlb_mask);
     inline_drop(c, 1, at >> PAGE_SHIFT & c->tlb_mask);
     for (unsigned i = 0; t->large_inline && i < 2 * TLB_ENTRIES; i++) {

@@ -12,8 +12,9 @@ struct tlb2 {
     uint64_t dead_all; // global ones too
     bool large_inline; // the inline TLBs may hold fragments of large pages
     bool huge_seen;    // large[] may hold fragments of pages above 2 MiB
+    bool large_seen;   // large[] may hold anything
     bool filled[2];    // the inline TLB has tags
-    uint8_t pad[4];
+    uint8_t pad[3];
     uint8_t inline_shift[2][TLB_ENTRIES]; // the guest's page size behind each inline entry
     gva_t inline_page[2][TLB_ENTRIES];
     uint64_t dead[4096]; // per PCID

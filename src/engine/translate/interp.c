@@ -1,0 +1,226 @@
+// The interpreter: fetching, a cache of decoded instructions, dispatch. The reference for what every
+// instruction does; runs whatever the block translator leaves to it, or everything.
+//
+// The cache is keyed by the host address of the code bytes (that is, by guest-physical address) and the
+// code size, so that page-table changes need no flush. A cached instruction lies within one page of RAM
+// that tvm_protect_code() guards, and is dropped when its bytes change.
+#include "engine/translate/interp.h"
+
+#include <stdlib.h>
+
+#include "engine/translate/system_impl.h"
+
+#define ICACHE_BITS 14
+#define ICACHE_ENTRIES (1u << ICACHE_BITS)
+
+struct icache_entry {
+    const uint8_t *host; // of the first byte; NULL: free
+    interp_fn *run;
+    uint32_t size; // MODE_CODE_SIZE bits it was decoded for
+    uint32_t pad;
+    struct insn insn;
+};
+
+struct icache {
+    struct icache_entry entry[ICACHE_ENTRIES];
+};
+
+err_t icache_new(struct tcpu *c, struct error *e)
+{
+    c->icache = calloc(1, sizeof *c->icache);
+    return c->icache ? OK : error_set(e, ERR_NO_MEMORY, "no memory for a vCPU's instruction cache");
+}
+
+void icache_free(struct tcpu *c)
+{
+    free(c->icache);
+    c->icache = NULL;
+}
+
+static inline struct icache_entry *icache_at(struct tcpu *c, const uint8_t *host)
+{
+    uintptr_t h = (uintptr_t)host;
+    return &c->icache->entry[(h ^ h >> ICACHE_BITS) & (ICACHE_ENTRIES - 1)];
+}
+
+void icache_flush(struct tcpu *c)
+{
+    for (unsigned i = 0; i < ICACHE_ENTRIES; i++)
+        c->icache->entry[i].host = NULL;
+}
+
+void icache_invalidate(struct tcpu *c, gpa_t at, uint64_t len)
+{
+    if (len > ICACHE_ENTRIES) {
+        icache_flush(c);
+        return;
+    }
+    // Instructions that begin up to 14 bytes earlier, in the same page, may reach into the range.
+    unsigned before = (unsigned)min_u64(at & PAGE_MASK, INSN_MAX - 1);
+    for (gpa_t gpa = at - before; gpa < at + len; gpa++) {
+        const uint8_t *host = tvm_host(c->vm, gpa, 1, NULL);
+        struct icache_entry *entry = host ? icache_at(c, host) : NULL;
+        if (entry && entry->host == host)
+            entry->host = NULL;
+    }
+}
+
+// --- dispatch ----------------------------------------------------------------------------------------------
+
+static bool is_state_save(unsigned op)
+{
+    return op == OP_XSAVE || op == OP_XRSTOR || op == OP_XSAVEOPT || op == OP_XSAVEC || op == OP_XSAVES ||
+           op == OP_XRSTORS;
+}
+
+// The handler, from what never changes while the vCPU lives: the instruction and the features shown.
+static interp_fn *handler(const struct tcpu *c, const struct insn *insn)
+{
+    const struct insn_form *form = insn_form(insn);
+    const uint32_t vector = FORM_X87 | FORM_MMX | FORM_SSE | FORM_AVX | FORM_AVX512;
+    if (form->feature != FEATURE_NONE && !feature_has(&c->features, form->feature))
+        return sys_ud;
+    if ((insn->prefix & PREFIX_LOCK) && insn->op != OP_MOV_CR &&
+        (!(form->flags & FORM_LOCKABLE) || insn->operand[0].kind != OPND_MEM))
+        return sys_ud;
+    if ((form->flags & vector) || is_state_save(insn->op))
+        return simd_insn;
+    if (interp_integer[insn->op])
+        return interp_integer[insn->op];
+    return interp_system[insn->op] ? interp_system[insn->op] : sys_ud;
+}
+
+static inline unsigned code_bytes(const struct tcpu *c)
+{
+    return 2u << (c->mode & MODE_CODE_SIZE);
+}
+
+// Advances rip past the instruction, whose last byte must lie within CS.
+static inline void advance(struct tcpu *c, unsigned len)
+{
+    uint64_t rip = c->s.rip;
+    c->insn_rip = rip;
+    if ((c->mode & MODE_CODE_SIZE) == MODE_CODE64) {
+        c->s.rip = rip + len;
+        return;
+    }
+    if (rip + len - 1 > c->s.seg[SEG_CS].limit)
+        cpu_raise(c, VEC_GP, 0);
+    c->s.rip = (uint32_t)(rip + len);
+}
+
+void interp_insn(struct tcpu *c, const struct insn *insn)
+{
+    advance(c, insn->len);
+    handler(c, insn)(c, insn);
+}
+
+// --- fetching ----------------------------------------------------------------------------------------------
+
+static _Noreturn void bad_code(struct tcpu *c, enum insn_status status, gva_t at, unsigned have)
+{
+    if (status == INSN_TRUNCATED && have < INSN_MAX) {
+        gva_t next = c->mode & MODE_LONG ? at + have : (uint32_t)(at + have);
+        mem_probe_exec(c, next); // raises; else another vCPU has just mapped the page
+        cpu_restart(c);
+    }
+    cpu_raise(c, status == INSN_INVALID ? VEC_UD : VEC_GP, 0);
+}
+
+static void uncached(struct tcpu *c, gva_t at)
+{
+    uint8_t code[INSN_MAX];
+    struct insn insn;
+    unsigned have = mem_fetch(c, at, code);
+    enum insn_status status = insn_decode(code, have, code_bytes(c), &insn);
+    if (status != INSN_OK)
+        bad_code(c, status, at, have);
+    interp_insn(c, &insn);
+}
+
+// Decodes at `at` into the cache; NULL where the instruction cannot be kept.
+static struct icache_entry *fill(struct tcpu *c, gva_t at)
+{
+    uint8_t *page;
+    struct insn insn;
+    gpa_t gpa = mem_code_gpa(c, at, &page);
+    unsigned room = (unsigned)(PAGE_SIZE - (at & PAGE_MASK));
+    if (!page)
+        return NULL;
+    const uint8_t *host = page + (at & PAGE_MASK);
+    if (room > INSN_MAX)
+        room = INSN_MAX;
+    // The length first, then the guard over so many bytes, then what the bytes are once guarded.
+    if (insn_decode(host, room, code_bytes(c), &insn) != INSN_OK ||
+        !tvm_protect_code(c->vm, c, gpa, insn.len))
+        return NULL;
+    struct icache_entry *entry = icache_at(c, host);
+    uint8_t code[INSN_MAX];
+    unsigned len = insn.len;
+    for (unsigned i = 0; i < len; i++)
+        code[i] = __atomic_load_n(&host[i], __ATOMIC_RELAXED);
+    if (insn_decode(code, len, code_bytes(c), &entry->insn) != INSN_OK) {
+        entry->host = NULL;
+        return NULL;
+    }
+    entry->run = handler(c, &entry->insn);
+    entry->size = c->mode & MODE_CODE_SIZE;
+    entry->host = host;
+    return entry;
+}
+
+static __attribute__((noinline)) void step_slow(struct tcpu *c, gva_t at)
+{
+    struct icache_entry *entry = fill(c, at);
+    if (!entry) {
+        uncached(c, at);
+        return;
+    }
+    advance(c, entry->insn.len);
+    entry->run(c, &entry->insn);
+}
+
+// rip must be within CS and, in 64-bit code, canonical, whatever its first byte is.
+static inline gva_t code_address(struct tcpu *c)
+{
+    uint64_t rip = c->s.rip;
+    c->insn_rip = rip;
+    if ((c->mode & MODE_CODE_SIZE) == MODE_CODE64)
+        return rip;
+    if (rip > c->s.seg[SEG_CS].limit)
+        cpu_raise(c, VEC_GP, 0);
+    return (uint32_t)(c->s.seg[SEG_CS].base + rip);
+}
+
+static inline void step(struct tcpu *c)
+{
+    gva_t at = code_address(c);
+    const struct tlb *t = &c->tlb[c->user];
+    unsigned i = at >> PAGE_SHIFT & c->tlb_mask;
+    c->counter[COUNTER_INTERPRETED]++;
+    if (t->exec[i] != align_down(at, PAGE_SIZE)) {
+        step_slow(c, at);
+        return;
+    }
+    const uint8_t *host = (const uint8_t *)(uintptr_t)(at + t->addend[i]);
+    struct icache_entry *entry = icache_at(c, host);
+    if (entry->host != host || entry->size != (c->mode & MODE_CODE_SIZE)) {
+        step_slow(c, at);
+        return;
+    }
+    advance(c, entry->insn.len);
+    entry->run(c, &entry->insn);
+}
+
+void interp_step(struct tcpu *c)
+{
+    step(c);
+}
+
+void interp_run(struct tcpu *c, uint32_t mode_bits)
+{
+    uint32_t mode = c->mode & mode_bits;
+    do
+        step(c);
+    while (!__atomic_load_n(&c->pending, __ATOMIC_RELAXED) && (c->mode & mode_bits) == mode);
+}
