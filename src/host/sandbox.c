@@ -3,8 +3,10 @@
 // be missed. Not modelled: namespaces (an unprivileged process often may not make any).
 #include "host/sandbox.h"
 
+#include <asm/prctl.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/landlock.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -62,7 +64,8 @@ static const int common_calls[] = {CALL(futex),
 static const int main_calls[] = {CALL(epoll_wait), CALL(epoll_pwait), CALL(epoll_ctl), CALL(close),
                                  CALL(readv),      CALL(fstat),       CALL(lseek),     CALLS_END};
 
-static const int vcpu_calls[] = {CALLS_END};
+// A fault that is not translated code's gets its default action back, and so ends the process.
+static const int vcpu_calls[] = {CALL(rt_sigaction), CALLS_END};
 
 static const int block_calls[] = {
     CALL(pread64),   CALL(pwrite64), CALL(preadv),    CALL(pwritev),         CALL(preadv2),
@@ -201,17 +204,30 @@ static int allow_fstat(scmp_filter_ctx filter)
                             SCMP_A3(SCMP_CMP_EQ, AT_EMPTY_PATH));
 }
 
-// The terminal's modes (to restore them), and discarding ranges of a block device.
+// Everyone asks whether standard error is a terminal before a line of log; the main loop also
+// restores the terminal's modes, and disks discard ranges of a block device.
 static int allow_class_ioctls(scmp_filter_ctx filter, enum host_thread_class thread_class)
 {
-    static const unsigned long terminal[] = {TCGETS, TCSETS, TCSETSW, TCSETSF};
-    static const unsigned long disk[] = {0x1277 /* BLKDISCARD */, 0x127f /* BLKZEROOUT */};
-    switch (thread_class) {
-    case HOST_THREAD_MAIN: return allow_ioctls(filter, terminal, ARRAY_LEN(terminal));
-    case HOST_THREAD_BLOCK: return allow_ioctls(filter, disk, ARRAY_LEN(disk));
-    case HOST_THREAD_VCPU: break;
-    }
-    return 0;
+    static const unsigned long ask[] = {TCGETS};
+    static const unsigned long terminal[] = {TCSETS, TCSETSW, TCSETSF};
+    static const unsigned long disk[] = {BLKDISCARD, BLKZEROOUT};
+    int result = allow_ioctls(filter, ask, ARRAY_LEN(ask));
+    if (!result && thread_class == HOST_THREAD_MAIN)
+        result = allow_ioctls(filter, terminal, ARRAY_LEN(terminal));
+    if (!result && thread_class == HOST_THREAD_BLOCK)
+        result = allow_ioctls(filter, disk, ARRAY_LEN(disk));
+    return result;
+}
+
+// The translator keeps its own GS base, and looks at it when a signal arrives.
+static int allow_gs_base(scmp_filter_ctx filter)
+{
+    int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(arch_prctl), 1,
+                                  SCMP_A0(SCMP_CMP_EQ, ARCH_GET_GS));
+    if (!result)
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(arch_prctl), 1,
+                                  SCMP_A0(SCMP_CMP_EQ, ARCH_SET_GS));
+    return result;
 }
 
 // Threads, but no processes. clone3 hides its flags from the filter, so it is said not to exist,
@@ -253,8 +269,8 @@ static int load_class_filter(enum host_thread_class thread_class)
         result = allow_list(filter, class_calls[thread_class]);
     if (!result)
         result = allow_class_ioctls(filter, thread_class);
-    if (!result && thread_class != HOST_THREAD_VCPU)
-        result = allow_fstat(filter);
+    if (!result)
+        result = thread_class == HOST_THREAD_VCPU ? allow_gs_base(filter) : allow_fstat(filter);
     if (!result)
         result = seccomp_load(filter);
     seccomp_release(filter);

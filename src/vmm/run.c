@@ -33,6 +33,9 @@ err_t run_read_definition(struct run *run, int fd, struct error *e)
 
 static void finish(struct run *run, int status, const char *reason, const char *text)
 {
+    if (run->ended)
+        return;
+    run->ended = true;
     run->status = status;
     struct engine_counter counter[64];
     unsigned n = vm_counters(run->vm, counter, ARRAY_LEN(counter));

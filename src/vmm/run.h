@@ -24,6 +24,7 @@ struct run {
     struct vm *vm;
     struct host_terminal terminal;
     bool asked; // the power button was pressed for a signal
+    bool ended; // status is final
     int status;
 };
 

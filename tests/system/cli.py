@@ -1,0 +1,312 @@
+#!/usr/bin/env python3
+"""The command line as a person or a script sees it. Prints TAP.
+
+    cli.py BERTH BERTH_VMM GUEST
+
+GUEST is the multiboot file of obey.c. Cases that need a guest run one under `--engine auto`.
+"""
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+
+BERTH, VMM, GUEST = (os.path.abspath(path) for path in sys.argv[1:4])
+SANITIZED = b"__asan_init" in open(VMM, "rb").read()
+WAIT = 30
+
+
+class Skip(Exception):
+    pass
+
+
+def run(*args, **kwargs):
+    return subprocess.run([BERTH, *args], capture_output=True, text=True, timeout=WAIT,
+                          stdin=subprocess.DEVNULL, **kwargs)
+
+
+def check_words(done, status, *words):
+    assert done.returncode == status, f"status {done.returncode}: {done.stderr}"
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("berth: "), done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+class Guest:
+    """A running `berth run` with its serial port on a pipe, or on a terminal of its own."""
+
+    def __init__(self, *options, terminal=False):
+        self.seen = b""
+        command = [BERTH, "run", "-m", "32", "--kernel", GUEST, "--exit-device", *options]
+        if terminal:
+            self.fd, slave = pty.openpty()
+            self.terminal = slave
+            self.before = termios.tcgetattr(slave)
+            self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave,
+                                            start_new_session=True)
+        else:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                            stderr=subprocess.STDOUT)
+            self.fd = self.process.stdout.fileno()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def expect(self, word):
+        end = time.monotonic() + WAIT
+        while word not in self.seen:
+            ready = select.select([self.fd], [], [], max(0, end - time.monotonic()))[0]
+            data = os.read(self.fd, 4096) if ready else b""
+            assert data, f"no {word!r} in {self.seen[-400:]!r}"
+            self.seen += data
+        self.seen = self.seen[self.seen.index(word) + len(word):]
+
+    def type(self, data):
+        os.write(self.fd if hasattr(self, "terminal") else self.process.stdin.fileno(), data)
+
+    def status(self):
+        return self.process.wait(WAIT)
+
+    def vmm(self):
+        path = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
+        with open(path, encoding="ascii") as f:
+            return int(f.read().split()[0])
+
+
+def started(*options, **kwargs):
+    guest = Guest(*options, **kwargs)
+    guest.expect(b"# ready")
+    return guest
+
+
+# --- without a guest
+
+def help_lists_every_command():
+    done = run("--help")
+    assert done.returncode == 0
+    for command in ("run", "info", "version", "help"):
+        assert f"\n  {command} " in done.stdout
+        assert run(command, "--help").stdout.startswith(f"usage: berth {command}")
+
+
+def version_is_one_line():
+    assert run("version").stdout == run("--version").stdout
+    assert run("version").stdout.startswith("berth ")
+
+
+def wrong_usage_is_one_line_and_status_2():
+    check_words(run("launch"), 2, "'launch'", "berth --help")
+    check_words(run("run"), 2, "--kernel")
+    check_words(run("run", "--frobnicate"), 2, "'--frobnicate'", "berth run --help")
+    check_words(run("run", "--kernel"), 2, "needs a value")
+    check_words(run("run", "-c", "65", "--kernel", GUEST), 2, "'65'", "1 to 64")
+    check_words(run("run", "-m", "lots", "--kernel", GUEST), 2, "'lots'", "512M")
+    check_words(run("run", "--engine", "xen", "--kernel", GUEST), 2, "'xen'", "translate")
+    check_words(run("run", "--debug", "slow", "--kernel", GUEST), 2, "'slow'", "interpret")
+    check_words(run("run", "--serial", "tty", "--kernel", GUEST), 2, "'tty'", "file:PATH")
+    check_words(run("info", "now"), 2, "'now'")
+
+
+def missing_files_are_named_with_what_to_give():
+    check_words(run("run", "--kernel", "/none"), 2, "kernel '/none'", "No such file", "bzImage")
+    check_words(run("run", "--kernel", GUEST, "--initrd", "/none"), 2, "initrd '/none'")
+    check_words(run("run", "--kernel", GUEST, "--disk", "/none"), 2, "disk '/none'")
+    check_words(run("run", "--kernel", "/"), 2, "directory")
+
+
+def a_file_that_is_no_kernel_is_refused():
+    check_words(run("run", "--kernel", "/etc/passwd"), 2, "/etc/passwd")
+
+
+def more_memory_than_the_host_has_is_refused_with_a_proposal():
+    with open("/proc/meminfo", encoding="ascii") as f:
+        total = int(f.readline().split()[1]) // 1024
+    if total >= 200 * 1024:
+        raise Skip("this host has more memory than a VM may have")
+    check_words(run("run", "-m", str(total + 1024), "--kernel", GUEST), 3, "try -m")
+
+
+def info_is_readable_by_scripts():
+    info = json.loads(run("info", "--json").stdout)
+    assert info["memory"]["total_mib"] > 0 and "lm" in info["cpu"]["features"]
+    assert any(e["name"] == "translate" and e["usable"] for e in info["engines"])
+    assert {layer["name"] for layer in info["sandbox"]} == {"seccomp", "landlock", "no_new_privs"}
+    assert "sandbox" in run("info").stdout
+
+
+def a_forbidden_system_call_kills_the_vm_process():
+    if SANITIZED:
+        raise Skip("sanitizer builds have no filters")
+    for name in ("main", "vcpu", "block"):
+        done = subprocess.run([VMM, "--self-test-sandbox", name], timeout=WAIT)
+        assert done.returncode == -signal.SIGSYS, done.returncode
+
+
+# --- with a guest
+
+def keys_reach_the_guest_and_power_off_is_status_0():
+    with started() as guest:
+        guest.type(b"z")
+        guest.expect(b"<z>")
+        guest.type(b"p")
+        assert guest.status() == 0
+
+
+def the_exit_device_hands_out_the_guests_status():
+    with started() as guest:
+        guest.type(b"x")
+        assert guest.status() == 41
+
+
+def a_reset_starts_the_guest_anew():
+    with started() as guest:
+        guest.type(b"r")
+        guest.expect(b"# ready")
+        guest.type(b"p")
+        assert guest.status() == 0
+
+
+def with_no_reboot_a_reset_ends_the_vm():
+    with started("--no-reboot") as guest:
+        guest.type(b"r")
+        assert guest.status() == 0
+
+
+def a_triple_fault_with_no_reboot_is_status_1():
+    with started("--no-reboot") as guest:
+        guest.type(b"t")
+        assert guest.status() == 1
+        assert b"triple fault" in guest.seen + guest.process.stdout.read()
+
+
+def events_tell_a_script_what_happened():
+    with tempfile.NamedTemporaryFile() as log:
+        with Guest("--json", "--no-reboot", "--serial", f"file:{log.name}", "-n", "x1") as guest:
+            guest.expect(b'"started"')
+            while b"# ready" not in open(log.name, "rb").read():
+                time.sleep(0.05)
+            os.kill(guest.process.pid, signal.SIGTERM)
+            rest = (b'{"event":"started"' + guest.seen + guest.process.stdout.read()).splitlines()
+            assert guest.status() == 1
+    stopped = json.loads(rest[-1])
+    assert stopped["event"] == "stopped" and stopped["reason"] == "stopped", stopped
+    assert stopped["status"] == 1
+
+
+def sigterm_presses_the_power_button():
+    with started() as guest:
+        guest.type(b"b")
+        guest.expect(b"<b>")
+        os.kill(guest.process.pid, signal.SIGTERM)
+        assert guest.status() == 0
+
+
+def a_terminal_is_raw_while_the_guest_has_it_and_ctrl_bracket_leaves():
+    with started(terminal=True) as guest:
+        guest.type(b"\x03")
+        guest.expect(b"<\x03>")
+        assert termios.tcgetattr(guest.terminal) != guest.before
+        guest.type(b"\x1d")
+        assert guest.status() == 0
+        assert termios.tcgetattr(guest.terminal) == guest.before
+
+
+def the_terminal_is_restored_when_the_vm_process_dies():
+    with started(terminal=True) as guest:
+        os.kill(guest.vmm(), signal.SIGKILL)
+        assert guest.status() == 3
+        assert termios.tcgetattr(guest.terminal) == guest.before
+
+
+def the_terminal_is_restored_by_every_signal():
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        with started(terminal=True) as guest:
+            os.kill(guest.process.pid, number)
+            assert guest.status() == 1, number
+            assert termios.tcgetattr(guest.terminal) == guest.before
+
+
+def when_berth_is_killed_the_vm_ends_and_gives_the_terminal_back():
+    with started(terminal=True) as guest:
+        vmm = guest.vmm()
+        os.kill(guest.process.pid, signal.SIGKILL)
+        guest.status()
+        end = time.monotonic() + WAIT
+        while os.path.exists(f"/proc/{vmm}") and time.monotonic() < end:
+            with open(f"/proc/{vmm}/stat", encoding="ascii") as f:
+                if f.read().split(")")[1].split()[0] == "Z":
+                    break
+            time.sleep(0.02)
+        assert termios.tcgetattr(guest.terminal) == guest.before
+
+
+def a_pty_is_announced_and_leads_to_the_guest():
+    with Guest("--serial", "pty") as guest:
+        guest.expect(b"serial is at ")
+        rest = guest.seen
+        while b"\n" not in rest:
+            rest += os.read(guest.fd, 100)
+        path = rest.split(b"\n")[0].decode().strip()
+        guest.seen = b""
+        fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+        guest.fd, pipe = fd, guest.fd
+        guest.expect(b"# ready")
+        os.write(fd, b"p")
+        assert guest.status() == 0
+        os.close(fd)
+        guest.fd = pipe
+
+
+CASES = [
+    help_lists_every_command,
+    version_is_one_line,
+    wrong_usage_is_one_line_and_status_2,
+    missing_files_are_named_with_what_to_give,
+    a_file_that_is_no_kernel_is_refused,
+    more_memory_than_the_host_has_is_refused_with_a_proposal,
+    info_is_readable_by_scripts,
+    a_forbidden_system_call_kills_the_vm_process,
+    keys_reach_the_guest_and_power_off_is_status_0,
+    the_exit_device_hands_out_the_guests_status,
+    a_reset_starts_the_guest_anew,
+    with_no_reboot_a_reset_ends_the_vm,
+    a_triple_fault_with_no_reboot_is_status_1,
+    events_tell_a_script_what_happened,
+    sigterm_presses_the_power_button,
+    a_terminal_is_raw_while_the_guest_has_it_and_ctrl_bracket_leaves,
+    the_terminal_is_restored_when_the_vm_process_dies,
+    the_terminal_is_restored_by_every_signal,
+    when_berth_is_killed_the_vm_ends_and_gives_the_terminal_back,
+    a_pty_is_announced_and_leads_to_the_guest,
+]
+
+
+def main():
+    failed = 0
+    print(f"1..{len(CASES)}", flush=True)
+    for number, case in enumerate(CASES, 1):
+        try:
+            case()
+            line = f"ok {number} - {case.__name__}"
+        except Skip as why:
+            line = f"ok {number} - {case.__name__} # SKIP {why}"
+        except (AssertionError, OSError, ValueError, subprocess.TimeoutExpired) as why:
+            failed += 1
+            print(f"# {type(why).__name__}: {why}")
+            line = f"not ok {number} - {case.__name__}"
+        print(line, flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
