@@ -129,6 +129,7 @@ static void request_ended(struct device *dev, void *argument)
     struct request *r = argument;
     unsigned queue = r->queue;
 
+    virtio_begin(&blk->virtio);
     blk->in_flight--;
     finish(blk, r, r->status);
     virtio_signal(&blk->virtio, queue);
@@ -396,6 +397,11 @@ static err_t blk_loaded(struct device *dev, struct error *e)
     return virtio_pci_loaded(virtio_of(dev), e);
 }
 
+static void blk_timer(struct device *dev, unsigned timer)
+{
+    virtio_pci_timer(virtio_of(dev));
+}
+
 static void blk_fini(struct device *dev)
 {
     struct virtio_blk *blk = blk_of(virtio_of(dev));
@@ -408,10 +414,12 @@ static void blk_fini(struct device *dev)
 const struct device_type virtio_blk_type = {
     .name = "virtio-blk",
     .size = sizeof(struct virtio_blk),
+    .timers = 1,
     .lines = 1,
     .state = &blk_state,
     .init = blk_init,
     .reset = blk_reset,
     .loaded = blk_loaded,
+    .timer = blk_timer,
     .fini = blk_fini,
 };

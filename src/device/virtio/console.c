@@ -137,6 +137,7 @@ void virtio_console_writable(struct device *dev, unsigned port)
 {
     struct virtio_console *c = console_of(virtio_of(dev));
 
+    virtio_begin(&c->virtio);
     if (port < c->config.ports)
         serve_output(c, port);
 }
@@ -156,6 +157,7 @@ size_t virtio_console_input(struct device *dev, unsigned port, const uint8_t *da
 
     if (port >= c->config.ports)
         return 0;
+    virtio_begin(v);
     while (taken < len && guest_listens(c, port) && virtio_pop(v, input_queue(port), &c->chain)) {
         size_t part = virtq_write(&c->chain, 0, data + taken, len - taken);
         virtio_push(v, input_queue(port), &c->chain, (uint32_t)part);
@@ -336,6 +338,7 @@ void virtio_console_connect(struct device *dev, unsigned port, bool connected)
     if (port >= c->config.ports || c->ports[port].connected == connected)
         return;
     c->ports[port].connected = connected;
+    virtio_begin(&c->virtio);
     owe(c, port, OWE_OPEN);
 }
 
@@ -348,6 +351,7 @@ void virtio_console_resize(struct device *dev, uint16_t columns, uint16_t rows)
     if (!virtio_has(&c->virtio, F_SIZE))
         return;
     virtio_config_changed(&c->virtio);
+    virtio_begin(&c->virtio);
     owe(c, 0, OWE_RESIZE);
 }
 
@@ -393,6 +397,11 @@ static err_t console_loaded(struct device *dev, struct error *e)
     return virtio_pci_loaded(&c->virtio, e);
 }
 
+static void console_timer(struct device *dev, unsigned timer)
+{
+    virtio_pci_timer(virtio_of(dev));
+}
+
 static void console_fini(struct device *dev)
 {
     virtio_pci_fini(virtio_of(dev));
@@ -401,10 +410,12 @@ static void console_fini(struct device *dev)
 const struct device_type virtio_console_type = {
     .name = "virtio-console",
     .size = sizeof(struct virtio_console),
+    .timers = 1,
     .lines = 1,
     .state = &console_state,
     .init = console_init,
     .reset = console_reset,
     .loaded = console_loaded,
+    .timer = console_timer,
     .fini = console_fini,
 };

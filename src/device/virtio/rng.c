@@ -12,7 +12,7 @@ enum {
     PIECE = 256,        // bytes made at a time
     REQUEST_MAX = 4096, // a longer buffer is filled in part, as the specification allows
     DEFAULT_RATE = 1024 * 1024,
-    TIMER_REFILL = 0,
+    TIMER_REFILL = VIRTIO_TIMER + 1,
 };
 
 struct virtio_rng {
@@ -90,8 +90,14 @@ static void rng_notify(struct virtio_pci *v, unsigned queue)
 
 static void rng_timer(struct device *dev, unsigned timer)
 {
-    if (virtio_running(virtio_of(dev)))
-        rng_notify(virtio_of(dev), 0);
+    struct virtio_pci *v = virtio_of(dev);
+
+    if (timer == VIRTIO_TIMER) {
+        virtio_pci_timer(v);
+    } else if (virtio_running(v)) {
+        virtio_begin(v);
+        rng_notify(v, 0);
+    }
 }
 
 static const struct virtio_model rng_model = {
@@ -139,7 +145,7 @@ static void rng_fini(struct device *dev)
 const struct device_type virtio_rng_type = {
     .name = "virtio-rng",
     .size = sizeof(struct virtio_rng),
-    .timers = 1,
+    .timers = 2,
     .lines = 1,
     .state = &rng_state,
     .init = rng_init,

@@ -42,6 +42,8 @@ enum {
     ISR_QUEUE = 1,
     ISR_CONFIG = 2,
     NO_VECTOR = 0xffff,
+
+    REQUESTS_A_CALLBACK = 4 * VIRTQ_SIZE_MAX,
 };
 
 // Common configuration (4.1.4.3).
@@ -72,6 +74,8 @@ static const struct state_field virtio_fields[] = {
     FIELD(struct virtio_pci, driver_features),
     SUB_ARRAY(struct virtio_pci, queues, virtq_state),
     SKIP(struct virtio_pci, log, "a budget of messages, not hardware"),
+    SKIP(struct virtio_pci, budget, "of one callback"),
+    FIELD(struct virtio_pci, later),
     FIELD(struct virtio_pci, feature_select),
     FIELD(struct virtio_pci, driver_feature_select),
     ARRAY(struct virtio_pci, queue_vectors),
@@ -144,10 +148,17 @@ void virtio_broken(struct virtio_pci *v, const char *why)
 
 bool virtio_pop(struct virtio_pci *v, unsigned queue, struct virtq_chain *chain)
 {
+    struct device *dev = &v->pci.dev;
     const char *why;
 
     if (!virtio_running(v))
         return false;
+    if (v->budget == 0) {
+        v->later |= 1u << queue;
+        dev->env->set_timer(dev, VIRTIO_TIMER, dev->env->now(dev));
+        return false;
+    }
+    v->budget--;
     switch (virtq_pop(&v->queues[queue], chain, &why)) {
     case VIRTQ_GOT: return true;
     case VIRTQ_EMPTY: return false;
@@ -164,10 +175,27 @@ void virtio_push(struct virtio_pci *v, unsigned queue, const struct virtq_chain 
         virtio_broken(v, "the used ring is not in RAM");
 }
 
+void virtio_begin(struct virtio_pci *v)
+{
+    v->budget = REQUESTS_A_CALLBACK;
+}
+
 static void notify(struct virtio_pci *v, unsigned queue)
 {
+    virtio_begin(v);
     if (virtio_running(v) && queue < v->queue_count && v->queues[queue].enabled)
         v->model->notify(v, queue);
+}
+
+void virtio_pci_timer(struct virtio_pci *v)
+{
+    uint32_t later = v->later;
+
+    v->later = 0;
+    for (unsigned i = 0; i < v->queue_count; i++) {
+        if (later >> i & 1)
+            notify(v, i);
+    }
 }
 
 // --- Device status ---
@@ -178,6 +206,7 @@ static void reset_transport(struct virtio_pci *v)
     v->feature_select = v->driver_feature_select = 0;
     v->config_vector = NO_VECTOR;
     v->queue_select = 0;
+    v->later = 0;
     v->status = v->isr = v->resetting = 0;
     for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
         virtq_reset(&v->queues[i]);
@@ -518,6 +547,8 @@ err_t virtio_pci_loaded(struct virtio_pci *v, struct error *e)
         return error_set(e, ERR_CORRUPT, "the guest uses virtio features that this device lacks");
     if (!valid || (v->status & ~(STATUS_BY_DRIVER | STATUS_NEEDS_RESET)))
         return error_set(e, ERR_CORRUPT, "the virtio transport has impossible values");
+    if (v->later)
+        v->pci.dev.env->set_timer(&v->pci.dev, VIRTIO_TIMER, v->pci.dev.env->now(&v->pci.dev));
     return pci_loaded(&v->pci, e);
 }
 

@@ -13,6 +13,7 @@
 
 #define VIRTIO_QUEUES_MAX 16
 #define VIRTIO_CONFIG_MAX 64 // bytes of device configuration
+#define VIRTIO_TIMER 0       // the transport's; models count theirs from 1
 
 #define VIRTIO_FEATURE(bit) (1ull << (bit))
 
@@ -39,6 +40,8 @@ struct virtio_pci {
     uint64_t driver_features; // accepted
     struct virtq queues[VIRTIO_QUEUES_MAX];
     struct log_limit log;
+    uint32_t budget; // requests that may still be taken in this callback
+    uint32_t later;  // bit per queue: requests wait for the next callback
     uint32_t feature_select;
     uint32_t driver_feature_select;
     uint16_t queue_vectors[VIRTIO_QUEUES_MAX];
@@ -68,13 +71,19 @@ void virtio_pci_init(struct virtio_pci *v, const struct virtio_model *model, uin
 // For the same-named callbacks. Before a reset or a save the machine has drained the back ends.
 void virtio_pci_reset(struct virtio_pci *v);
 err_t virtio_pci_loaded(struct virtio_pci *v, struct error *e);
+void virtio_pci_timer(struct virtio_pci *v); // for VIRTIO_TIMER
 void virtio_pci_fini(struct virtio_pci *v);
 
 bool virtio_has(const struct virtio_pci *v, unsigned feature_bit);
 // The guest's driver runs and the device is neither broken nor being reset.
 bool virtio_running(const struct virtio_pci *v);
 
-// Takes the next request of a queue. False when there is none; a broken ring stops the device.
+// To be called when something other than a notification makes the model take requests. A callback
+// takes a bounded number of them, so that a guest that adds without end cannot keep a thread of the
+// machine busy; the model is notified again for the rest.
+void virtio_begin(struct virtio_pci *v);
+// Takes the next request of a queue. False when there is none (now); a broken ring stops the
+// device.
 bool virtio_pop(struct virtio_pci *v, unsigned queue, struct virtq_chain *chain);
 // Returns a request. The guest hears of it with virtio_signal().
 void virtio_push(struct virtio_pci *v, unsigned queue, const struct virtq_chain *chain,

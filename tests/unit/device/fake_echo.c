@@ -63,6 +63,11 @@ static err_t echo_loaded(struct device *dev, struct error *e)
     return virtio_pci_loaded(virtio_of(dev), e);
 }
 
+static void echo_timer(struct device *dev, unsigned timer)
+{
+    virtio_pci_timer(virtio_of(dev));
+}
+
 static void echo_fini(struct device *dev)
 {
     virtio_pci_fini(virtio_of(dev));
@@ -71,10 +76,12 @@ static void echo_fini(struct device *dev)
 const struct device_type echo_type = {
     .name = "echo",
     .size = sizeof(struct echo),
+    .timers = 1,
     .lines = 1,
     .state = &echo_state,
     .init = echo_init,
     .reset = echo_reset,
     .loaded = echo_loaded,
+    .timer = echo_timer,
     .fini = echo_fini,
 };

@@ -97,7 +97,8 @@ static err_t dma_write(struct device *dev, gpa_t at, const void *data, size_t le
 static void dma_done(struct device *dev, gpa_t at, size_t len)
 {
     REQUIRE(range_within(at, len, FAKE_RAM_BYTES));
-    guest_of(dev)->dma_done_calls++;
+    if (guest_of(dev)->on_dma_done)
+        guest_of(dev)->on_dma_done(guest_of(dev));
 }
 
 static void set_irq(struct device *dev, unsigned line, bool level)
@@ -121,8 +122,7 @@ static void send_msi(struct device *dev, uint64_t address, uint32_t data)
 static void set_timer(struct device *dev, unsigned timer, ns_t when)
 {
     REQUIRE(timer < dev->type->timers);
-    if (timer == 0)
-        guest_of(dev)->timer = when;
+    guest_of(dev)->timer[timer] = when;
 }
 
 static ns_t now(struct device *dev)
@@ -149,7 +149,8 @@ struct fake_guest *fake_guest_new(void)
     struct fake_guest *g = aligned_alloc(4096, sizeof *g);
 
     memset(g, 0, sizeof *g);
-    g->timer = NS_NEVER;
+    for (unsigned i = 0; i < FAKE_TIMERS; i++)
+        g->timer[i] = NS_NEVER;
     pci_bus_init(&g->bus, NULL);
     return g;
 }
@@ -217,9 +218,11 @@ void fake_write(struct fake_guest *g, bool pio, uint64_t at, unsigned size, uint
 void fake_pass_time(struct fake_guest *g, struct device *dev, ns_t by)
 {
     g->now += by;
-    if (g->timer <= g->now) {
-        g->timer = NS_NEVER;
-        dev->type->timer(dev, 0);
+    for (unsigned i = 0; i < dev->type->timers; i++) {
+        if (g->timer[i] > g->now)
+            continue;
+        g->timer[i] = NS_NEVER;
+        dev->type->timer(dev, i);
     }
 }
 

@@ -7,6 +7,7 @@
 
 #define FAKE_RAM_BYTES (1 * MIB)
 #define FAKE_CLAIMS 64
+#define FAKE_TIMERS 4
 
 struct fake_claim {
     struct device *dev;
@@ -20,13 +21,14 @@ struct fake_guest {
     struct fake_claim claims[FAKE_CLAIMS];
     struct pci_bus bus;
     ns_t now;
-    ns_t timer; // timer 0's deadline
+    ns_t timer[FAKE_TIMERS]; // deadlines
     unsigned irq_edges;
     bool irq; // line 0
     unsigned msis;
     uint64_t msi_address; // of the last message
     uint32_t msi_data;
-    unsigned dma_done_calls;
+    void (*on_dma_done)(struct fake_guest *g); // or NULL
+    void *opaque;                              // the test's
 };
 
 struct fake_guest *fake_guest_new(void);
@@ -41,7 +43,7 @@ uint64_t fake_read(struct fake_guest *g, bool pio, uint64_t at, unsigned size);
 void fake_write(struct fake_guest *g, bool pio, uint64_t at, unsigned size, uint64_t value);
 struct fake_claim *fake_claim_at(struct fake_guest *g, bool pio, uint64_t at);
 
-// Moves time and fires timer 0 of dev if it is due.
+// Moves time and fires dev's timers that are due.
 void fake_pass_time(struct fake_guest *g, struct device *dev, ns_t by);
 
 // Saves dev and loads it into a fresh device of the same kind in another guest with the same RAM.

@@ -88,7 +88,7 @@ static void rng_survives_a_move_with_its_budget(void)
     fake_put(&s.d, 0, &b, 1, false);
     fake_kick(&s.d, 0);
     copy = fake_migrate(to, s.dev, &config);
-    CHECK_EQ(to->timer, 100 * NS_PER_MS);
+    CHECK_EQ(to->timer[1], 100 * NS_PER_MS);
     fake_device_free(copy);
     fake_guest_free(to);
     tear_down(&s);

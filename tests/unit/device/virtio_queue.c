@@ -192,6 +192,15 @@ static void unpopped_request_is_found_again(void)
     }
 }
 
+static void add_another(struct fake_guest *g)
+{
+    struct setup *s = g->opaque;
+    struct fake_buffer b = {IN, 8, true};
+
+    if ((uint16_t)(s->d.q[0].next - load_le16(g->ram + s->d.q[0].used + 2)) < 4)
+        fake_put(&s->d, 0, &b, 1, false);
+}
+
 // --- Rings that break the rules ---
 
 static uint8_t *split_desc(struct setup *s, unsigned i)
@@ -352,6 +361,25 @@ static void queue_areas_outside_ram_stop_the_device(void)
     }
 }
 
+// The fake RAM's dma_done is the guest's chance to add the next entry while the device serves.
+static void endless_guest_does_not_keep_the_device_busy(void)
+{
+    struct setup s;
+    uint32_t served;
+
+    set_up(&s, 0);
+    s.g->on_dma_done = add_another;
+    s.g->opaque = &s;
+    put_and_kick(&s, 1);
+    served = load_le16(s.g->ram + s.d.q[0].used + 2);
+    CHECK(served > 0 && served <= 4 * VIRTQ_SIZE_MAX);
+    CHECK_EQ(s.g->timer[0], s.g->now);
+    s.g->on_dma_done = NULL;
+    fake_pass_time(s.g, s.dev, 1);
+    CHECK_EQ(load_le16(s.g->ram + s.d.q[0].used + 2), s.d.q[0].next);
+    tear_down(&s);
+}
+
 static void zero_length_buffers_are_skipped(void)
 {
     struct fake_buffer b[3] = {{0xdead0000dead0000, 0, false}, {OUT, 8, false}, {IN, 8, true}};
@@ -371,4 +399,4 @@ TEST_MAIN(TEST(queue_round_trips_in_every_format), TEST(split_index_wraps_at_655
           TEST(packed_event_index_names_the_slot_that_interrupts),
           TEST(unpopped_request_is_found_again), TEST(broken_split_rings_stop_the_device),
           TEST(broken_packed_rings_stop_the_device), TEST(queue_areas_outside_ram_stop_the_device),
-          TEST(zero_length_buffers_are_skipped))
+          TEST(zero_length_buffers_are_skipped), TEST(endless_guest_does_not_keep_the_device_busy))
