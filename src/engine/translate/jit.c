@@ -68,6 +68,7 @@ struct jit *jit_new(struct tcpu *c)
         return NULL;
     }
     jit->bmi2 = host_has_bmi2();
+    jit->poll_all = config->debug & ENGINE_DEBUG_POLL_EVERY_BLOCK;
     split_buffer(jit);
     c->jit = jit;
     jit_flush(c);
@@ -93,10 +94,16 @@ void jit_run(struct tcpu *c)
     struct jit *jit = c->jit;
     if (!jit->attached)
         jit_attach(c);
-    c->s.rflags &= ~FLAG_RF; // no instruction breakpoint is armed, or the mode would say so
-    const void *host = jit_continue(c);
-    if (host == jit->leave)
-        return;
-    c->counter[COUNTER_ENTRIES]++;
-    jit->enter(c, host);
+    c->s.rflags &= ~FLAG_RF; // matters only to breakpoints, and none is armed
+    do {
+        const void *host = jit_continue(c);
+        if (host == jit->leave) {
+            if (jit_eligible(c) && !__atomic_load_n(&c->pending, __ATOMIC_RELAXED))
+                interp_step(c);
+            return;
+        }
+        c->counter[COUNTER_ENTRIES]++;
+        jit->polled = false;
+        jit->enter(c, host);
+    } while (jit->polled);
 }

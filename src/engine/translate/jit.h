@@ -7,8 +7,12 @@
 struct jit *jit_new(struct tcpu *c); // NULL when the host refuses executable memory: interpret only
 void jit_free(struct jit *jit);      // accepts NULL
 
-// Runs translated code from s.rip until something is pending or the interpreter must take one
-// instruction (the run loop calls interp_step() next). A guest fault unwinds through it.
+// True when code of the current mode is for the translator: 64-bit or flat 32-bit, and nothing that
+// has to be looked at after each instruction.
+bool jit_eligible(const struct tcpu *c);
+
+// Runs the guest from s.rip, at least one instruction unless something is pending. Call it only
+// when jit_eligible(). A guest fault unwinds through it.
 void jit_run(struct tcpu *c);
 
 // Drops every block made of bytes in the range; the running block ends after its current

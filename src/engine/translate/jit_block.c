@@ -7,6 +7,7 @@
 //
 // Not exact: where arithmetic flags will be overwritten before anything reads them, a fault or an
 // interrupt in between may show other values in the saved RFLAGS than a processor would.
+#include "engine/translate/copy.h"
 #include "engine/translate/jit_trans.h"
 
 // Guest bytes from which the block is made: a copy, because other processors may be writing there.
@@ -20,7 +21,7 @@ static void copy_source(struct trans *t, struct source *s)
     const struct jit_page *page = &t->jit->page[t->page];
     unsigned offset = (unsigned)(t->b->rip & PAGE_MASK);
     s->len = (unsigned)min_u64(JIT_SOURCE_BYTES, PAGE_SIZE - offset);
-    __builtin_memcpy(s->code, page->host + offset, s->len);
+    copy_bytes(s->code, page->host + offset, s->len);
 }
 
 static bool ends_block(const struct insn *in)
@@ -195,6 +196,13 @@ static bool begin(struct trans *t, uint32_t page, uint64_t rip)
     return true;
 }
 
+static bool same_bytes(const uint8_t *a, const uint8_t *b, size_t n)
+{
+    while (n && *a == *b)
+        a++, b++, n--;
+    return n == 0;
+}
+
 // Protects the bytes, and sees to it that they are the ones that were decoded.
 static bool read_source(struct trans *t)
 {
@@ -207,7 +215,7 @@ static bool read_source(struct trans *t)
         unsigned len = (unsigned)min_u64(t->b->bytes, s.len);
         if (!tvm_protect_code(t->c->vm, t->c, page->gpa + offset, len))
             return false;
-    } while (__builtin_memcmp(s.code, page->host + offset, min_u64(t->b->bytes, s.len)) != 0);
+    } while (!same_bytes(s.code, page->host + offset, min_u64(t->b->bytes, s.len)));
     return true;
 }
 

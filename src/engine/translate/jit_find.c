@@ -1,6 +1,7 @@
 // Which block runs at a guest address: pages by handle, blocks by page and offset, and the small
 // tables that translated code consults by itself (ctlb, ibtc).
 #include "base/checked.h"
+#include "engine/translate/copy.h"
 #include "engine/translate/jit_impl.h"
 
 static uint32_t page_slot(gva_t at)
@@ -52,7 +53,7 @@ void jit_forget_page(struct tcpu *c, gva_t at, unsigned shift)
 
 void jit_forget_pages(struct tcpu *c)
 {
-    __builtin_memset(c->hot.ctlb, 0, sizeof c->hot.ctlb);
+    fill_bytes(c->hot.ctlb, 0, sizeof c->hot.ctlb);
 }
 
 // The tables of each privilege hold one mode's code at a time.
@@ -64,7 +65,7 @@ static void match_mode(struct tcpu *c)
     if (jit->seen[user] == mode)
         return;
     jit->seen[user] = mode;
-    __builtin_memset(c->hot.ctlb[user], 0, sizeof c->hot.ctlb[user]);
+    fill_bytes(c->hot.ctlb[user], 0, sizeof c->hot.ctlb[user]);
     forget_branches(c, user);
 }
 
@@ -207,9 +208,9 @@ void jit_flush(struct tcpu *c)
     jit->cold.at = jit->cold_start;
     jit->hot.overflow = jit->cold.overflow = false;
     jit->pages = jit->blocks = jit->marks = jit->sites = jit->links = 1;
-    __builtin_memset(jit->page_hash, 0, sizeof jit->page_hash);
-    __builtin_memset(jit->gpa_hash, 0, sizeof jit->gpa_hash);
-    __builtin_memset(jit->block_hash, 0, sizeof jit->block_hash);
+    fill_bytes(jit->page_hash, 0, sizeof jit->page_hash);
+    fill_bytes(jit->gpa_hash, 0, sizeof jit->gpa_hash);
+    fill_bytes(jit->block_hash, 0, sizeof jit->block_hash);
     jit_forget_pages(c);
     forget_branches(c, 0);
     forget_branches(c, 1);

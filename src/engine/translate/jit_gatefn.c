@@ -65,12 +65,21 @@ static const void *gate_slow(struct tcpu *c, uint32_t id, uint64_t at)
     return step(c, site->block, site->insn);
 }
 
+// Tests can have every branch leave translated code.
+static bool leaves_always(struct jit *jit)
+{
+    jit->polled = jit->poll_all;
+    return jit->poll_all;
+}
+
 static const void *gate_link(struct tcpu *c, uint32_t id, uint64_t value)
 {
     struct jit *jit = c->jit;
     struct jit_link link = jit->link[id];
     uint32_t generation = jit->generation;
     c->s.rip = c->insn_rip = link.rip;
+    if (leaves_always(jit))
+        return jit->leave;
     c->counter[COUNTER_LINKS]++;
     bool near = ((link.rip ^ jit->page[link.page].at) & ~PAGE_MASK) == 0;
     uint32_t page = near ? link.page : jit_find_page(c, link.rip);
@@ -106,7 +115,7 @@ static const void *gate_indirect(struct tcpu *c, uint32_t id, uint64_t target)
     if (!canonical(target))
         return bad_target(c, &jit->site[id]);
     c->s.rip = c->insn_rip = target;
-    if (is_pending(c))
+    if (is_pending(c) || leaves_always(jit))
         return jit->leave;
     c->counter[COUNTER_INDIRECT]++;
     uint32_t page = jit_find_page(c, target);

@@ -106,8 +106,9 @@ struct jit {
     uint8_t *cold_start;
     uint32_t generation; // counts flushes
     bool bmi2;
-    bool attached; // %gs and the signal stack of the vCPU's thread are set
-    uint8_t pad[2];
+    bool poll_all;    // ENGINE_DEBUG_POLL_EVERY_BLOCK
+    bool polled;      // and that is why translated code was left
+    bool attached;    // %gs and the signal stack of the vCPU's thread are set
     uint32_t seen[2]; // mode that ctlb and ibtc hold, for supervisor and user
 
     void (*enter)(struct tcpu *c, const void *host);
@@ -147,8 +148,6 @@ uint32_t jit_translate(struct tcpu *c, uint32_t page, uint64_t rip);
 int jit_insn_at(const struct jit *jit, const struct jit_block *b, uint32_t offset);
 
 // jit_find.c
-// True when code may be translated in the current mode, with no instruction in a shadow.
-bool jit_eligible(const struct tcpu *c);
 // The handle of the code page of rip, after a fetch check. Raises as a fetch does. 0: not RAM.
 uint32_t jit_find_page(struct tcpu *c, uint64_t rip);
 // The block at rip in a page whose handle is given, translated if need be; 0: interpreter.

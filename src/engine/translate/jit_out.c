@@ -80,7 +80,7 @@ static bool near(const struct trans *t, uint64_t target)
 // Where a branch within the page goes if its target is translated already, or is this block.
 static const void *known_target(const struct trans *t, uint64_t target)
 {
-    if (!near(t, target))
+    if (!near(t, target) || t->jit->poll_all)
         return NULL;
     if (target == t->b->rip)
         return jit_exec(t->jit, t->b->entry);

@@ -6,7 +6,8 @@
 #include "engine/translate/jit.h"
 #include "engine/translate/system_impl.h"
 
-// --- events at an instruction boundary ------------------------------------------------------------------
+// --- events at an instruction boundary
+// ------------------------------------------------------------------
 
 static void begin_event(struct tcpu *c, unsigned vector, enum cpu_event_type type)
 {
@@ -26,8 +27,8 @@ static bool nmi_due(const struct tcpu *c)
 
 static bool intr_due(const struct tcpu *c)
 {
-    return (c->s.rflags & FLAG_IF) && !c->s.interrupt_shadow && c->s.activity != CPU_WAIT_FOR_SIPI &&
-           __atomic_load_n(&c->intr_level, __ATOMIC_SEQ_CST);
+    return (c->s.rflags & FLAG_IF) && !c->s.interrupt_shadow &&
+           c->s.activity != CPU_WAIT_FOR_SIPI && __atomic_load_n(&c->intr_level, __ATOMIC_SEQ_CST);
 }
 
 static void take_nmi(struct tcpu *c)
@@ -72,7 +73,8 @@ static bool take_requests(struct tcpu *c, uint32_t pending)
     return true;
 }
 
-// PENDING_INTR stands only while the interrupt can be taken, so that translated code is not left in vain.
+// PENDING_INTR stands only while the interrupt can be taken, so that translated code is not left in
+// vain.
 static void settle_intr(struct tcpu *c)
 {
     tcpu_unpend(c, PENDING_INTR);
@@ -123,7 +125,8 @@ static bool boundary(struct tcpu *c)
     return true;
 }
 
-// --- one instruction at a time ---------------------------------------------------------------------------
+// --- one instruction at a time
+// ---------------------------------------------------------------------------
 
 static void check_code_breakpoints(struct tcpu *c)
 {
@@ -168,21 +171,20 @@ static void step_watched(struct tcpu *c)
 
 static void execute(struct tcpu *c)
 {
-    const uint32_t decides = MODE_STEP | MODE_CODE_SIZE | MODE_V86 | MODE_FLAT | MODE_ALIGN;
-    bool wide = (c->mode & MODE_CODE_SIZE) != MODE_CODE16;
+    const uint32_t decides = MODE_STEP | MODE_CODE_SIZE | MODE_V86 | MODE_FLAT | MODE_ALIGN |
+                             MODE_STACK32 | MODE_PROTECTED;
     if ((c->mode & MODE_STEP) || c->s.interrupt_shadow) {
         step_watched(c);
-    } else if (c->jit && wide && !(c->mode & (MODE_V86 | MODE_ALIGN)) && (c->mode & MODE_FLAT)) {
+    } else if (c->jit && jit_eligible(c)) {
         jit_run(c);
-        if (!__atomic_load_n(&c->pending, __ATOMIC_RELAXED))
-            interp_step(c);
     } else {
         c->s.rflags &= ~FLAG_RF; // matters only to breakpoints, and none is armed
         interp_run(c, decides);
     }
 }
 
-// --- run ----------------------------------------------------------------------------------------------------
+// --- run
+// ----------------------------------------------------------------------------------------------------
 
 static void follow_map(struct tcpu *c)
 {

@@ -101,7 +101,6 @@ static void tags_clear(uint64_t *tag, unsigned count)
 
 void tlb_flush_inline(struct tcpu *c)
 {
-    jit_forget_pages(c);
     for (unsigned user = 0; user < 2; user++) {
         if (!c->tlb2->filled[user])
             continue;
@@ -161,7 +160,6 @@ void tlb2_drop(struct tcpu *c, gva_t at, unsigned pcid, bool globals)
         drop_if_maps(&t->large[i], at, pcid, globals);
     if (pcid != tlb2_pcid(c))
         return;
-    jit_forget_page(c, at, t->huge_seen ? 30 : 21);
     jit_forget_page(c, at, t->huge_seen ? 30 : t->large_seen ? 21 : 12);
     inline_drop(c, 0, at >> PAGE_SHIFT & c->tlb_mask);
     inline_drop(c, 1, at >> PAGE_SHIFT & c->tlb_mask);

@@ -1,0 +1,234 @@
+// Random instruction streams through the block translator and the interpreter: registers, flags,
+// vector state and memory must be equal afterwards. Every stream ends in HLT, or in a fault, which
+// halts too.
+//
+// The generator draws random bytes, keeps what decodes to an instruction that needs no privilege,
+// and leaves out what reads flags that the one before left undefined. Half of the memory operands
+// are made to hit the data area.
+#include "../test.h"
+
+#include "guest64.h"
+
+#include "cpu/insn.h"
+
+#define STREAM_INSNS 24
+
+struct random {
+    uint64_t state;
+};
+
+static uint64_t draw(struct random *r)
+{
+    r->state ^= r->state << 13;
+    r->state ^= r->state >> 7;
+    r->state ^= r->state << 17;
+    return r->state;
+}
+
+struct stream {
+    uint8_t code[STREAM_INSNS * 16 + 16];
+    unsigned len;
+    unsigned undefined; // flags
+};
+
+static bool wanted(const struct insn *in, unsigned undefined)
+{
+    const struct insn_form *form = insn_form(in);
+    if (form->flags & (FORM_SYSTEM | FORM_AVX512) || in->encoding == ENC_EVEX)
+        return false;
+    if (form->flags & FORM_BRANCH && in->op != OP_JCC)
+        return false;
+    if (form->flags_read & undefined)
+        return false;
+    switch (in->op) {
+    // Time, randomness, x87 pointers and the machine's own state differ between two runs.
+    case OP_PUSHF:
+    case OP_FXSAVE:
+    case OP_FNSAVE:
+    case OP_FNSTENV:
+    case OP_CLFLUSH:
+    case OP_CLFLUSHOPT:
+    case OP_CLWB:
+    case OP_ENTER:
+    case OP_FRSTOR:
+    case OP_FLDENV:
+    case OP_FXRSTOR:
+    case OP_LDMXCSR:
+    case OP_VLDMXCSR:
+    case OP_FLDCW:
+    case OP_STD: return false;
+    default: return !(form->flags & FORM_STRING && in->prefix & (PREFIX_REP | PREFIX_REPNE));
+    }
+}
+
+// Shifts by CL leave flags undefined or as they were, depending on the count: taken as undefined.
+static unsigned next_undefined(const struct insn *in, unsigned undefined)
+{
+    const struct insn_form *form = insn_form(in);
+    bool maybe = form->flags_read & form->flags_undefined;
+    unsigned written = maybe ? 0 : form->flags_written;
+    return (undefined & ~written) | form->flags_undefined;
+}
+
+static bool random_insn(struct random *r, bool code64, unsigned undefined, uint8_t *out,
+                        struct insn *in)
+{
+    uint64_t bytes[2] = {draw(r), draw(r)};
+    memcpy(out, bytes, 16);
+    unsigned at = 0;
+    if (code64 && draw(r) % 2)
+        out[at++] = 0x40 | (draw(r) & 15);
+    if (draw(r) % 3 == 0)
+        out[at] = 0x0f;
+    if (draw(r) % 16 == 0)
+        out[0] = 0x66;
+    if (insn_decode(out, 15, code64 ? 8 : 4, in) != INSN_OK || !wanted(in, undefined))
+        return false;
+    // Displacements of 32 bits become small, so that addresses mostly exist.
+    if (in->disp_bytes == 4 && in->len >= in->imm_bytes + 4u && in->has_modrm) {
+        uint8_t *disp = out + in->len - in->imm_bytes - 4;
+        disp[1] &= 7;
+        disp[2] = in->base == REG_NONE && in->index == REG_NONE ? 3 : 0;
+        disp[3] = 0;
+    }
+    if (in->op == OP_JCC) // forward, over a few bytes: into the middle of something
+        memset(out + in->len - in->imm_bytes, 0, in->imm_bytes);
+    return insn_decode(out, 15, code64 ? 8 : 4, in) == INSN_OK && wanted(in, undefined);
+}
+
+static void make_stream(struct random *r, bool code64, struct stream *s)
+{
+    *s = (struct stream){0};
+    for (unsigned n = 0; n < STREAM_INSNS;) {
+        struct insn in;
+        if (!random_insn(r, code64, s->undefined, s->code + s->len, &in))
+            continue;
+        s->undefined = next_undefined(&in, s->undefined);
+        s->len += in.len;
+        n++;
+    }
+    s->code[s->len++] = 0xf4;
+}
+
+static void load_stream(struct guest *g, const struct stream *s, bool code64, uint64_t seed)
+{
+    struct random r = {seed};
+    guest_registers(g, code64);
+    for (unsigned i = 0; i < 16; i++)
+        if (draw(&r) % 4 == 0)
+            g->state.gpr[i] = draw(&r) >> (draw(&r) & 63);
+        else
+            g->state.gpr[i] = GUEST_DATA + 0x8000 + (draw(&r) & 0xfff);
+    g->state.gpr[RSP] = GUEST_STACK;
+    if (!code64)
+        for (unsigned i = 0; i < 16; i++)
+            g->state.gpr[i] = (uint32_t)g->state.gpr[i];
+    g->state.rflags |= draw(&r) & FLAGS_ARITH;
+    for (unsigned i = 0; i < 0x10000; i++)
+        g->ram[GUEST_DATA + i] = (uint8_t)draw(&r);
+    memset(g->ram + GUEST_STACK - 0x4000, 0, 0x8000);
+    guest_code(g, s->code, s->len);
+}
+
+static bool same(struct guest *want, struct guest *got, const struct stream *s, bool exact)
+{
+    uint64_t flags = ~(uint64_t)s->undefined;
+    bool faulted = want->state.rip != GUEST_CODE + s->len;
+    if (faulted && !exact) { // the frame that the fault pushed holds flags that need not be exact
+        flags &= ~FLAGS_ARITH;
+        for (unsigned back = 0; back < 64; back += 8) {
+            uint64_t at = (want->state.gpr[RSP] & ~7ull) + back;
+            if (at + 8 <= GUEST_BYTES)
+                store_le64(want->ram + at, 0), store_le64(got->ram + at, 0);
+        }
+    } else if (faulted && s->undefined) {
+        return true;
+    }
+    for (unsigned i = 0; i < 16; i++)
+        CHECK_EQ(got->state.gpr[i], want->state.gpr[i]);
+    CHECK_EQ(got->state.rip, want->state.rip);
+    CHECK_EQ(got->state.rflags & flags, want->state.rflags & flags);
+    CHECK_EQ(got->state.cr2, want->state.cr2);
+    CHECK_EQ(memcmp(got->state.xsave, want->state.xsave, CPU_XSAVE_BYTES), 0);
+    CHECK_EQ(memcmp(got->ram + GUEST_CODE, want->ram + GUEST_CODE, GUEST_BYTES - GUEST_CODE), 0);
+    return test_failures == 0;
+}
+
+static void print_stream(const struct stream *s, bool code64)
+{
+    for (unsigned at = 0; at < s->len;) {
+        struct insn in;
+        if (insn_decode(s->code + at, s->len - at, code64 ? 8 : 4, &in) != INSN_OK)
+            break;
+        printf("#   %#x: %s  ", GUEST_CODE + at, insn_name(in.op));
+        for (unsigned i = 0; i < in.len; i++)
+            printf(" %02x", s->code[at + i]);
+        printf("\n");
+        at += in.len;
+    }
+}
+
+static void compare_streams(uint32_t debug, bool code64, unsigned count, uint64_t seed)
+{
+    struct guest want, got;
+    if (!guest_init(&want, ENGINE_DEBUG_INTERPRET, code64) || !guest_init(&got, debug, code64)) {
+        CHECK(false);
+        return;
+    }
+    const char *only = getenv("FUZZ_SEED");
+    for (unsigned i = 0; i < count; i++) {
+        uint64_t this_seed = only ? strtoull(only, NULL, 0) : seed + i * 0x9e3779b97f4a7c15;
+        struct random r = {this_seed};
+        struct stream s;
+        make_stream(&r, code64, &s);
+        load_stream(&want, &s, code64, r.state);
+        load_stream(&got, &s, code64, r.state);
+        CHECK_EQ(guest_run(&want), ENGINE_HALTED);
+        CHECK_EQ(guest_run(&got), ENGINE_HALTED);
+        if (!same(&want, &got, &s, debug & ENGINE_DEBUG_FLAGS_LIVE)) {
+            printf("# seed %#" PRIx64 ", debug mode %#x, %d-bit code\n", this_seed, debug,
+                   code64 ? 64 : 32);
+            print_stream(&s, code64);
+            break;
+        }
+    }
+    guest_release(&want);
+    guest_release(&got);
+}
+
+static unsigned rounds(void)
+{
+    const char *n = getenv("FUZZ_ROUNDS");
+    return n ? (unsigned)atoi(n) : 2000;
+}
+
+static void random_64_bit_streams_agree_with_the_interpreter(void)
+{
+    compare_streams(0, true, rounds(), 1);
+}
+
+static void random_64_bit_streams_agree_with_flags_live_everywhere(void)
+{
+    compare_streams(ENGINE_DEBUG_FLAGS_LIVE, true, rounds(), 2);
+}
+
+static void random_64_bit_streams_agree_with_a_tiny_tlb(void)
+{
+    compare_streams(ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_TINY_CACHE, true, rounds(), 3);
+}
+
+static void random_32_bit_streams_agree_with_the_interpreter(void)
+{
+    compare_streams(0, false, rounds(), 4);
+}
+
+int main(void)
+{
+    static const struct test tests[] = {
+        TEST(random_64_bit_streams_agree_with_the_interpreter),
+        TEST(random_64_bit_streams_agree_with_flags_live_everywhere),
+        TEST(random_64_bit_streams_agree_with_a_tiny_tlb),
+        TEST(random_32_bit_streams_agree_with_the_interpreter),
+    };
+    return test_main(tests, ARRAY_LEN(tests));
+}

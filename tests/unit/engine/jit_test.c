@@ -1,0 +1,228 @@
+// The block translator against the interpreter: the same snippets and the same random instructions
+// must leave the same registers, flags and memory, in every forced mode.
+#include "../test.h"
+
+#include "guest64.h"
+
+#include "cpu/insn.h"
+
+static const uint32_t modes[] = {
+    0,
+    ENGINE_DEBUG_FLAGS_LIVE,
+    ENGINE_DEBUG_TINY_TLB,
+    ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_FLAGS_LIVE,
+    ENGINE_DEBUG_TINY_CACHE,
+    ENGINE_DEBUG_POLL_EVERY_BLOCK,
+};
+
+static void compare(const struct guest *want, const struct guest *got, uint64_t flags)
+{
+    for (unsigned i = 0; i < 16; i++)
+        CHECK_EQ(got->state.gpr[i], want->state.gpr[i]);
+    CHECK_EQ(got->state.rip, want->state.rip);
+    CHECK_EQ(got->state.rflags & flags, want->state.rflags & flags);
+    CHECK_EQ(got->state.cr2, want->state.cr2);
+    CHECK_EQ(memcmp(got->state.xsave, want->state.xsave, CPU_XSAVE_BYTES), 0);
+    for (unsigned i = GUEST_CODE; i < GUEST_BYTES; i++)
+        if (got->ram[i] != want->ram[i]) {
+            printf("# memory differs at %#x: %#x, expected %#x\n", i, got->ram[i], want->ram[i]);
+            test_failures++;
+            break;
+        }
+}
+
+static void run_everywhere(const uint8_t *start, const uint8_t *end, bool code64)
+{
+    struct guest want;
+    if (!guest_init(&want, ENGINE_DEBUG_INTERPRET, code64)) {
+        CHECK(false);
+        return;
+    }
+    guest_code(&want, start, (size_t)(end - start));
+    CHECK_EQ(guest_run(&want), ENGINE_HALTED);
+    for (unsigned i = 0; i < ARRAY_LEN(modes); i++) {
+        struct guest got;
+        int before = test_failures;
+        guest_init(&got, modes[i], code64);
+        guest_code(&got, start, (size_t)(end - start));
+        CHECK_EQ(guest_run(&got), ENGINE_HALTED);
+        compare(&want, &got, ~0ull);
+        CHECK(guest_counter(&got, "translated_blocks") > 0);
+        if (test_failures != before)
+            printf("# with debug mode %#x\n", modes[i]);
+        guest_release(&got);
+    }
+    guest_release(&want);
+}
+
+#define RUN64(name) run_everywhere(name##_start, name##_end, true)
+#define RUN32(name) run_everywhere(name##_start, name##_end, false)
+
+SNIPPET(sum, "xor eax, eax; mov ecx, 1000; 1: add rax, rcx; dec ecx; jnz 1b; mov [rsi], rax; mov "
+             "rbx, [rsi]");
+
+static void a_counting_loop_gives_its_sum(void)
+{
+    RUN64(sum);
+}
+
+SNIPPET(
+    high,
+    "mov eax, 0x1234; mov ebx, 0x5678; mov ecx, 0x9abc; mov edx, 0xdef0; mov ah, bl; add ch, dh;"
+    "mov cl, ah; movzx edx, ch; mov [rsi], ah; add bh, [rsi]; xchg ah, cl; mov byte ptr [rdi+1], "
+    "7; add ah, [rdi+1]");
+
+static void high_byte_registers_keep_their_places(void)
+{
+    RUN64(high);
+}
+
+SNIPPET(spilled, "mov r8, 0x1111111122222222; mov r9, rsi; mov r10, 3; mov r11d, r8d; add r8, r9; "
+                 "lea r9, [r9+r10*8+16];"
+                 "mov [r9], r8; add [r9], r10; mov r8b, 9; mov r10w, 0x77; imul r11, r8, 19; xchg "
+                 "r8, r11; shl r9, 3;"
+                 "mov ecx, 5; rol r10, cl; shr ecx, cl; xadd [rsi], r8; cmpxchg [rsi], r9; mov "
+                 "rsp, r8; mov r9d, esp; mov esp, 0x20000");
+
+static void registers_without_a_host_register_work(void)
+{
+    RUN64(spilled);
+}
+
+SNIPPET(flags, "mov eax, 0x7fffffff; add eax, 1; mov rdx, [rsi]; seto bl; setc bh; mov [rdi], rdx; "
+               "pushf; pop r8;"
+               "stc; mov rcx, [rsi+8]; adc rcx, 0; sub eax, 1; mov r9, [rsi]; lahf; sahf; cmovs "
+               "rdx, rcx; bt rcx, 3; rcl rdx, 1; sbb r10, r10");
+
+static void flags_survive_memory_checks(void)
+{
+    RUN64(flags);
+}
+
+SNIPPET(calls, "mov ebx, 10; 1: call 2f; dec ebx; jnz 1b; lea rax, [rip+3f]; call rax; push rax; "
+               "mov [rsi], rax; call [rsi];"
+               "pop rdx; push qword ptr [rsi]; pop [rdi]; jmp 4f; 2: push rbp; mov rbp, rsp; sub "
+               "rsp, 32; add r12, rbx; leave; ret; 3: inc r13; ret 0;"
+               "4: push 5; push 0x12345678; pop rax; pop rcx; lea r8, [rip+5f]; jmp r8; ud2; 5: "
+               "push rsp; pop r14; jrcxz 6f; inc r15; 6: loop 6b");
+
+static void calls_returns_and_indirect_jumps_arrive(void)
+{
+    RUN64(calls);
+}
+
+SNIPPET(crossing, "mov rdi, 0x31ffc; mov rax, 0x1122334455667788; mov [rdi], rax; add [rdi], rax; "
+                  "mov rbx, [rdi+1]; lock xadd [rdi], rax;"
+                  "mov rdi, 0x1c0008; mov rdx, [rdi]; mov [rdi], rdx; movups xmm0, [rsi]; mov rdi, "
+                  "0x31ff8; movups [rdi], xmm0; movdqu xmm1, [rdi+3]; push rax; pop rbx");
+
+static void accesses_across_pages_and_to_devices_are_made(void)
+{
+    RUN64(crossing);
+}
+
+SNIPPET(strings, "cld; mov rcx, 3000; mov al, 0x5a; mov rdi, 0x32800; rep stosb; mov rsi, 0x32800; "
+                 "mov rdi, 0x34010; mov ecx, 700; rep movsq;"
+                 "std; mov ecx, 5; mov rdi, 0x34100; rep stosd; cld; mov rdi, 0x32800; mov al, 1; "
+                 "mov ecx, 100; repne scasb");
+
+static void strings_are_copied_and_filled(void)
+{
+    RUN64(strings);
+}
+
+SNIPPET(vectors, "pxor xmm0, xmm0; mov rax, 0x3ff8000000000000; movq xmm1, rax; addsd xmm0, xmm1; "
+                 "mulsd xmm0, xmm1; movsd [rsi], xmm0; fld qword ptr [rsi];"
+                 "fld1; faddp; fstp qword ptr [rsi+8]; cvttsd2si r8, xmm0; cvtsi2sd xmm3, r8; "
+                 "movmskpd ecx, xmm1; pextrw r9d, xmm1, 3; movd xmm5, ecx;"
+                 "pinsrw xmm5, r9d, 1; movaps [rsi], xmm0; paddd mm0, [rsi]; emms; ucomisd xmm0, "
+                 "xmm1; seta bl; ldmxcsr [rip+1f]; stmxcsr [rdi]; jmp 2f; 1: .long 0x1f80; 2: nop");
+
+static void vector_and_x87_instructions_run_natively(void)
+{
+    RUN64(vectors);
+}
+
+SNIPPET(misaligned, "movaps xmm0, [rsi+1]");
+SNIPPET(divide, "xor ecx, ecx; mov eax, 5; cdq; div ecx");
+SNIPPET(unmapped, "mov rax, 0x400000; mov ecx, 7; add ecx, 1; mov rdx, [rax]; mov ebx, 1");
+SNIPPET(noncanonical, "mov rax, 0x1234000000000000; push rax; ret");
+SNIPPET(noncanonical_data, "mov rax, 0x1234000000000000; mov [rax], rax");
+SNIPPET(unmasked, "mov dword ptr [rsi], 0x1d00; ldmxcsr [rsi]; pxor xmm0, xmm0; mov eax, 1; "
+                  "cvtsi2sd xmm1, eax; divsd xmm1, xmm0");
+
+static void faults_name_their_instruction(void)
+{
+    RUN64(misaligned);
+    RUN64(divide);
+    RUN64(unmapped);
+    RUN64(noncanonical);
+    RUN64(noncanonical_data);
+    RUN64(unmasked);
+}
+
+// The loop patches the immediate of the instruction ahead of it, in its own block.
+SNIPPET(patching, "mov ebx, 20; lea rdi, [rip+2f+1]; 1: inc byte ptr [rdi]; 2: mov eax, 0; add "
+                  "r12, rax; dec ebx; jnz 1b;"
+                  "mov word ptr [rip+3f], 0x9090; jmp 3f; .balign 64; 3: ud2; 4: nop");
+
+static void code_that_changes_itself_runs_as_changed(void)
+{
+    RUN64(patching);
+}
+
+SNIPPET(pages, "mov ebx, 3; 1: jmp 2f; .balign 4096; 2: inc r12; call 3f; dec ebx; jz 5f; jmp 1b; "
+               ".balign 4096; .skip 4090; 3: mov rax, 0x1122334455667788; inc r13;"
+               "call 4f; ret; .balign 4096; 4: inc r14; ret; 5: mov rax, cr3; mov cr3, rax; call "
+               "4b; invlpg [rsi]; call 3b");
+
+static void blocks_in_different_pages_find_each_other(void)
+{
+    RUN64(pages);
+}
+
+SNIPPET(protected, ".code32; mov eax, 0x12345678; push eax; pop ecx; inc eax; dec ecx; mov [esi], "
+                   "eax; add [esi+4], ecx; call 1f; jmp 2f;"
+                   "1: push ebp; mov ebp, esp; mov ebx, [ebp+4]; leave; ret; 2: mov edi, 0x31000; "
+                   "mov eax, ds:[0x31000]; lea edx, [eax*4+edi-1]; adc [edi-4], edx;"
+                   "pushad; popad; daa; fld1; fstp dword ptr [esi]; movzx esi, ah; mov cl, 3; shl "
+                   "edi, cl; hlt; .code64");
+
+static void flat_32_bit_code_runs(void)
+{
+    RUN32(protected);
+}
+
+SNIPPET(spin, "sti; 1: inc rax; jmp 1b");
+
+// An endless loop ends when something is pending, wherever it is.
+static void an_interrupt_leaves_an_endless_loop(void)
+{
+    struct guest g;
+    guest_init(&g, 0, true);
+    guest_code(&g, spin_start, (size_t)(spin_end - spin_start));
+    engine_translate.set_intr(g.vcpu, true);
+    CHECK_EQ(guest_run(&g), ENGINE_HALTED);
+    CHECK_EQ(g.state.rip, GUEST_HANDLERS + 16 * 0x21 + 1);
+    guest_release(&g);
+}
+
+int main(void)
+{
+    static const struct test tests[] = {
+        TEST(a_counting_loop_gives_its_sum),
+        TEST(high_byte_registers_keep_their_places),
+        TEST(registers_without_a_host_register_work),
+        TEST(flags_survive_memory_checks),
+        TEST(calls_returns_and_indirect_jumps_arrive),
+        TEST(accesses_across_pages_and_to_devices_are_made),
+        TEST(strings_are_copied_and_filled),
+        TEST(vector_and_x87_instructions_run_natively),
+        TEST(faults_name_their_instruction),
+        TEST(code_that_changes_itself_runs_as_changed),
+        TEST(blocks_in_different_pages_find_each_other),
+        TEST(flat_32_bit_code_runs),
+        TEST(an_interrupt_leaves_an_endless_loop),
+    };
+    return test_main(tests, ARRAY_LEN(tests));
+}
