@@ -86,7 +86,7 @@ struct cpu_state {
     uint32_t pad0;
     uint64_t pending_dbg; // DR6 bits to report at the next boundary
 
-    uint64_t pad1[3];
+    uint64_t pad1[4];
     uint8_t xsave[CPU_XSAVE_BYTES] __attribute__((aligned(64)));
 };
 

@@ -257,7 +257,8 @@ static const char *compare_flags(const ZydisDecodedInstruction *z, const struct 
     if (f->tested & arith & ~(uint32_t)form->flags_read)
         return "flags read";
     // Zydis has one answer for all shifts, and calls AF undefined after SBB of a register and itself.
-    if (in->op == OP_SBB || (in->opcode & 0xfc) == 0xd0)
+    // It has BEXTR leave undefined what the SDM says is cleared.
+    if (in->op == OP_SBB || in->op == OP_BEXTR || (in->opcode & 0xfc) == 0xd0)
         return NULL;
     if (f->undefined & arith & ~(uint32_t)form->flags_undefined)
         return "flags undefined";
