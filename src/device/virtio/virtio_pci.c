@@ -271,11 +271,12 @@ static uint32_t half(uint64_t value, uint64_t select)
 
 static uint64_t queue_register(const struct virtio_pci *v, unsigned offset)
 {
-    const struct virtq *q = &v->queues[v->queue_select];
     bool upper = offset & 4;
+    const struct virtq *q;
 
     if (v->queue_select >= v->queue_count)
         return 0;
+    q = &v->queues[v->queue_select];
     switch (offset & ~7u) {
     case COMMON_QUEUE_DESC: return half(q->desc, upper);
     case COMMON_QUEUE_DRIVER: return half(q->driver, upper);
