@@ -1,0 +1,136 @@
+// All clocks of the machine measure the same time: PIT, PM timer, HPET, RTC, local APIC timer and
+// TSC.
+
+#include "guest.h"
+
+#define PM_TIMER_HZ 3579545
+#define PIT_HZ 1193182
+#define HPET 0xfed00000u
+
+// Within one part in 50.
+static bool close_to(u64 got, u64 want)
+{
+    u64 diff = got > want ? got - want : want - got;
+    return diff * 50 <= want;
+}
+
+// The I/O port of the PM timer: in the FADT.
+static u16 pm_timer_port(void)
+{
+    for (const u8 *p = (const u8 *)0xe0000; p < (const u8 *)0x100000; p += 16) {
+        if (memcmp(p, "RSD PTR ", 8) != 0) {
+            continue;
+        }
+        const u8 *rsdt = (const u8 *)(word) * (const u32 *)(p + 16);
+        for (u32 i = 36; i < *(const u32 *)(rsdt + 4); i += 4) {
+            const u8 *table = (const u8 *)(word) * (const u32 *)(rsdt + i);
+            if (memcmp(table, "FACP", 4) == 0) {
+                return (u16) * (const u32 *)(table + 76);
+            }
+        }
+    }
+    return 0;
+}
+
+static void tsc_never_goes_back(void)
+{
+    u64 last = rdtsc();
+    for (unsigned i = 0; i < 100000; i++) {
+        u64 now = rdtsc();
+        if (now < last) {
+            CHECK(now >= last);
+            return;
+        }
+        last = now;
+    }
+}
+
+static void pm_timer_agrees_with_tsc(void)
+{
+    u16 port = pm_timer_port();
+    CHECK(port);
+    u32 start = inl(port);
+    u64 tsc = rdtsc();
+    delay_us(100000);
+    u32 ticks = (inl(port) - start) & 0xffffff;
+    u64 ms = (rdtsc() - tsc) / tsc_per_ms();
+    CHECK(close_to(ticks, ms * PM_TIMER_HZ / 1000));
+}
+
+static void hpet_agrees_with_tsc(void)
+{
+    u64 period_fs = read32(HPET + 4);
+    CHECK(period_fs >= 100000 && period_fs <= 100000000);
+    write32(HPET + 0x10, 1);
+    u32 start = read32(HPET + 0xf0);
+    u64 tsc = rdtsc();
+    delay_us(100000);
+    u64 ns = (u64)(read32(HPET + 0xf0) - start) * period_fs / 1000000;
+    u64 us = (rdtsc() - tsc) * 1000 / tsc_per_ms();
+    CHECK(close_to(ns / 1000, us));
+}
+
+static void lapic_timer_has_a_steady_rate(void)
+{
+    lapic_enable();
+    lapic_write(0x3e0, 0x3); // divide by 16
+    lapic_write(0x320, 0x10000);
+    lapic_write(0x380, 0xffffffff);
+    u32 a = lapic_read(0x390);
+    delay_us(50000);
+    u32 b = lapic_read(0x390);
+    delay_us(50000);
+    u32 c = lapic_read(0x390);
+    CHECK(a > b && b > c);
+    CHECK(close_to(a - b, b - c));
+    lapic_write(0x380, 0);
+    CHECK_EQ(lapic_read(0x390), 0);
+}
+
+static unsigned pit_latch(void)
+{
+    outb(0x43, 0);
+    unsigned lo = inb(0x40);
+    return lo | (unsigned)inb(0x40) << 8;
+}
+
+static void pit_counts_down_at_its_rate(void)
+{
+    outb(0x43, 0x34); // channel 0, rate generator
+    outb(0x40, 0);
+    outb(0x40, 0); // 65536
+    delay_us(1000);
+    unsigned a = pit_latch();
+    u64 tsc = rdtsc();
+    delay_us(20000);
+    unsigned b = pit_latch();
+    u64 us = (rdtsc() - tsc) * 1000 / tsc_per_ms();
+    CHECK(close_to((a - b) & 0xffff, us * PIT_HZ / 1000000));
+}
+
+static unsigned rtc_seconds(void)
+{
+    for (;;) {
+        outb(0x70, 0x0a);
+        if (!(inb(0x71) & 0x80)) {
+            outb(0x70, 0);
+            return inb(0x71);
+        }
+    }
+}
+
+static void rtc_second_lasts_a_second(void)
+{
+    unsigned s = rtc_seconds();
+    while (rtc_seconds() == s) {
+    }
+    u64 start = rdtsc();
+    s = rtc_seconds();
+    while (rtc_seconds() == s) {
+    }
+    CHECK(close_to((rdtsc() - start) / tsc_per_ms(), 1000));
+}
+
+TESTS(TEST(tsc_never_goes_back), TEST(pm_timer_agrees_with_tsc), TEST(hpet_agrees_with_tsc),
+      TEST(lapic_timer_has_a_steady_rate), TEST(pit_counts_down_at_its_rate),
+      TEST(rtc_second_lasts_a_second));
