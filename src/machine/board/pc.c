@@ -179,7 +179,8 @@ static err_t add_chipset(struct vm *vm, struct error *e)
     pci_bus_init(&vm->board->pci, &bus_ops);
     struct q35_host_config host = {.bus = &vm->board->pci};
     struct ich9_lpc_config lpc = {.route = route_pirq, .opaque = vm};
-    err_t err = plug(vm, &q35_host_type, "host-bridge", &host, PC_SLOT_HOST, NULL, e);
+    err_t err =
+        devices_add(vm, &q35_host_type, "host-bridge", &host, (uint8_t[]){WIRE_NONE}, NULL, e);
     if (!err)
         err = plug(vm, &ich9_lpc_type, "lpc", &lpc, PC_SLOT_LPC, NULL, e);
     return err;
