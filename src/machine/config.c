@@ -113,10 +113,16 @@ static bool name_valid(const char *name)
 
 static err_t check_engine(const char *name, struct error *e)
 {
-    if (!name || !strcmp(name, "auto") || !strcmp(name, "translate") || !strcmp(name, "kvm"))
+    if (!name || !strcmp(name, "auto"))
         return OK;
-    return error_set(e, ERR_INVALID, "engine: there is no '%.40s'; give auto, translate or kvm",
-                     name);
+    char names[64] = "auto";
+    for (size_t i = 0; engines[i]; i++) {
+        if (!strcmp(name, engines[i]->name))
+            return OK;
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof names - used, ", %s", engines[i]->name);
+    }
+    return error_set(e, ERR_INVALID, "engine: there is no '%.40s'; give one of %s", name, names);
 }
 
 static bool is_stdio(const char *spec)

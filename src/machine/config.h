@@ -24,7 +24,7 @@ struct vm_config {
     char *append; // kernel command line
     struct vm_disk disk[VM_DISKS_MAX];
     uint32_t disks;
-    char *engine;     // "auto", "translate", "kvm"
+    char *engine;     // "auto" or an engine's name
     char *cpu;        // model name; NULL: the default one
     char *serial;     // COM1, a chardev specification: "stdio", "pty", "file:PATH", "none"
     char *console;    // the virtio console, likewise
