@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/landlock.h>
+#include <malloc.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <stdio.h>
@@ -339,6 +340,7 @@ static void close_strays(int keep)
 err_t sandbox_enter(int keep, struct error *e)
 {
     close_strays(keep);
+    mallopt(M_ARENA_MAX, 1); // other arenas open a file of /proc before they shrink
     const struct rlimit none = {0, 0};
     setrlimit(RLIMIT_CORE, &none);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)

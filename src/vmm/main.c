@@ -36,8 +36,9 @@ static void log_to_stderr(enum log_level level, const char *line)
 // host.
 static int status_of(err_t err)
 {
-    return err == ERR_INVALID || err == ERR_NOT_FOUND || err == ERR_EXISTS ? VMM_USAGE
-                                                                           : VMM_HOST_FAILED;
+    return err == ERR_INVALID || err == ERR_NOT_FOUND || err == ERR_EXISTS || err == ERR_CORRUPT
+               ? VMM_USAGE
+               : VMM_HOST_FAILED;
 }
 
 static int fail(struct run *run, const struct error *e)
