@@ -41,6 +41,7 @@ void simd_fnstenv(struct tcpu *c, const struct insn *insn)
     unsigned len = environment_bytes(insn);
     gva_t at = insn_linear(c, insn, len, ACCESS_WRITE);
     mem_probe_write(c, at, len);
+    fpu_to_machine(c);
     IN_LAYOUT(insn, "fnstenv", image);
     clear_pointers(insn, image);
     mem_write_block(c, at, image, len);
@@ -61,6 +62,7 @@ void simd_fnsave(struct tcpu *c, const struct insn *insn)
     unsigned len = environment_bytes(insn) + REGISTERS;
     gva_t at = insn_linear(c, insn, len, ACCESS_WRITE);
     mem_probe_write(c, at, len);
+    fpu_to_machine(c);
     IN_LAYOUT(insn, "fnsave", image);
     clear_pointers(insn, image);
     mem_write_block(c, at, image, len);

@@ -20,7 +20,7 @@ static inline uint64_t flags_pack(uint64_t rflags)
 
 static inline uint64_t flags_unpack(uint64_t rflags, uint64_t ax)
 {
-    return (rflags & ~FLAGS_ARITH) | ((ax >> 8) & FLAGS_ARITH) | (ax & 1) << 11;
+    return (rflags & ~FLAGS_ARITH) | (ax >> 8 & 0xff & FLAGS_ARITH) | (ax & 1) << 11;
 }
 
 // A read-modify-write in progress.

@@ -202,7 +202,8 @@ static void emit_vex(struct emit *e, const struct insn *insn, const struct field
         emit_u8(e, (uint8_t)(w << 4 | tail));
     }
     emit_u8(e, insn->opcode);
-    modrm(e, f, new, true);
+    if (insn->has_modrm) // not VZEROUPPER
+        modrm(e, f, new, true);
     immediates(e, insn);
 }
 
