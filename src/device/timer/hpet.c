@@ -11,7 +11,7 @@
 #define TIMERS 3
 #define TICK_NS 10u
 #define PERIOD_FS 10000000ull
-#define CAPABILITIES (PERIOD_FS << 32 | 0x8086 << 16 | BIT(15) | BIT(13) | (TIMERS - 1) << 8 | 1)
+#define CAPABILITIES (PERIOD_FS << 32 | 0x8086ull << 16 | BIT(15) | BIT(13) | (TIMERS - 1) << 8 | 1)
 #define ROUTES 0x00f00000ull // pins 20..23
 #define LINES 27
 #define PERIOD_MIN (50 * NS_PER_US)
