@@ -20,6 +20,7 @@
 #include "device/timer/pm.h"
 #include "device/timer/rtc.h"
 #include "device/virtio/console.h"
+#include "device/virtio/net.h"
 #include "device/virtio/rng.h"
 
 const struct device_type *const device_catalog[] = {
@@ -42,6 +43,7 @@ const struct device_type *const device_catalog[] = {
     &ich9_lpc_type,
     &virtio_blk_type,
     &virtio_console_type,
+    &virtio_net_type,
     &virtio_rng_type,
     NULL,
 };

@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "device/storage/virtio_blk.h"
 #include "device/virtio/console.h"
+#include "device/virtio/net.h"
 #include "device/virtio/rng.h"
 #include "device/virtio/virtio_pci.h"
 #include "standalone.h"
@@ -73,6 +74,12 @@ static size_t take_output(void *opaque, unsigned port, const uint8_t *data, size
     return len / 2 + (len & 1); // half of it, so that chains stay in hand
 }
 
+static void take_frame(void *opaque, const uint8_t *frame, size_t len)
+{
+    if (len > VIRTIO_NET_FRAME_MAX)
+        abort();
+}
+
 // --- Actions ---
 
 struct fuzz {
@@ -86,7 +93,8 @@ static union {
     struct virtio_rng_config rng;
     struct virtio_console_config console;
     struct virtio_blk_config blk;
-} configs[4];
+    struct virtio_net_config net;
+} configs[5];
 
 static const struct device_type *choose(struct fuzz *f, unsigned which, const void **config,
                                         unsigned *queues)
@@ -107,10 +115,14 @@ static const struct device_type *choose(struct fuzz *f, unsigned which, const vo
             .ports = 3, .names = {"", "a", "b"}, .write = take_output};
         *queues = 8;
         return &virtio_console_type;
+    case 3:
+        configs[3].net = (struct virtio_net_config){.mtu = 1500, .send = take_frame};
+        *queues = 2;
+        return &virtio_net_type;
     default:
         f->back_end.block.type = &block_type;
         f->back_end.block.limits = (struct block_limits){DISK_BYTES, 512, 512, false, true, true};
-        configs[3].blk = (struct virtio_blk_config){.block = &f->back_end.block, .queues = 2};
+        configs[4].blk = (struct virtio_blk_config){.block = &f->back_end.block, .queues = 2};
         *queues = 2;
         return &virtio_blk_type;
     }
@@ -176,15 +188,17 @@ static void touch_msix(struct fuzz *f)
 
 static void back_end_moves(struct fuzz *f)
 {
-    static const uint8_t text[100];
+    static const uint8_t text[2048];
     unsigned n = (unsigned)take(&f->in, 1);
 
     complete(&f->back_end, n % 8);
     if (f->d.dev->type == &virtio_console_type) {
-        virtio_console_input(f->d.dev, n % 5, text, n % sizeof text);
+        virtio_console_input(f->d.dev, n % 5, text, n % 100);
         virtio_console_writable(f->d.dev, n % 5);
         virtio_console_connect(f->d.dev, n % 5, n & 1);
     }
+    if (f->d.dev->type == &virtio_net_type)
+        virtio_net_receive(f->d.dev, text, 8 * n);
     fake_pass_time(f->d.g, f->d.dev, n * NS_PER_MS);
 }
 
@@ -216,7 +230,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct fuzz f = {.in = {data, data + size}};
     struct fake_guest *g = fake_guest_new(), *other = fake_guest_new();
     const void *config;
-    const struct device_type *type = choose(&f, (unsigned)take(&f.in, 1) % 4, &config, &f.queues);
+    const struct device_type *type = choose(&f, (unsigned)take(&f.in, 1) % 5, &config, &f.queues);
     struct device *dev = fake_device(g, type, config);
 
     f.d.g = g;

@@ -4,6 +4,7 @@
 #include "base/bytes.h"
 #include "device/storage/virtio_blk.h"
 #include "device/virtio/console.h"
+#include "device/virtio/net.h"
 #include "device/virtio/rng.h"
 #include "device/virtio/virtio_pci.h"
 #include "fake_driver.h"
@@ -277,6 +278,130 @@ static void console_emergency_write_needs_no_queue(void)
     CHECK_STR(h->text[0], "!");
     tear_down(&s);
     free(h);
+}
+
+// --- Network card ---
+
+struct wire {
+    uint8_t frame[2000];
+    size_t len;
+    unsigned frames, resumed;
+};
+
+static void take_frame(void *opaque, const uint8_t *frame, size_t len)
+{
+    struct wire *w = opaque;
+
+    w->frames++;
+    w->len = len;
+    memcpy(w->frame, frame, len < sizeof w->frame ? len : sizeof w->frame);
+}
+
+static void room_again(void *opaque)
+{
+    ((struct wire *)opaque)->resumed++;
+}
+
+static const struct virtio_net_config *net_config(struct wire *wire)
+{
+    static struct virtio_net_config config;
+
+    config = (struct virtio_net_config){.mac = {0x52, 0x54, 0, 1, 2, 3},
+                                        .mtu = 1400,
+                                        .send = take_frame,
+                                        .resume = room_again,
+                                        .opaque = wire};
+    return &config;
+}
+
+static void net_sends_frames_without_their_header(void)
+{
+    struct fake_buffer b[] = {{A, 12, false}, {A + 12, 14, false}, {B, 46, false}};
+    struct fake_buffer runt = {A, 25, false};
+    struct wire wire = {0};
+    uint32_t written;
+    struct setup s;
+
+    set_up(&s, &virtio_net_type, net_config(&wire), 2);
+    CHECK_EQ(config_word(&s, 0, 4), 0x01005452);
+    CHECK_EQ(config_word(&s, 6, 2), 1);
+    CHECK_EQ(config_word(&s, 10, 2), 1400);
+    for (unsigned i = 0; i < 64; i++)
+        s.g->ram[A + i] = s.g->ram[B + i] = (uint8_t)i;
+    fake_put(&s.d, 1, b, 3, false);
+    fake_kick(&s.d, 1);
+    CHECK(fake_get(&s.d, 1, &written) && written == 0);
+    CHECK_EQ(wire.len, 60);
+    CHECK_EQ(wire.frame[0], 12);
+    CHECK_EQ(wire.frame[14], 0);
+    CHECK_EQ(wire.frame[59], 45);
+    fake_put(&s.d, 1, &runt, 1, true);
+    fake_kick(&s.d, 1);
+    CHECK(fake_get(&s.d, 1, &written)); // given back, not sent
+    CHECK_EQ(wire.frames, 1);
+    tear_down(&s);
+}
+
+static void net_receives_into_one_chain_or_waits(void)
+{
+    struct fake_buffer b[] = {{A, 12, true}, {B, 1514, true}};
+    struct wire wire = {0};
+    uint8_t frame[1514];
+    uint32_t written;
+    struct setup s;
+
+    memset(frame, 0x42, sizeof frame);
+    set_up(&s, &virtio_net_type, net_config(&wire), 2);
+    CHECK(!virtio_net_receive(s.dev, frame, 60));
+    fake_put(&s.d, 0, b, 2, false);
+    fake_kick(&s.d, 0);
+    CHECK_EQ(wire.resumed, 1);
+    memset(s.g->ram + A, 0xff, 12);
+    CHECK(virtio_net_receive(s.dev, frame, sizeof frame));
+    CHECK(fake_get(&s.d, 0, &written) && written == 1526);
+    CHECK_EQ(load_le64(s.g->ram + A), 0);
+    CHECK_EQ(load_le32(s.g->ram + A + 8), 0x10000); // one buffer
+    CHECK_EQ(s.g->ram[B + 1513], 0x42);
+    tear_down(&s);
+}
+
+static void net_drops_what_cannot_fit_and_when_the_link_is_down(void)
+{
+    struct fake_buffer b = {A, 100, true};
+    struct wire wire = {0};
+    uint8_t frame[1514] = {0};
+    uint32_t written;
+    struct setup s;
+
+    set_up(&s, &virtio_net_type, net_config(&wire), 2);
+    fake_put(&s.d, 0, &b, 1, false);
+    fake_kick(&s.d, 0);
+    CHECK(virtio_net_receive(s.dev, frame, sizeof frame));
+    CHECK(!fake_get(&s.d, 0, &written)); // the buffer is still there
+    virtio_net_set_link(s.dev, false);
+    CHECK_EQ(config_word(&s, 6, 2), 0);
+    CHECK_EQ(s.g->msi_data, 0x40);
+    CHECK(virtio_net_receive(s.dev, frame, 60));
+    CHECK(!fake_get(&s.d, 0, &written));
+    virtio_net_set_link(s.dev, true);
+    CHECK(virtio_net_receive(s.dev, frame, 60));
+    CHECK(fake_get(&s.d, 0, &written) && written == 72);
+    tear_down(&s);
+}
+
+static void net_survives_a_move(void)
+{
+    struct fake_guest *to = fake_guest_new();
+    struct wire wire = {0};
+    struct error e;
+    struct setup s;
+
+    CHECK(state_check(virtio_net_type.state, &e) == OK);
+    set_up(&s, &virtio_net_type, net_config(&wire), 2);
+    CHECK(!virtio_net_receive(s.dev, wire.frame, 60));
+    fake_device_free(fake_migrate(to, s.dev, net_config(&wire)));
+    fake_guest_free(to);
+    tear_down(&s);
 }
 
 // --- Disk ---
@@ -583,9 +708,11 @@ static void drained_disk_survives_a_move(void)
 TEST_MAIN(TEST(rng_fills_buffers_at_a_bounded_rate), TEST(rng_survives_a_move_with_its_budget),
           TEST(console_output_waits_for_the_host), TEST(console_output_in_hand_survives_a_move),
           TEST(console_input_waits_for_the_guest), TEST(console_ports_introduce_themselves),
-          TEST(console_emergency_write_needs_no_queue), TEST(disk_reads_and_writes),
-          TEST(disk_tells_its_shape_and_serial), TEST(disk_discards_and_zeroes),
-          TEST(disk_refuses_what_is_outside_or_unknown),
+          TEST(console_emergency_write_needs_no_queue), TEST(net_sends_frames_without_their_header),
+          TEST(net_receives_into_one_chain_or_waits),
+          TEST(net_drops_what_cannot_fit_and_when_the_link_is_down), TEST(net_survives_a_move),
+          TEST(disk_reads_and_writes), TEST(disk_tells_its_shape_and_serial),
+          TEST(disk_discards_and_zeroes), TEST(disk_refuses_what_is_outside_or_unknown),
           TEST(read_only_disk_says_so_and_refuses_writes),
           TEST(disk_request_without_a_status_byte_stops_the_device),
           TEST(disk_reset_waits_for_requests_in_flight), TEST(disk_serves_a_full_ring),
