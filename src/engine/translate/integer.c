@@ -127,11 +127,4 @@ interp_fn *const interp_integer[OP_COUNT] = {
     [OP_LODS] = op_lods,
     [OP_SCAS] = op_scas,
     [OP_CMPS] = op_cmps,
-
-    [OP_XSAVE] = op_xsave,
-    [OP_XSAVEOPT] = op_xsaveopt,
-    [OP_XSAVEC] = op_xsavec,
-    [OP_XSAVES] = op_xsaves,
-    [OP_XRSTOR] = op_xrstor,
-    [OP_XRSTORS] = op_xrstors,
 };

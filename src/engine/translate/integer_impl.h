@@ -89,5 +89,3 @@ interp_fn op_aaa, op_aas, op_aam, op_aad, op_daa, op_das;
 interp_fn op_movs, op_stos, op_lods, op_scas, op_cmps;
 // random.c
 interp_fn op_rdrand, op_rdseed;
-// xsave.c: decoded as system instructions, not as vector ones
-interp_fn op_xsave, op_xsaveopt, op_xsavec, op_xsaves, op_xrstor, op_xrstors;

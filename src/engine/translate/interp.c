@@ -78,7 +78,8 @@ static interp_fn *handler(const struct tcpu *c, const struct insn *insn)
 {
     const struct insn_form *form = insn_form(insn);
     const uint32_t vector = FORM_X87 | FORM_MMX | FORM_SSE | FORM_AVX | FORM_AVX512;
-    if (form->feature != FEATURE_NONE && !feature_has(&c->features, form->feature))
+    bool scan = insn->op == OP_TZCNT || insn->op == OP_LZCNT; // BSF and BSR without the feature
+    if (form->feature != FEATURE_NONE && !feature_has(&c->features, form->feature) && !scan)
         return sys_ud;
     if ((insn->prefix & PREFIX_LOCK) && insn->op != OP_MOV_CR &&
         (!(form->flags & FORM_LOCKABLE) || insn->operand[0].kind != OPND_MEM))

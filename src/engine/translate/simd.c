@@ -29,6 +29,8 @@ static void check_undefined(struct tcpu *c, const struct insn *insn, const struc
         undefined |= !(c->mode & MODE_AVX) || !(c->mode & MODE_PROTECTED) || c->mode & MODE_V86;
     if (form->flags & FORM_SSE && !is_environment_op(insn->op))
         undefined |= !(c->s.cr4 & CR4_OSFXSR) || c->s.cr0 & CR0_EM;
+    if (form->flags & FORM_SYSTEM) // the XSAVE family
+        undefined |= !(c->s.cr4 & CR4_OSXSAVE);
     if (form->flags & FORM_MMX)
         undefined |= (c->s.cr0 & CR0_EM) != 0;
     if (undefined)
@@ -118,7 +120,7 @@ static void store_registers(struct tcpu *c, const struct insn *insn, const struc
 static const struct operand *memory_operand(const struct insn *insn)
 {
     for (unsigned i = 0; i < insn->operands; i++)
-        if (insn->operand[i].kind == OPND_MEM && insn->operand[i].size)
+        if (insn->operand[i].kind == OPND_MEM)
             return &insn->operand[i];
     return NULL;
 }
@@ -172,6 +174,8 @@ static void run_on_host(struct tcpu *c, const struct insn *insn)
 {
     struct registers registers;
     const struct operand *memory = memory_operand(insn);
+    if (memory && (memory->size == 0 || memory->size > sizeof c->simd->frame.mem))
+        cpu_raise(c, VEC_UD, 0); // would reach beyond the frame: special() has to know it
     gva_t at = memory ? load_memory(c, insn, memory) : 0;
     load_registers(c, insn, &registers);
     simd_stub *stub = stub_for(c->simd, insn, registers.map);
@@ -198,6 +202,12 @@ static interp_fn *special(unsigned op)
     case OP_FLDENV: return simd_fldenv;
     case OP_FNSAVE: return simd_fnsave;
     case OP_FRSTOR: return simd_frstor;
+    case OP_XSAVE: return simd_xsave;
+    case OP_XSAVEOPT: return simd_xsaveopt;
+    case OP_XSAVEC: return simd_xsavec;
+    case OP_XSAVES: return simd_xsaves;
+    case OP_XRSTOR: return simd_xrstor;
+    case OP_XRSTORS: return simd_xrstors;
     case OP_MASKMOVQ:
     case OP_MASKMOVDQU:
     case OP_VMASKMOVDQU: return simd_maskmovdqu;

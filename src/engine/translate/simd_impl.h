@@ -114,4 +114,5 @@ interp_fn simd_gather, simd_maskmov_load, simd_maskmov_store, simd_maskmovdqu;
 // environment.c
 interp_fn simd_fnstenv, simd_fldenv, simd_fnsave, simd_frstor;
 // xsave.c
-interp_fn simd_fxsave, simd_fxrstor, simd_ldmxcsr, simd_stmxcsr;
+interp_fn simd_fxsave, simd_fxrstor, simd_ldmxcsr, simd_stmxcsr, simd_xsave, simd_xsaveopt,
+    simd_xsavec, simd_xsaves, simd_xrstor, simd_xrstors;

@@ -128,14 +128,6 @@ void simd_fxrstor(struct tcpu *c, const struct insn *insn)
 // --- XSAVE and its variants
 // -----------------------------------------------------------------------------
 
-static void check_xsave(struct tcpu *c, const struct insn *insn)
-{
-    if (!(c->s.cr4 & CR4_OSXSAVE) || !feature_has(&c->features, insn_form(insn)->feature))
-        cpu_raise(c, VEC_UD, 0);
-    if (c->s.cr0 & CR0_TS)
-        cpu_raise(c, VEC_NM, 0);
-}
-
 // The requested-feature bitmap: EDX:EAX within what XCR0 enables.
 static uint64_t requested(const struct tcpu *c)
 {
@@ -168,27 +160,23 @@ static void save(struct tcpu *c, const struct insn *insn, bool skip_initial, boo
         mem_write(c, at + AREA_COMPACT, 8, components | COMPACT);
 }
 
-void op_xsave(struct tcpu *c, const struct insn *insn)
+void simd_xsave(struct tcpu *c, const struct insn *insn)
 {
-    check_xsave(c, insn);
     save(c, insn, false, false);
 }
 
-void op_xsaveopt(struct tcpu *c, const struct insn *insn)
+void simd_xsaveopt(struct tcpu *c, const struct insn *insn)
 {
-    check_xsave(c, insn);
     save(c, insn, true, false);
 }
 
-void op_xsavec(struct tcpu *c, const struct insn *insn)
+void simd_xsavec(struct tcpu *c, const struct insn *insn)
 {
-    check_xsave(c, insn);
     save(c, insn, true, true);
 }
 
-void op_xsaves(struct tcpu *c, const struct insn *insn)
+void simd_xsaves(struct tcpu *c, const struct insn *insn)
 {
-    check_xsave(c, insn);
     if (cpl(c) != 0)
         cpu_raise(c, VEC_GP, 0);
     save(c, insn, true, true);
@@ -271,15 +259,13 @@ static void restore(struct tcpu *c, const struct insn *insn, bool compact_only)
         store_le32(c->s.xsave + AREA_MXCSR, mxcsr);
 }
 
-void op_xrstor(struct tcpu *c, const struct insn *insn)
+void simd_xrstor(struct tcpu *c, const struct insn *insn)
 {
-    check_xsave(c, insn);
     restore(c, insn, false);
 }
 
-void op_xrstors(struct tcpu *c, const struct insn *insn)
+void simd_xrstors(struct tcpu *c, const struct insn *insn)
 {
-    check_xsave(c, insn);
     if (cpl(c) != 0)
         cpu_raise(c, VEC_GP, 0);
     restore(c, insn, true);
