@@ -6,7 +6,7 @@
 
 #define FAKE_RAM 0x10000 // guest RAM from 0
 #define FAKE_CLAIMS 64
-#define FAKE_DEVICES 16
+#define FAKE_DEVICES 32
 #define FAKE_TIMERS 4
 #define FAKE_LINES 32
 
@@ -51,8 +51,12 @@ struct device *fake_add(struct fake_env *env, const struct device_type *type, co
 void fake_remove(struct device *dev);
 
 // Saves the device, replaces it by a new one that loads the stream, and ends the program unless the new
-// one says that it is possible and saves the same stream. Returns the new one.
+// one would save the same and says that it is possible. Returns the new one.
 struct device *fake_reload(struct device *dev, const void *config);
+
+// Replaces *dev by a new one that loads a stream from outside. False when it refuses: then *dev is new
+// and reset.
+bool fake_load(struct device **dev, const void *config, const void *data, size_t len);
 
 uint64_t fake_in(struct fake_env *env, uint16_t port, unsigned size);
 void fake_out(struct fake_env *env, uint16_t port, unsigned size, uint64_t value);
