@@ -9,6 +9,8 @@
 #define PM_ENABLE 0x602
 #define PM_CONTROL 0x604
 #define PM_BUTTON 0x100
+#define SMI_COMMAND 0xb2
+#define ACPI_ENABLE 2
 #define PM_S5 (7 << 10 | 0x2000)
 
 static void power_off(void)
@@ -32,7 +34,10 @@ static void obey(char c)
     case 'r': outb(0xcf9, 6); break;
     case 't': triple_fault(); break;
     case 'x': machine_exit(20); break;
-    case 'b': outw(PM_ENABLE, PM_BUTTON); break;
+    case 'b':
+        outb(SMI_COMMAND, ACPI_ENABLE);
+        outw(PM_ENABLE, PM_BUTTON);
+        break;
     default: break;
     }
     print("<%c>", c);
