@@ -16,7 +16,7 @@ static uint64_t draw(uint64_t *seed) // xorshift64*
 
 int main(int argc, char **argv)
 {
-    unsigned long rounds = argc > 1 ? strtoul(argv[1], NULL, 0) : 3000;
+    unsigned long rounds = argc > 1 ? strtoul(argv[1], NULL, 0) : 1000;
     uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
 
     for (unsigned long i = 0; i < rounds; i++) {
