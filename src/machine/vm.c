@@ -13,6 +13,8 @@
 #include "host/memory.h"
 #include "machine/vm_impl.h"
 
+#define MTRR_ON BIT(11)
+#define MTRR_WRITE_BACK 6
 #define VGA_HOLE 0xa0000ull
 #define VGA_HOLE_END 0xc0000ull
 
@@ -151,6 +153,7 @@ static err_t initial_state(struct vcpu *vcpu, struct error *e)
     if (!s)
         return error_set(e, ERR_NO_MEMORY, "no memory for a vCPU's state");
     cpu_state_reset(s, vcpu->index == 0, vcpu->vm->model_id);
+    s->mtrr_def_type = MTRR_ON | MTRR_WRITE_BACK; // what firmware would leave: all memory is cached
     free(vcpu->initial);
     vcpu->initial = s;
     return OK;
