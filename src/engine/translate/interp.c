@@ -14,7 +14,8 @@
 #define ICACHE_ENTRIES (1u << ICACHE_BITS)
 
 struct icache_entry {
-    const uint8_t *host; // of the first byte; NULL: free
+    // Of the first byte; NULL: free. Two cache lines in all.
+    const uint8_t *host __attribute__((aligned(64)));
     interp_fn *run;
     uint32_t size; // MODE_CODE_SIZE bits it was decoded for
     uint32_t pad;
@@ -27,8 +28,11 @@ struct icache {
 
 err_t icache_new(struct tcpu *c, struct error *e)
 {
-    c->icache = calloc(1, sizeof *c->icache);
-    return c->icache ? OK : error_set(e, ERR_NO_MEMORY, "no memory for a vCPU's instruction cache");
+    c->icache = aligned_alloc(64, sizeof *c->icache);
+    if (!c->icache)
+        return error_set(e, ERR_NO_MEMORY, "no memory for a vCPU's instruction cache");
+    icache_flush(c);
+    return OK;
 }
 
 void icache_free(struct tcpu *c)

@@ -17,6 +17,11 @@ static inline unsigned cpl(const struct tcpu *c)
     return (unsigned)bits_get(c->s.seg[SEG_SS].attr, 6, 5);
 }
 
+static inline bool is_canonical(uint64_t address)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
 // interp.c: the decoded-instruction cache.
 void icache_invalidate(struct tcpu *c, gpa_t at, uint64_t len);
 void icache_flush(struct tcpu *c);

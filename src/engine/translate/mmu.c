@@ -9,11 +9,6 @@
 
 // --- translation -------------------------------------------------------------------------------------
 
-static bool canonical(gva_t at)
-{
-    return (gva_t)((int64_t)(at << 16) >> 16) == at;
-}
-
 // The translation for an access, or false with the page-fault code.
 static bool translate_or(struct tcpu *c, gva_t at, enum access access, bool user,
                          struct translation *out, uint32_t *error)
@@ -32,7 +27,7 @@ static void translate(struct tcpu *c, gva_t at, enum access access, bool user,
                       struct translation *out)
 {
     uint32_t error;
-    if ((c->mode & MODE_LONG) && !canonical(at))
+    if ((c->mode & MODE_LONG) && !is_canonical(at))
         cpu_raise(c, VEC_GP, 0);
     if (!translate_or(c, at, access, user, out, &error)) {
         tlb2_drop(c, at, tlb2_pcid(c), true); // a fault ends what the TLB knew of the page
@@ -281,12 +276,20 @@ void mem_write_system(struct tcpu *c, gva_t at, unsigned size, uint64_t value)
 
 // --- larger operands ---------------------------------------------------------------------------------
 
+static uint64_t *tag_at(struct tcpu *c, gva_t at, enum access access)
+{
+    struct tlb *t = &c->tlb[c->user];
+    unsigned i = at >> PAGE_SHIFT & c->tlb_mask;
+    return access == ACCESS_READ ? &t->read[i] : access == ACCESS_WRITE ? &t->write[i] : &t->exec[i];
+}
+
 static void probe(struct tcpu *c, gva_t at, unsigned len, enum access access)
 {
     while (len) {
         struct translation t;
         unsigned chunk = to_page_end(at) < len ? to_page_end(at) : len;
-        translate(c, at, access, c->user, &t);
+        if (*tag_at(c, at, access) != align_down(at, PAGE_SIZE))
+            translate(c, at, access, c->user, &t);
         at = onward(c, at, chunk);
         len -= chunk;
     }
@@ -346,10 +349,8 @@ void *mem_host(struct tcpu *c, gva_t at, unsigned len, enum access access)
 {
     if (len > to_page_end(at))
         return NULL;
-    const struct tlb *t = &c->tlb[c->user];
-    const uint64_t *tag = access == ACCESS_READ ? t->read : access == ACCESS_WRITE ? t->write : t->exec;
-    unsigned i = at >> PAGE_SHIFT & c->tlb_mask;
-    if (tag[i] != align_down(at, PAGE_SIZE) && !tlb_fill(c, at, access, c->user)) {
+    const uint64_t *addend = &c->tlb[c->user].addend[at >> PAGE_SHIFT & c->tlb_mask];
+    if (*tag_at(c, at, access) != align_down(at, PAGE_SIZE) && !tlb_fill(c, at, access, c->user)) {
         struct translation x;
         translate(c, at, access, c->user, &x);
         if (!x.host || access != ACCESS_WRITE || x.slot->rom ||
@@ -359,7 +360,7 @@ void *mem_host(struct tcpu *c, gva_t at, unsigned len, enum access access)
         if (!tag_set(c, &x, access, c->user))
             return NULL;
     }
-    return (void *)(uintptr_t)(at + t->addend[i]);
+    return (void *)(uintptr_t)(at + *addend);
 }
 
 void *mem_host_rmw(struct tcpu *c, gva_t at, unsigned len)
@@ -409,7 +410,7 @@ unsigned mem_fetch(struct tcpu *c, gva_t at, uint8_t *out)
     if (first == INSN_MAX)
         return first;
     gva_t next = onward(c, at, first);
-    if (((c->mode & MODE_LONG) && !canonical(next)) ||
+    if (((c->mode & MODE_LONG) && !is_canonical(next)) ||
         !translate_or(c, next, ACCESS_EXEC, c->user, &t, &error))
         return first;
     fetch_part(c, &t, next, out + first, INSN_MAX - first);

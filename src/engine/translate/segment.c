@@ -4,11 +4,6 @@
 #include "base/bytes.h"
 #include "engine/translate/system_impl.h"
 
-bool is_canonical(uint64_t address)
-{
-    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 bool segment_in_limit(const struct cpu_segment *seg, uint64_t offset, unsigned size)
 {
     uint64_t last = offset + size - 1;
@@ -30,9 +25,9 @@ static bool access_allowed(const struct tcpu *c, const struct cpu_segment *seg, 
     return access == ACCESS_WRITE ? !code && w : !code || w;
 }
 
-static void alignment_check(struct tcpu *c, gva_t at, unsigned size)
+static inline void alignment_check(struct tcpu *c, gva_t at, unsigned size)
 {
-    if ((c->mode & MODE_ALIGN) && is_power_of_two(size) && size <= 8 && (at & (size - 1)))
+    if (__builtin_expect(c->mode & MODE_ALIGN, 0) && is_power_of_two(size) && size <= 8 && (at & (size - 1)))
         cpu_raise(c, VEC_AC, 0);
 }
 

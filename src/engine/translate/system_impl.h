@@ -46,7 +46,6 @@ static inline bool selector_null(uint16_t selector)
 }
 
 bool segment_in_limit(const struct cpu_segment *seg, uint64_t offset, unsigned size);
-bool is_canonical(uint64_t address);
 // Real and virtual-8086 mode.
 struct cpu_segment segment_v86(uint16_t selector);
 void segment_load_real(struct tcpu *c, unsigned seg, uint16_t selector);
