@@ -5,8 +5,8 @@
 #include "device/pci/pci.h"
 
 // "q35-host": configuration mechanism 1 at ports 0xcf8 and 0xcfc, and the memory-mapped window at
-// PC_ECAM. Plugs itself into its bus. Claims port 0xcf8 for 4-byte accesses only, as one port, so that 0xcf9 (the reset
-// register) belongs to another device.
+// PC_ECAM. Plugs itself into its bus. Claims port 0xcf8 for 4-byte accesses only, as one port, so
+// that 0xcf9 (the reset register) belongs to another device.
 struct q35_host_config {
     struct pci_bus *bus;
 };
