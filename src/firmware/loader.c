@@ -46,7 +46,7 @@ static const char *guess(const struct boot_request *rq)
         return "it is a qcow2 disk image; use --disk";
     }
     if (starts(rq, 0x8001, "CD001", 5)) {
-        return "it is a CD image; use --cdrom";
+        return "it is a CD image; give the kernel that is on it";
     }
     if (starts(rq, 0, "070701", 6)) {
         return "it is a cpio archive; use --initrd";
@@ -93,5 +93,5 @@ err_t loader_load(const struct boot_request *rq, const struct guest_memory *memo
         *out = l.result;
         return OK;
     }
-    return error_set(e, ERR_UNSUPPORTED, "%s is not a kernel: %s; " TAKES, name, guess(rq));
+    return error_set(e, ERR_INVALID, "%s is not a kernel: %s; " TAKES, name, guess(rq));
 }

@@ -5,7 +5,6 @@
 //
 // For tests of the sandbox: berth-vmm --self-test-sandbox main|vcpu|block makes a system call that
 // is not allowed there, and must die of SIGSYS.
-#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,7 +57,6 @@ static int run_vm(int definition)
         return VMM_HOST_FAILED;
     struct error e = {0};
     int status = VMM_HOST_FAILED;
-    mallopt(M_ARENA_MAX, 1); // shrinking a thread's own arena opens a file in /proc
     err_t err = sandbox_enter(definition, &e);
     host_thread_guard(sandbox_confine);
     log_to(log_to_stderr, LOG_INFO);

@@ -258,15 +258,15 @@ static void other_files_are_named(void)
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {
         setup(64 * MIB);
         memcpy(f.image, files[i].start, strlen(files[i].start));
-        CHECK_EQ(load(4096), ERR_UNSUPPORTED);
+        CHECK_EQ(load(4096), ERR_INVALID);
         CHECK(strstr(f.e.text, "k is not a kernel: "));
         CHECK(strstr(f.e.text, files[i].says));
         fake_release(&f.fake);
     }
     setup(64 * MIB);
-    CHECK_EQ(load(0), ERR_UNSUPPORTED);
+    CHECK_EQ(load(0), ERR_INVALID);
     CHECK(strstr(f.e.text, "it is empty"));
-    CHECK_EQ(load(image_elf(f.image, true)), ERR_UNSUPPORTED);
+    CHECK_EQ(load(image_elf(f.image, true)), ERR_INVALID);
     CHECK(strstr(f.e.text, "neither a PVH note nor a multiboot header"));
     fake_release(&f.fake);
 }
