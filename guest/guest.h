@@ -246,6 +246,13 @@ void ioapic_route(unsigned pin, u32 low, u32 high); // the whole redirection ent
 
 u64 tsc_per_ms(void); // measured once against the PIT's channel 2
 void delay_us(unsigned us);
+// A clock and the TSC read together: the closest pair of several, because the processor's thread may
+// lose the host's CPU between the two.
+struct sample {
+    u64 tsc;
+    u64 value;
+};
+struct sample sample(u64 (*clock)(void));
 // Lets interrupts in until *flag is not zero or so much time has passed; true when it is not zero.
 bool wait_for(volatile unsigned *flag, unsigned ms);
 

@@ -45,29 +45,52 @@ static void tsc_never_goes_back(void)
     }
 }
 
+// Ticks of the clock for each millisecond of the TSC, over a time that no clock wraps in.
+static u64 rate_of(u64 (*clock)(void), unsigned us, u64 mask)
+{
+    struct sample a = sample(clock);
+    delay_us(us);
+    struct sample b = sample(clock);
+    return ((b.value - a.value) & mask) * tsc_per_ms() / (b.tsc - a.tsc);
+}
+
+#define CHECK_RATE(got, want) \
+    do { \
+        u64 rate = (got); \
+        if (!close_to(rate, want)) \
+            CHECK_EQ(rate, want); \
+    } while (0)
+
+static u64 pm_timer(void)
+{
+    static u16 port;
+    port = port ? port : pm_timer_port();
+    return inl(port);
+}
+
 static void pm_timer_agrees_with_tsc(void)
 {
-    u16 port = pm_timer_port();
-    CHECK(port);
-    u32 start = inl(port);
-    u64 tsc = rdtsc();
-    delay_us(100000);
-    u32 ticks = (inl(port) - start) & 0xffffff;
-    u64 ms = (rdtsc() - tsc) / tsc_per_ms();
-    CHECK(close_to(ticks, ms * PM_TIMER_HZ / 1000));
+    CHECK(pm_timer_port());
+    CHECK_RATE(rate_of(pm_timer, 100000, 0xffffff), PM_TIMER_HZ / 1000);
+}
+
+static u64 hpet_counter(void)
+{
+    return read32(HPET + 0xf0);
 }
 
 static void hpet_agrees_with_tsc(void)
 {
     u64 period_fs = read32(HPET + 4);
+    CHECK_EQ(read32(HPET) >> 16, 0x8086);
     CHECK(period_fs >= 100000 && period_fs <= 100000000);
     write32(HPET + 0x10, 1);
-    u32 start = read32(HPET + 0xf0);
-    u64 tsc = rdtsc();
-    delay_us(100000);
-    u64 ns = (u64)(read32(HPET + 0xf0) - start) * period_fs / 1000000;
-    u64 us = (rdtsc() - tsc) * 1000 / tsc_per_ms();
-    CHECK(close_to(ns / 1000, us));
+    CHECK_RATE(rate_of(hpet_counter, 100000, 0xffffffff), 1000000000000 / period_fs);
+}
+
+static u64 lapic_count(void)
+{
+    return ~(u64)lapic_read(0x390); // it counts down
 }
 
 static void lapic_timer_has_a_steady_rate(void)
@@ -76,22 +99,18 @@ static void lapic_timer_has_a_steady_rate(void)
     lapic_write(0x3e0, 0x3); // divide by 16
     lapic_write(0x320, 0x10000);
     lapic_write(0x380, 0xffffffff);
-    u32 a = lapic_read(0x390);
-    delay_us(50000);
-    u32 b = lapic_read(0x390);
-    delay_us(50000);
-    u32 c = lapic_read(0x390);
-    CHECK(a > b && b > c);
-    CHECK(close_to(a - b, b - c));
+    u64 first = rate_of(lapic_count, 50000, 0xffffffff);
+    CHECK(first > 1000);
+    CHECK_RATE(rate_of(lapic_count, 50000, 0xffffffff), first);
     lapic_write(0x380, 0);
     CHECK_EQ(lapic_read(0x390), 0);
 }
 
-static unsigned pit_latch(void)
+static u64 pit_count(void)
 {
     outb(0x43, 0);
-    unsigned lo = inb(0x40);
-    return lo | (unsigned)inb(0x40) << 8;
+    u64 low = inb(0x40);
+    return ~(low | (u64)inb(0x40) << 8); // it counts down
 }
 
 static void pit_counts_down_at_its_rate(void)
@@ -100,12 +119,7 @@ static void pit_counts_down_at_its_rate(void)
     outb(0x40, 0);
     outb(0x40, 0); // 65536
     delay_us(1000);
-    unsigned a = pit_latch();
-    u64 tsc = rdtsc();
-    delay_us(20000);
-    unsigned b = pit_latch();
-    u64 us = (rdtsc() - tsc) * 1000 / tsc_per_ms();
-    CHECK(close_to((a - b) & 0xffff, us * PIT_HZ / 1000000));
+    CHECK_RATE(rate_of(pit_count, 20000, 0xffff), PIT_HZ / 1000);
 }
 
 static unsigned rtc_seconds(void)
