@@ -246,8 +246,8 @@ void ioapic_route(unsigned pin, u32 low, u32 high); // the whole redirection ent
 
 u64 tsc_per_ms(void); // measured once against the PIT's channel 2
 void delay_us(unsigned us);
-// A clock and the TSC read together: the closest pair of several, because the processor's thread may
-// lose the host's CPU between the two.
+// A clock and the TSC read together: the closest pair of several, because the processor's thread
+// may lose the host's CPU between the two.
 struct sample {
     u64 tsc;
     u64 value;

@@ -54,11 +54,11 @@ static u64 rate_of(u64 (*clock)(void), unsigned us, u64 mask)
     return ((b.value - a.value) & mask) * tsc_per_ms() / (b.tsc - a.tsc);
 }
 
-#define CHECK_RATE(got, want) \
-    do { \
-        u64 rate = (got); \
+#define CHECK_RATE(got, want)      \
+    do {                           \
+        u64 rate = (got);          \
         if (!close_to(rate, want)) \
-            CHECK_EQ(rate, want); \
+            CHECK_EQ(rate, want);  \
     } while (0)
 
 static u64 pm_timer(void)

@@ -11,6 +11,7 @@
 #define INT_LEVEL 2u
 #define PERIODIC 8u
 #define SET_VALUE 0x40u
+#define MODE_32 0x100u
 #define VECTOR 0x70
 
 static volatile unsigned count;
@@ -100,7 +101,7 @@ static void periodic_comparator_keeps_its_period(void)
     }
     unsigned pin = route_of(0);
     ioapic_route(pin, VECTOR, lapic_read(0x20));
-    write32(TIMER(0), INT_ENABLE | PERIODIC | SET_VALUE | pin << 9);
+    write32(TIMER(0), INT_ENABLE | PERIODIC | SET_VALUE | MODE_32 | pin << 9);
     write32(TIMER(0) + 8, (u32)(2 * ticks_per_ms())); // first value, then the period
     write32(TIMER(0) + 8, (u32)(2 * ticks_per_ms()));
     write32(CONFIG, 1);
