@@ -42,6 +42,7 @@ _Noreturn void cpu_raise(struct tcpu *c, unsigned vector, uint32_t error)
     c->s.rip = c->insn_rip;
     c->in_exception = CLASS_NONE;
     c->event_ext = 0;
+    c->s.event_pending = 0;
     c->counter[COUNTER_EXCEPTIONS]++;
     if (first == CLASS_DOUBLE && second != CLASS_BENIGN)
         c->s.activity = CPU_SHUTDOWN;
@@ -69,6 +70,8 @@ _Noreturn void raise_db(struct tcpu *c, uint64_t dr6_bits)
 _Noreturn void cpu_restart(struct tcpu *c)
 {
     c->s.rip = c->insn_rip;
+    c->in_exception = CLASS_NONE;
+    c->event_ext = 0;
     tcpu_pend(c, PENDING_EVENT);
     longjmp(c->unwind, 1);
 }
@@ -84,11 +87,12 @@ void event_deliver(struct tcpu *c)
     struct cpu_state *s = &c->s;
     unsigned vector = s->event_vector;
     bool exception = s->event_type == CPU_EVENT_EXCEPTION;
-    s->event_pending = 0;
+    s->event_pending = 1; // until it is delivered, or another one takes its place
     s->interrupt_shadow = 0;
     c->insn_rip = s->rip;
     c->in_exception = exception ? (uint8_t)class_of(vector) : CLASS_BENIGN;
     cpu_deliver(c, vector, (enum cpu_event_type)s->event_type, s->event_has_error, s->event_error);
+    s->event_pending = 0;
     c->in_exception = CLASS_NONE;
 }
 

@@ -120,6 +120,19 @@ void interp_insn(struct tcpu *c, const struct insn *insn)
     handler(c, insn)(c, insn);
 }
 
+static void code_copy(uint8_t *to, const uint8_t *host, unsigned len)
+{
+    for (unsigned i = 0; i < len; i++)
+        to[i] = __atomic_load_n(&host[i], __ATOMIC_RELAXED);
+}
+
+// The decoder is not of this folder: it may use vector registers.
+static enum insn_status decode(struct tcpu *c, const uint8_t *code, unsigned len, struct insn *out)
+{
+    fpu_to_memory(c);
+    return insn_decode(code, len, code_bytes(c), out);
+}
+
 // --- fetching ----------------------------------------------------------------------------------------------
 
 static _Noreturn void bad_code(struct tcpu *c, enum insn_status status, gva_t at, unsigned have)
@@ -137,7 +150,7 @@ static void uncached(struct tcpu *c, gva_t at)
     uint8_t code[INSN_MAX];
     struct insn insn;
     unsigned have = mem_fetch(c, at, code);
-    enum insn_status status = insn_decode(code, have, code_bytes(c), &insn);
+    enum insn_status status = decode(c, code, have, &insn);
     if (status != INSN_OK)
         bad_code(c, status, at, have);
     interp_insn(c, &insn);
@@ -155,16 +168,15 @@ static struct icache_entry *fill(struct tcpu *c, gva_t at)
     const uint8_t *host = page + (at & PAGE_MASK);
     if (room > INSN_MAX)
         room = INSN_MAX;
-    // The length first, then the guard over so many bytes, then what the bytes are once guarded.
-    if (insn_decode(host, room, code_bytes(c), &insn) != INSN_OK ||
-        !tvm_protect_code(c->vm, c, gpa, insn.len))
+    // The length first, then the guard over so many bytes, then what the bytes are once guarded. Always
+    // from a copy: other vCPUs may be writing them.
+    uint8_t code[INSN_MAX];
+    code_copy(code, host, room);
+    if (decode(c, code, room, &insn) != INSN_OK || !tvm_protect_code(c->vm, c, gpa, insn.len))
         return NULL;
     struct icache_entry *entry = icache_at(c, host);
-    uint8_t code[INSN_MAX];
-    unsigned len = insn.len;
-    for (unsigned i = 0; i < len; i++)
-        code[i] = __atomic_load_n(&host[i], __ATOMIC_RELAXED);
-    if (insn_decode(code, len, code_bytes(c), &entry->insn) != INSN_OK) {
+    code_copy(code, host, insn.len);
+    if (decode(c, code, insn.len, &entry->insn) != INSN_OK) {
         entry->host = NULL;
         return NULL;
     }

@@ -151,6 +151,8 @@ void sys_mov_cr(struct tcpu *c, const struct insn *insn)
 {
     bool load = insn->operand[0].kind == OPND_CR;
     unsigned cr = insn->operand[load ? 0 : 1].reg;
+    if (insn->prefix & PREFIX_LOCK) // AMD's name for CR8 outside 64-bit mode
+        cr = cr == 0 && feature_has(&c->features, FEATURE_CR8_LEGACY) ? 8 : 1;
     if (cr > 8 || cr == 1 || (cr > 4 && cr < 8))
         cpu_raise(c, VEC_UD, 0);
     need_cpl0(c);
