@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#include "base/copy.h"
+
 #define REX_B 1
 #define REX_X 2
 #define REX_R 4
@@ -471,7 +473,7 @@ static void set_address(struct parse *p, struct insn *out)
 enum insn_status insn_decode(const uint8_t *code, size_t len, unsigned mode, struct insn *out)
 {
     struct parse p = {.mode = mode, .segment = SEG_COUNT};
-    memcpy(p.code, code, len < INSN_MAX ? len : INSN_MAX);
+    copy_bytes(p.code, code, len < INSN_MAX ? len : INSN_MAX);
     memset(out, 0, sizeof *out);
     out->mode = (uint8_t)mode;
     parse_prefixes(&p, out);

@@ -3,7 +3,8 @@
 // none.
 #include "engine/translate/emit_impl.h"
 
-#include <string.h>
+#include "base/bytes.h"
+#include "base/copy.h"
 
 void emit_u8(struct emit *e, uint8_t v)
 {
@@ -26,7 +27,7 @@ void emit_bytes(struct emit *e, const void *bytes, size_t n)
         e->overflow = true;
         return;
     }
-    memcpy(e->at, bytes, n);
+    copy_bytes(e->at, bytes, n);
     e->at += n;
 }
 
@@ -310,7 +311,7 @@ void emit_land(struct emit *e, uint8_t *displacement)
 {
     int32_t distance = (int32_t)(e->at - (displacement + 4));
     if (!e->overflow)
-        memcpy(displacement, &distance, 4);
+        store_le32(displacement, (uint32_t)distance);
 }
 
 static void emit_rel32(struct emit *e, const void *target)

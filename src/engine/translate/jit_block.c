@@ -7,7 +7,7 @@
 //
 // Not exact: where arithmetic flags will be overwritten before anything reads them, a fault or an
 // interrupt in between may show other values in the saved RFLAGS than a processor would.
-#include "engine/translate/copy.h"
+#include "base/copy.h"
 #include "engine/translate/jit_trans.h"
 
 // Guest bytes from which the block is made: a copy, because other processors may be writing there.

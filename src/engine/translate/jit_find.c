@@ -1,7 +1,7 @@
 // Which block runs at a guest address: pages by handle, blocks by page and offset, and the small
 // tables that translated code consults by itself (ctlb, ibtc).
 #include "base/checked.h"
-#include "engine/translate/copy.h"
+#include "base/copy.h"
 #include "engine/translate/jit_impl.h"
 
 static uint32_t page_slot(gva_t at)

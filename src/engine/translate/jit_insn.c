@@ -2,7 +2,7 @@
 // operand that translated code uses (emit_insn()). Guest registers without a host register pass
 // through the temporaries; RCX takes its own number where the instruction names CL, or AH..BH
 // forbid REX.
-#include "engine/translate/copy.h"
+#include "base/copy.h"
 #include "engine/translate/jit_trans.h"
 
 struct plan {

@@ -38,7 +38,7 @@ void simd_maskmov_load(struct tcpu *c, const struct insn *insn)
         if (!selected(mask, i, size))
             continue;
         gva_t at = element_linear(c, insn, offset + i * size, size, ACCESS_READ);
-        store_le(out + i * size, size, mem_read(c, at, size));
+        store_sized(out + i * size, size, mem_read(c, at, size));
     }
     vector_set(c, insn->operand[0].reg, 32, out); // VEX clears what is above the vector length
 }
@@ -55,7 +55,7 @@ static void store_selected(struct tcpu *c, const struct insn *insn, uint64_t off
         if (!selected(mask, i, size))
             continue;
         gva_t at = element_linear(c, insn, offset + i * size, size, ACCESS_WRITE);
-        mem_write(c, at, size, load_le(data + i * size, size));
+        mem_write(c, at, size, load_sized(data + i * size, size));
     }
 }
 
@@ -129,10 +129,10 @@ void simd_gather(struct tcpu *c, const struct insn *insn)
         copy_bytes(out + i * size, old + i * size, size);
         if (!selected(mask, i, size))
             continue;
-        uint64_t step = sign_extend(load_le(index + i * index_size, index_size), index_size);
+        uint64_t step = sign_extend(load_sized(index + i * index_size, index_size), index_size);
         uint64_t offset = gather_base(c, insn) + step * insn->scale;
         gva_t at = element_linear(c, insn, offset, size, ACCESS_READ);
-        store_le(out + i * size, size, mem_read(c, at, size));
+        store_sized(out + i * size, size, mem_read(c, at, size));
     }
     vector_set(c, dest, 32, out);
     vector_set(c, mask_reg, 32, zero);

@@ -5,7 +5,7 @@
 #include "engine/translate/integer_impl.h"
 #include "engine/translate/tvm.h"
 
-#include "base/bytes.h"
+#include "base/copy.h"
 
 // Explicit instructions: __atomic builtins on unaligned objects are undefined, the CPU's are not.
 #define COMPARE_EXCHANGE(suffix, modifier, type)                                     \
@@ -47,7 +47,7 @@ static uint64_t apply(struct modify *m, unsigned size, uint64_t old)
 
 static uint64_t modify_atomic(void *host, unsigned size, struct modify *m)
 {
-    uint64_t old = load_le(host, size);
+    uint64_t old = load_sized(host, size);
     while (!compare_exchange(host, size, &old, apply(m, size, old)))
         ;
     return old;

@@ -1,8 +1,8 @@
 // Shared by the files that run vector and x87 instructions.
 #pragma once
 
+#include "base/copy.h"
 #include "engine/translate/codebuf.h"
-#include "engine/translate/copy.h"
 #include "engine/translate/integer_impl.h"
 #include "engine/translate/simd.h"
 

@@ -2,6 +2,7 @@
 // needed to find it, runs the instruction, and stores the state.
 #include <setjmp.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #undef REG_RIP // of <ucontext.h>; cpu/insn.h has its own
@@ -88,7 +89,7 @@ static void set_up(void)
         sigaction(signals[i], &action, NULL);
     struct error e;
     if (codebuf_init(&code, PAGE_SIZE, &e) != OK)
-        _Exit(99);
+        abort();
 }
 
 int host_run(struct host_state *s, const uint8_t *bytes, unsigned len)
