@@ -80,11 +80,13 @@ struct jit_mark { // where an instruction begins, relative to its block
     uint16_t guest;
 };
 
+#define SITE_ALIGNED 0x80 // the access faults when it is not aligned to its size
+
 struct jit_site { // an instruction's way out of line
     uint32_t block;
     uint32_t resume; // offset to go on at
     uint8_t insn;    // index in the block
-    uint8_t access;  // enum access
+    uint8_t access;  // enum access, SITE_ALIGNED
     uint16_t size;
 };
 

@@ -160,6 +160,23 @@ static inline void guest_code(struct guest *g, const void *code, size_t len)
     engine_translate.written(g->vm, GUEST_CODE, len);
 }
 
+// Component images that XSTATE_BV calls initial are what they are, however they came to be so.
+static inline void guest_settle_xsave(struct cpu_state *s)
+{
+    uint64_t bv = load_le64(s->xsave + 512);
+    if (!(bv & XCR0_X87)) {
+        memset(s->xsave, 0, 24);
+        memset(s->xsave + 32, 0, 128);
+        store_le16(s->xsave, 0x37f);
+    }
+    if (!(bv & XCR0_SSE))
+        memset(s->xsave + 160, 0, 256);
+    if (!(bv & XCR0_AVX))
+        memset(s->xsave + 576, 0, 256);
+    memset(s->xsave + 28, 0, 4); // MXCSR_MASK
+    memset(s->xsave + 512, 0, 64);
+}
+
 // Runs from g->state until HLT; the state after it is in g->state.
 static inline enum engine_exit guest_run(struct guest *g)
 {
@@ -170,6 +187,7 @@ static inline enum engine_exit guest_run(struct guest *g)
     }
     enum engine_exit exit = engine_translate.run(g->vcpu);
     engine_translate.get(g->vcpu, ENGINE_ALL, &g->state);
+    guest_settle_xsave(&g->state);
     if (exit == ENGINE_FAILED)
         printf("# %s\n", engine_translate.vcpu_error(g->vcpu));
     return exit;

@@ -149,7 +149,11 @@ static bool same(struct guest *want, struct guest *got, const struct stream *s, 
     CHECK_EQ(got->state.rip, want->state.rip);
     CHECK_EQ(got->state.rflags & flags, want->state.rflags & flags);
     CHECK_EQ(got->state.cr2, want->state.cr2);
-    CHECK_EQ(memcmp(got->state.xsave, want->state.xsave, CPU_XSAVE_BYTES), 0);
+    for (unsigned i = 0; i < CPU_XSAVE_BYTES; i++)
+        if (got->state.xsave[i] != want->state.xsave[i]) {
+            printf("# xsave[%u] = %#x, expected %#x\n", i, got->state.xsave[i], want->state.xsave[i]);
+            test_failures++;
+        }
     CHECK_EQ(memcmp(got->ram + GUEST_CODE, want->ram + GUEST_CODE, GUEST_BYTES - GUEST_CODE), 0);
     return test_failures == 0;
 }
@@ -183,8 +187,8 @@ static void compare_streams(uint32_t debug, bool code64, unsigned count, uint64_
         make_stream(&r, code64, &s);
         load_stream(&want, &s, code64, r.state);
         load_stream(&got, &s, code64, r.state);
-        CHECK_EQ(guest_run(&want), ENGINE_HALTED);
-        CHECK_EQ(guest_run(&got), ENGINE_HALTED);
+        enum engine_exit expected = guest_run(&want); // SHUTDOWN when the stack is gone
+        CHECK_EQ(guest_run(&got), expected);
         if (!same(&want, &got, &s, debug & ENGINE_DEBUG_FLAGS_LIVE)) {
             printf("# seed %#" PRIx64 ", debug mode %#x, %d-bit code\n", this_seed, debug,
                    code64 ? 64 : 32);
