@@ -178,7 +178,7 @@ static void emit_block(struct trans *t)
     if (!t->ended)
         trans_jump(t, t->code64 ? t->next : (uint32_t)t->next);
     // An entry that is dropped is overwritten with a jump.
-    while (jit_offset(t->jit, t->e) - t->b->entry < 5)
+    while (jit_offset(t->jit, t->e) - t->b->entry < 5 && !t->e->overflow)
         emit_u8(t->e, 0xcc);
     t->b->end = jit_offset(t->jit, t->e);
 }
