@@ -1,7 +1,7 @@
-// Drives all chips of the pc board at once as a hostile guest would: any register, any line, any time,
-// and streams of their state with bits turned over. Nothing may crash or loop, timers stay bounded, and
-// every state that can be reached can be saved and loaded. (virtio_fuzz.c does the same to what is on
-// the PCI bus.)
+// Drives all chips of the pc board at once as a hostile guest would: any register, any line, any
+// time, and streams of their state with bits turned over. Nothing may crash or loop, timers stay
+// bounded, and every state that can be reached can be saved and loaded. (virtio_fuzz.c does the
+// same to what is on the PCI bus.)
 //
 // The input is a list of actions with their operands.
 #include <stdlib.h>
@@ -60,7 +60,8 @@ static void require(bool good)
         abort();
 }
 
-// --- the board ------------------------------------------------------------------------------------------
+// --- the board
+// ------------------------------------------------------------------------------------------
 
 static void attention(void *opaque, unsigned vcpu, enum apic_event what, uint8_t vector)
 {
@@ -115,8 +116,8 @@ static void build(struct world *w)
     w->env->wall_base = 1700000000ll * (int64_t)NS_PER_SEC;
     w->router.attention = attention;
     for (unsigned i = 0; i < CPUS; i++) {
-        w->lapic[i] = (struct lapic_config){&w->router, i,       i,      i == 0, PC_APIC_BUS_KHZ,
-                                            3000000,    tsc_now, w};
+        w->lapic[i] =
+            (struct lapic_config){&w->router, i, i, i == 0, PC_APIC_BUS_KHZ, 3000000, tsc_now, w};
         add(w, LAPIC + i, "lapic", &w->lapic[i]);
     }
     connect(w);
@@ -140,7 +141,8 @@ static void build(struct world *w)
     connect(w);
 }
 
-// --- actions --------------------------------------------------------------------------------------------
+// --- actions
+// --------------------------------------------------------------------------------------------
 
 // Half of all accesses go near the start of a claim, where registers are dense.
 static void access(struct world *w, struct input *in)
@@ -268,8 +270,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const struct {
         void (*run)(struct world *w, struct input *in);
         uint8_t weight; // of 64
-    } actions[] = {{access, 24}, {access_lapic, 12}, {interrupt, 12}, {outside, 6},
-                   {pass_time, 6}, {reload, 2}, {load_damaged, 1}, {reset, 1}};
+    } actions[] = {{access, 24},   {access_lapic, 12}, {interrupt, 12},   {outside, 6},
+                   {pass_time, 6}, {reload, 2},        {load_damaged, 1}, {reset, 1}};
     struct world w = {0};
     struct input in = {data, data + size};
     build(&w);

@@ -29,8 +29,8 @@ struct apic_message {
     uint8_t shorthand; // enum apic_dest
     uint8_t delivery;  // enum apic_delivery
     uint8_t vector;
-    uint8_t trigger;   // 1: level
-    uint8_t level;     // 1: assert; 0 only in "INIT level de-assert"
+    uint8_t trigger; // 1: level
+    uint8_t level;   // 1: assert; 0 only in "INIT level de-assert"
 };
 
 // The message that a write of data to address (0xfeexxxxx) stands for.

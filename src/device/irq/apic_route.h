@@ -1,8 +1,9 @@
 // Which local APICs a message is for, and what a vCPU's interrupt input sees.
 // Sources: Intel SDM vol. 3 sections 11.6.2 (destinations), 11.6.2.4 (lowest priority), 11.8.
 //
-// Lock: PIC, IOAPIC and all local APICs of a VM share the machine's interrupt router lock. It is taken
-// around every function of this folder (device callbacks included), so they call each other freely.
+// Lock: PIC, IOAPIC and all local APICs of a VM share the machine's interrupt router lock. It is
+// taken around every function of this folder (device callbacks included), so they call each other
+// freely.
 #pragma once
 
 #include "device/device.h"
@@ -19,17 +20,18 @@ enum apic_event {
 
 struct apic_router {
     struct device *lapic[APIC_ROUTER_LAPICS]; // by vCPU index, set by the machine
-    struct device *pic;    // may be NULL
-    struct device *ioapic; // may be NULL
+    struct device *pic;                       // may be NULL
+    struct device *ioapic;                    // may be NULL
     unsigned lapics;
     uint32_t turn; // where the next lowest-priority search among equals begins
-    // Something for vCPU `vcpu`. Called with the router lock held, on any thread: must not call back.
+    // Something for vCPU `vcpu`. Called with the router lock held, on any thread: must not call
+    // back.
     void (*attention)(void *opaque, unsigned vcpu, enum apic_event what, uint8_t vector);
     void *opaque;
 };
 
-// Delivers m; false when no local APIC took it. from is the sending vCPU's index for the shorthands;
-// ignored for APIC_DEST_FIELD.
+// Delivers m; false when no local APIC took it. from is the sending vCPU's index for the
+// shorthands; ignored for APIC_DEST_FIELD.
 bool apic_send(struct apic_router *router, const struct apic_message *m, unsigned from);
 
 // A device's or IOAPIC's message signalled interrupt.

@@ -1,8 +1,8 @@
 // The I/O APIC: turns the levels of 24 pins into messages to local APICs.
 //
-// Sources: Intel 82093AA datasheet (290566); ICH9 datasheet section 13.5 for version 0x20 with its EOI
-// register. Not modelled: input polarity (lines arrive as asserted or not), delivery status (messages
-// arrive at once), the arbitration ID (there is no APIC bus; it reads as the ID).
+// Sources: Intel 82093AA datasheet (290566); ICH9 datasheet section 13.5 for version 0x20 with its
+// EOI register. Not modelled: input polarity (lines arrive as asserted or not), delivery status
+// (messages arrive at once), the arbitration ID (there is no APIC bus; it reads as the ID).
 #include "device/irq/ioapic.h"
 
 #include "base/bits.h"

@@ -1,8 +1,8 @@
 // The local APIC's registers, through the xAPIC page and through x2APIC MSRs, and IA32_APIC_BASE.
 //
-// Source: Intel SDM vol. 3 chapter 11 (11.4 registers, 11.5.3 errors, 11.6.1 ICR, 11.12 x2APIC). A P4-type
-// APIC: version 0x14, six local vector table entries. Not modelled: CMCI, EOI broadcast suppression,
-// focus processors, remote read, a changeable xAPIC ID.
+// Source: Intel SDM vol. 3 chapter 11 (11.4 registers, 11.5.3 errors, 11.6.1 ICR, 11.12 x2APIC). A
+// P4-type APIC: version 0x14, six local vector table entries. Not modelled: CMCI, EOI broadcast
+// suppression, focus processors, remote read, a changeable xAPIC ID.
 #include <string.h>
 
 #include "base/bits.h"
@@ -41,7 +41,8 @@ enum {
 #define SVR_WRITABLE 0x3ffu
 
 // What a guest may write to each entry; bits 12 (and 14 of the pins) are read-only.
-static const uint32_t lvt_writable[LVT_COUNT] = {0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff};
+static const uint32_t lvt_writable[LVT_COUNT] = {0x700ff, 0x107ff, 0x107ff,
+                                                 0x1a7ff, 0x1a7ff, 0x100ff};
 #define LVT_READ_ONLY 0x5000u
 
 static const struct state_field lapic_fields[] = {
@@ -98,7 +99,8 @@ bool lapic_matches(const struct device *dev, const struct apic_message *m)
     return (mda >> 4 == mine >> 4 || mda >> 4 == 0xf) && (mda & mine & 0xf); // cluster model
 }
 
-// --- the interrupt command register -----------------------------------------------------------------
+// --- the interrupt command register
+// -----------------------------------------------------------------
 
 static void send_ipi(struct lapic *l)
 {
@@ -122,7 +124,8 @@ static void send_ipi(struct lapic *l)
     (void)apic_send(l->config.router, &m, l->config.index);
 }
 
-// --- registers ----------------------------------------------------------------------------------------
+// --- registers
+// ----------------------------------------------------------------------------------------
 
 static bool read_register(struct lapic *l, unsigned reg, uint32_t *value)
 {
@@ -210,7 +213,8 @@ static bool write_register(struct lapic *l, unsigned reg, uint32_t value)
     }
 }
 
-// --- the xAPIC page -------------------------------------------------------------------------------------
+// --- the xAPIC page
+// -------------------------------------------------------------------------------------
 
 gpa_t lapic_base(const struct device *dev)
 {
@@ -246,10 +250,11 @@ void lapic_write(struct device *dev, uint64_t offset, unsigned size, uint64_t va
     }
 }
 
-// --- MSRs -------------------------------------------------------------------------------------------------
+// --- MSRs
+// -------------------------------------------------------------------------------------------------
 
-// Back to the state after power-up, except for what neither INIT nor a mode change touches: ID, base
-// and the levels of the pins.
+// Back to the state after power-up, except for what neither INIT nor a mode change touches: ID,
+// base and the levels of the pins.
 void lapic_init_reset(struct lapic *l)
 {
     memset(l->irr, 0, sizeof l->irr);
@@ -392,7 +397,8 @@ void lapic_virtual_wire(struct device *dev)
     write_lvt(l, LVT_LINT1, APIC_NMI << 8);
 }
 
-// --- the device -------------------------------------------------------------------------------------------
+// --- the device
+// -------------------------------------------------------------------------------------------
 
 static err_t init(struct device *dev, const void *config, struct error *e)
 {

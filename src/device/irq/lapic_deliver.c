@@ -1,8 +1,8 @@
-// The local APIC's delivery: messages and local sources in, priorities, the interrupt to the processor,
-// end of interrupt.
+// The local APIC's delivery: messages and local sources in, priorities, the interrupt to the
+// processor, end of interrupt.
 //
-// Source: Intel SDM vol. 3 sections 11.5 (local vector table), 11.8 (handling). SMIs are dropped: the
-// machine has no system management mode.
+// Source: Intel SDM vol. 3 sections 11.5 (local vector table), 11.8 (handling). SMIs are dropped:
+// the machine has no system management mode.
 #include "base/bits.h"
 #include "device/irq/lapic_impl.h"
 
@@ -154,7 +154,8 @@ void lapic_fire(struct lapic *l, enum lapic_lvt which)
     uint32_t lvt = l->lvt[which];
     if (lvt & LVT_MASKED)
         return;
-    unsigned delivery = which == LVT_TIMER || which == LVT_ERROR ? APIC_FIXED : bits_get(lvt, 10, 8);
+    unsigned delivery =
+        which == LVT_TIMER || which == LVT_ERROR ? APIC_FIXED : bits_get(lvt, 10, 8);
     if (delivery == APIC_FIXED)
         (void)lapic_interrupt(l, (uint8_t)lvt, false);
     else

@@ -75,7 +75,7 @@ void lapic_error(struct lapic *l, uint32_t esr_bit);
 bool lapic_interrupt(struct lapic *l, uint8_t vector, bool level); // a fixed interrupt
 void lapic_end(struct lapic *l);                                   // EOI
 void lapic_fire(struct lapic *l, enum lapic_lvt which);            // a local source without a pin
-void lapic_lint_changed(struct lapic *l, unsigned pin); // its LVT entry was written
+void lapic_lint_changed(struct lapic *l, unsigned pin);            // its LVT entry was written
 
 // lapic_timer.c
 void lapic_timer_reset(struct lapic *l);

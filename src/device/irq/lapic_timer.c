@@ -1,8 +1,8 @@
 // The local APIC's timer: one-shot and periodic counting of the bus clock, and TSC deadlines.
 //
-// Source: Intel SDM vol. 3 section 11.5.4. The count is not stored: it follows from when it is due. The
-// host timer is armed only while the entry is unmasked, and not more often than PERIOD_MIN for a
-// periodic count, whatever period the guest asks for.
+// Source: Intel SDM vol. 3 section 11.5.4. The count is not stored: it follows from when it is due.
+// The host timer is armed only while the entry is unmasked, and not more often than PERIOD_MIN for
+// a periodic count, whatever period the guest asks for.
 #include "device/irq/lapic_impl.h"
 
 #define PERIOD_MIN (50 * NS_PER_US)
@@ -60,8 +60,8 @@ static bool deadline_expired(struct lapic *l)
     return true;
 }
 
-// Delivers what has expired before something that matters to it changes; the host timer may be late.
-// What expires while the entry is masked is gone.
+// Delivers what has expired before something that matters to it changes; the host timer may be
+// late. What expires while the entry is masked is gone.
 static void settle(struct lapic *l)
 {
     if (mode(l) == LVT_TIMER_DEADLINE ? deadline_expired(l) : count_expired(l, now(l)))

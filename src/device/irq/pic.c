@@ -49,14 +49,22 @@ struct pic {
 };
 
 static const struct state_field chip_fields[] = {
-    FIELD(struct pic_chip, lines),        FIELD(struct pic_chip, latch),
-    FIELD(struct pic_chip, isr),          FIELD(struct pic_chip, imr),
-    FIELD(struct pic_chip, elcr),         FIELD(struct pic_chip, all_level),
-    FIELD(struct pic_chip, base),         FIELD(struct pic_chip, lowest),
-    FIELD(struct pic_chip, step),         FIELD(struct pic_chip, icw1),
-    FIELD(struct pic_chip, auto_eoi),     FIELD(struct pic_chip, rotate_auto),
-    FIELD(struct pic_chip, special_mask), FIELD(struct pic_chip, special_nested),
-    FIELD(struct pic_chip, read_isr),     FIELD(struct pic_chip, poll),
+    FIELD(struct pic_chip, lines),
+    FIELD(struct pic_chip, latch),
+    FIELD(struct pic_chip, isr),
+    FIELD(struct pic_chip, imr),
+    FIELD(struct pic_chip, elcr),
+    FIELD(struct pic_chip, all_level),
+    FIELD(struct pic_chip, base),
+    FIELD(struct pic_chip, lowest),
+    FIELD(struct pic_chip, step),
+    FIELD(struct pic_chip, icw1),
+    FIELD(struct pic_chip, auto_eoi),
+    FIELD(struct pic_chip, rotate_auto),
+    FIELD(struct pic_chip, special_mask),
+    FIELD(struct pic_chip, special_nested),
+    FIELD(struct pic_chip, read_isr),
+    FIELD(struct pic_chip, poll),
     FIELDS_END,
 };
 static const struct state_desc chip_state = STATE_DESC("pic-chip", struct pic_chip, 1, chip_fields);
@@ -107,7 +115,7 @@ static int pick(const struct pic_chip *c)
     if (c->special_mask)
         in_service &= (uint8_t)~c->imr;
     if (c->special_nested) // further requests of the slave are let through
-        in_service &= (uint8_t)~(1u << CASCADE);
+        in_service &= (uint8_t) ~(1u << CASCADE);
     int request = highest(c, requests(c) & (uint8_t)~c->imr);
     return rank(c, request) < rank(c, highest(c, in_service)) ? request : -1;
 }
@@ -203,7 +211,7 @@ static void write_ocw2(struct pic_chip *c, uint8_t value)
     int input = specific ? value & 7 : highest(c, ends);
     if (input < 0)
         return;
-    c->isr &= (uint8_t)~(1u << input);
+    c->isr &= (uint8_t) ~(1u << input);
     if (rotate)
         c->lowest = (uint8_t)input;
 }

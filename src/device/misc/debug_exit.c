@@ -1,5 +1,5 @@
-// A port whose writing ends the machine with an exit status. The status is odd, so that success of a test
-// guest cannot be mistaken for the machine's own.
+// A port whose writing ends the machine with an exit status. The status is odd, so that success of
+// a test guest cannot be mistaken for the machine's own.
 #include "device/misc/debug_exit.h"
 
 #include "device/platform.h"

@@ -1,5 +1,5 @@
-// A port for firmware's debug output: every byte written goes to the back end, and reading gives 0xe9, by
-// which firmware recognises it.
+// A port for firmware's debug output: every byte written goes to the back end, and reading gives
+// 0xe9, by which firmware recognises it.
 #include "device/misc/debugcon.h"
 
 #define PRESENT 0xe9

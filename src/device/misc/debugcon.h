@@ -4,7 +4,7 @@
 #include "device/device.h"
 
 struct debugcon_config {
-    uint16_t port; // DEBUGCON_PORT
+    uint16_t port;                             // DEBUGCON_PORT
     void (*write)(void *opaque, uint8_t byte); // never blocks and never calls back; may be NULL
     void *opaque;
 };

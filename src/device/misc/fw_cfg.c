@@ -1,8 +1,8 @@
-// The firmware configuration device: a selector port, a data port and a DMA interface to a set of named,
-// read-only blobs.
+// The firmware configuration device: a selector port, a data port and a DMA interface to a set of
+// named, read-only blobs.
 //
-// Source: the interface's published specification (QEMU docs/specs/fw_cfg) and its users (SeaBIOS, OVMF,
-// Linux drivers/firmware/qemu_fw_cfg.c). Not modelled: items that the guest may write.
+// Source: the interface's published specification (QEMU docs/specs/fw_cfg) and its users (SeaBIOS,
+// OVMF, Linux drivers/firmware/qemu_fw_cfg.c). Not modelled: items that the guest may write.
 #include "device/misc/fw_cfg.h"
 
 #include <stdlib.h>
@@ -25,7 +25,8 @@
 #define DMA_SELECT 8u
 #define DMA_WRITE 16u
 #define DMA_COMMAND_BYTES 16
-// Reading beyond an item's end gives zeros; a guest that wants more than this of them has gone astray.
+// Reading beyond an item's end gives zeros; a guest that wants more than this of them has gone
+// astray.
 #define DMA_PADDING_MAX MIB
 
 struct item {
@@ -67,7 +68,8 @@ static struct fw_cfg *fw_cfg_of(struct device *dev)
     return (struct fw_cfg *)dev;
 }
 
-// --- contents -------------------------------------------------------------------------------------------
+// --- contents
+// -------------------------------------------------------------------------------------------
 
 // The selected blob; an empty one for selectors that nobody filled.
 static struct item find(struct fw_cfg *f, uint16_t selector)
@@ -115,7 +117,8 @@ err_t fw_cfg_add_file(struct device *dev, const char *name, const void *data, ui
     return OK;
 }
 
-// --- reading --------------------------------------------------------------------------------------------
+// --- reading
+// --------------------------------------------------------------------------------------------
 
 static void select_item(struct fw_cfg *f, uint16_t selector)
 {
@@ -176,7 +179,8 @@ static void run_dma(struct fw_cfg *f)
     (void)f->dev.env->dma_write(&f->dev, at, result, sizeof result);
 }
 
-// --- ports ----------------------------------------------------------------------------------------------
+// --- ports
+// ----------------------------------------------------------------------------------------------
 
 static uint64_t port_read(struct device *dev, uint64_t offset, unsigned size)
 {
@@ -211,7 +215,8 @@ static void dma_write(struct device *dev, uint64_t offset, unsigned size, uint64
 static const struct io_ops port_ops = {port_read, port_write, 1, 2};
 static const struct io_ops dma_ops = {dma_read, dma_write, 1, 4};
 
-// --- the device -----------------------------------------------------------------------------------------
+// --- the device
+// -----------------------------------------------------------------------------------------
 
 static err_t add_standard_items(struct device *dev, const struct fw_cfg_config *config)
 {

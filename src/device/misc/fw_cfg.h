@@ -25,7 +25,7 @@ struct fw_cfg_config {
 
 extern const struct device_type fw_cfg_type; // config: struct fw_cfg_config
 
-// Adds what the guest may read; data is copied. Before the first vCPU runs. ERR_EXISTS, ERR_NO_MEMORY,
-// ERR_INVALID: name too long or no selector left.
+// Adds what the guest may read; data is copied. Before the first vCPU runs. ERR_EXISTS,
+// ERR_NO_MEMORY, ERR_INVALID: name too long or no selector left.
 err_t fw_cfg_add_item(struct device *dev, uint16_t selector, const void *data, uint32_t len);
 err_t fw_cfg_add_file(struct device *dev, const char *name, const void *data, uint32_t len);

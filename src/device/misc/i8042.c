@@ -1,8 +1,10 @@
-// The keyboard controller of the PC/AT and PS/2: ports 0x60 and 0x64, a keyboard and a mouse behind it.
+// The keyboard controller of the PC/AT and PS/2: ports 0x60 and 0x64, a keyboard and a mouse behind
+// it.
 //
-// Source: IBM PS/2 hardware interface technical reference, "Keyboard and auxiliary device controller".
-// Not modelled: the time a byte takes, time-outs and parity errors, the controller's own RAM beyond the
-// command byte, the four-port multiplexer, the A20 gate (its bit is kept, the line is never masked).
+// Source: IBM PS/2 hardware interface technical reference, "Keyboard and auxiliary device
+// controller". Not modelled: the time a byte takes, time-outs and parity errors, the controller's
+// own RAM beyond the command byte, the four-port multiplexer, the A20 gate (its bit is kept, the
+// line is never masked).
 #include "device/misc/i8042.h"
 
 #include "base/bits.h"
@@ -94,10 +96,11 @@ static struct i8042 *i8042_of(struct device *dev)
     return (struct i8042 *)dev;
 }
 
-// --- the output buffer ----------------------------------------------------------------------------------
+// --- the output buffer
+// ----------------------------------------------------------------------------------
 
-// The keyboard's next byte, in scan set 1 when translation is on; -1: none. The release prefix turns
-// into the high bit of the next code.
+// The keyboard's next byte, in scan set 1 when translation is on; -1: none. The release prefix
+// turns into the high bit of the next code.
 static int keyboard_byte(struct i8042 *c)
 {
     for (;;) {
@@ -153,7 +156,8 @@ static void answer(struct i8042 *c, uint8_t byte, enum source from)
     c->answer_from = (uint8_t)from;
 }
 
-// --- commands -------------------------------------------------------------------------------------------
+// --- commands
+// -------------------------------------------------------------------------------------------
 
 static void set_output_port(struct i8042 *c, uint8_t value)
 {
@@ -207,7 +211,8 @@ static void write_parameter(struct i8042 *c, uint8_t command, uint8_t value)
     }
 }
 
-// --- ports ----------------------------------------------------------------------------------------------
+// --- ports
+// ----------------------------------------------------------------------------------------------
 
 static uint64_t data_read(struct device *dev, uint64_t offset, unsigned size)
 {
@@ -261,7 +266,8 @@ static void command_write(struct device *dev, uint64_t offset, unsigned size, ui
 static const struct io_ops data_ops = {data_read, data_write, 1, 1};
 static const struct io_ops command_ops = {status_read, command_write, 1, 1};
 
-// --- from outside ---------------------------------------------------------------------------------------
+// --- from outside
+// ---------------------------------------------------------------------------------------
 
 void i8042_key(struct device *dev, unsigned key, bool down)
 {
@@ -277,7 +283,8 @@ void i8042_mouse(struct device *dev, int dx, int dy, int wheel, unsigned buttons
     refill(c);
 }
 
-// --- the device -----------------------------------------------------------------------------------------
+// --- the device
+// -----------------------------------------------------------------------------------------
 
 static err_t init(struct device *dev, const void *config, struct error *e)
 {

@@ -1,5 +1,6 @@
-// The paravirtual panic device: one port; reading tells which events it knows, writing reports some.
-// Source: the "pvpanic" interface as guests use it (Linux drivers/misc/pvpanic, ACPI id QEMU0001).
+// The paravirtual panic device: one port; reading tells which events it knows, writing reports
+// some. Source: the "pvpanic" interface as guests use it (Linux drivers/misc/pvpanic, ACPI id
+// QEMU0001).
 #include "device/misc/panic.h"
 
 #include "device/platform.h"
@@ -25,4 +26,5 @@ static err_t init(struct device *dev, const void *config, struct error *e)
     return err ? error_set(e, err, "port %#x is taken", PC_PORT_PANIC) : OK;
 }
 
-const struct device_type panic_type = {.name = "panic", .size = sizeof(struct device), .init = init};
+const struct device_type panic_type = {
+    .name = "panic", .size = sizeof(struct device), .init = init};

@@ -1,5 +1,5 @@
-// The two PS/2 devices behind the keyboard controller: what bytes go in, what bytes come out. They know
-// nothing of ports and interrupts; the controller (i8042.c) asks for their output.
+// The two PS/2 devices behind the keyboard controller: what bytes go in, what bytes come out. They
+// know nothing of ports and interrupts; the controller (i8042.c) asks for their output.
 #pragma once
 
 #include "state/state.h"
@@ -28,10 +28,10 @@ struct ps2_mouse {
     int32_t dx; // movement not yet reported: right, up, wheel
     int32_t dy;
     int32_t dz;
-    uint8_t buttons; // now
-    uint8_t sent;    // buttons as last reported
-    uint8_t command; // waits for its parameter; 0: none
-    uint8_t id;      // 0: three buttons, 3: wheel, 4: wheel and five buttons
+    uint8_t buttons;  // now
+    uint8_t sent;     // buttons as last reported
+    uint8_t command;  // waits for its parameter; 0: none
+    uint8_t id;       // 0: three buttons, 3: wheel, 4: wheel and five buttons
     uint8_t knock[2]; // the last two sample rates: the way to ask for another id
     uint8_t rate;
     uint8_t resolution;

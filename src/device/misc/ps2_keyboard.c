@@ -1,8 +1,8 @@
 // A PS/2 keyboard (IBM enhanced, 101/102 keys).
 //
 // Source: IBM PS/2 hardware interface technical reference, "Keyboards". Scan sets 1 and 2; set 3 is
-// refused, and with it the commands about single keys' repetition. Keys do not repeat by themselves:
-// whoever presses them sends repeated presses.
+// refused, and with it the commands about single keys' repetition. Keys do not repeat by
+// themselves: whoever presses them sends repeated presses.
 #include "device/misc/ps2.h"
 
 #include "base/bits.h"

@@ -1,8 +1,9 @@
-// A PS/2 mouse with three buttons, which becomes a wheel mouse when asked by the customary sequence of
-// sample rates.
+// A PS/2 mouse with three buttons, which becomes a wheel mouse when asked by the customary sequence
+// of sample rates.
 //
-// Source: IBM PS/2 hardware interface technical reference, "Mouse"; Microsoft IntelliMouse extension.
-// Movement is not scaled: 2:1 scaling and the resolution are remembered and reported only.
+// Source: IBM PS/2 hardware interface technical reference, "Mouse"; Microsoft IntelliMouse
+// extension. Movement is not scaled: 2:1 scaling and the resolution are remembered and reported
+// only.
 #include "device/misc/ps2.h"
 
 #define ACK 0xfa

@@ -1,5 +1,5 @@
-// Port 0x92 (ICH9 datasheet section 13.7.2) and the rule of the reset control register (13.7.5). The A20
-// bit is kept for those who read it back; address line 20 itself is never masked.
+// Port 0x92 (ICH9 datasheet section 13.7.2) and the rule of the reset control register (13.7.5).
+// The A20 bit is kept for those who read it back; address line 20 itself is never masked.
 #include "device/misc/reset.h"
 
 #include "base/bits.h"

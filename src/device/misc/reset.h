@@ -5,9 +5,9 @@
 
 extern const struct device_type fast_a20_type; // no config; port from platform.h
 
-// The reset control register, for the device that owns the dword at 0xcf8 it lies in (bytes that are
-// accessed singly at 0xcf9 are this register, not the PCI address). Returns the new register value and
-// sets *reset when the write asks for a reset: RST_CPU (bit 2) going from 0 to 1.
+// The reset control register, for the device that owns the dword at 0xcf8 it lies in (bytes that
+// are accessed singly at 0xcf9 are this register, not the PCI address). Returns the new register
+// value and sets *reset when the write asks for a reset: RST_CPU (bit 2) going from 0 to 1.
 uint8_t reset_control_write(uint8_t old, uint8_t value, bool *reset);
 
 // The register as a device of its own at port 0xcf9. No config.

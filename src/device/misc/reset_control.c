@@ -1,6 +1,7 @@
-// The reset control register at port 0xcf9 (ICH9 datasheet section 13.7.5). It lies inside the dword of
-// the PCI address port, which takes 4-byte accesses only, so a byte at 0xcf9 is this register.
-// Not modelled: the difference between hard, soft and full reset: each resets the machine.
+// The reset control register at port 0xcf9 (ICH9 datasheet section 13.7.5). It lies inside the
+// dword of the PCI address port, which takes 4-byte accesses only, so a byte at 0xcf9 is this
+// register. Not modelled: the difference between hard, soft and full reset: each resets the
+// machine.
 #include "device/misc/reset.h"
 #include "device/platform.h"
 
@@ -15,7 +16,8 @@ static uint64_t reset_control_read(struct device *dev, uint64_t offset, unsigned
     return container_of(dev, struct reset_control, dev)->value;
 }
 
-static void reset_control_io_write(struct device *dev, uint64_t offset, unsigned size, uint64_t value)
+static void reset_control_io_write(struct device *dev, uint64_t offset, unsigned size,
+                                   uint64_t value)
 {
     struct reset_control *r = container_of(dev, struct reset_control, dev);
     bool reset = false;

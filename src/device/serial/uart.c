@@ -1,8 +1,10 @@
-// A 16550A serial port on a line without speed: a byte written is out as soon as the other side takes it.
+// A 16550A serial port on a line without speed: a byte written is out as soon as the other side
+// takes it.
 //
-// Source: National Semiconductor PC16550D datasheet; PC/AT convention that OUT2 gates the interrupt. Not
-// modelled: parity and framing errors, DMA signalling, the break that the guest sends. Input waits in
-// the back end while the receiver is full, so it never overruns (but looped-back output can).
+// Source: National Semiconductor PC16550D datasheet; PC/AT convention that OUT2 gates the
+// interrupt. Not modelled: parity and framing errors, DMA signalling, the break that the guest
+// sends. Input waits in the back end while the receiver is full, so it never overruns (but
+// looped-back output can).
 #include "device/serial/uart.h"
 
 #include <string.h>
@@ -74,8 +76,11 @@ struct uart {
 };
 
 static const struct state_field fifo_fields[] = {
-    ARRAY(struct fifo, byte), ARRAY(struct fifo, flags), FIELD(struct fifo, head),
-    FIELD(struct fifo, count), FIELDS_END,
+    ARRAY(struct fifo, byte),
+    ARRAY(struct fifo, flags),
+    FIELD(struct fifo, head),
+    FIELD(struct fifo, count),
+    FIELDS_END,
 };
 static const struct state_desc fifo_state = STATE_DESC("uart-fifo", struct fifo, 1, fifo_fields);
 
@@ -104,7 +109,8 @@ static struct uart *uart_of(struct device *dev)
     return (struct uart *)dev;
 }
 
-// --- FIFOs ----------------------------------------------------------------------------------------------
+// --- FIFOs
+// ----------------------------------------------------------------------------------------------
 
 static unsigned depth(const struct uart *u)
 {
@@ -133,7 +139,8 @@ static void clear(struct fifo *f)
     memset(f, 0, sizeof *f);
 }
 
-// --- interrupts -----------------------------------------------------------------------------------------
+// --- interrupts
+// -----------------------------------------------------------------------------------------
 
 static unsigned trigger_level(const struct uart *u)
 {
@@ -186,7 +193,8 @@ static void received(struct uart *u)
     update(u);
 }
 
-// --- the line -------------------------------------------------------------------------------------------
+// --- the line
+// -------------------------------------------------------------------------------------------
 
 static void send(struct uart *u, uint8_t byte)
 {
@@ -214,8 +222,8 @@ void uart_writable(struct device *dev)
     struct uart *u = uart_of(dev);
     if (!u->tx.count)
         return;
-    while (u->tx.count && (!u->config.write ||
-                           u->config.write(u->config.opaque, &u->tx.byte[u->tx.head], 1) == 1))
+    while (u->tx.count &&
+           (!u->config.write || u->config.write(u->config.opaque, &u->tx.byte[u->tx.head], 1) == 1))
         pop(&u->tx);
     if (!u->tx.count)
         u->tx_pending = 1;
@@ -254,7 +262,8 @@ static void ask_for_input(struct uart *u)
         u->config.resume(u->config.opaque);
 }
 
-// --- registers ------------------------------------------------------------------------------------------
+// --- registers
+// ------------------------------------------------------------------------------------------
 
 static uint8_t receive(struct uart *u)
 {
@@ -312,7 +321,8 @@ static void update_modem(struct uart *u)
 {
     uint8_t in = MSR_CTS | MSR_DSR | MSR_DCD;
     if (u->mcr & MCR_LOOP)
-        in = (uint8_t)((u->mcr & 2) << 3 | (u->mcr & 1) << 5 | (u->mcr & 4) << 4 | (u->mcr & 8) << 4);
+        in = (uint8_t)((u->mcr & 2) << 3 | (u->mcr & 1) << 5 | (u->mcr & 4) << 4 |
+                       (u->mcr & 8) << 4);
     uint8_t changed = (in ^ u->msr) & MSR_INPUTS;
     uint8_t deltas = (changed >> 4) & ~MSR_RI_FELL;
     if ((changed & MSR_RI) && !(in & MSR_RI))
@@ -397,7 +407,8 @@ static void uart_write(struct device *dev, uint64_t offset, unsigned size, uint6
 
 static const struct io_ops uart_ops = {uart_read, uart_write, 1, 1};
 
-// --- the device -----------------------------------------------------------------------------------------
+// --- the device
+// -----------------------------------------------------------------------------------------
 
 static err_t init(struct device *dev, const void *config, struct error *e)
 {

@@ -5,11 +5,11 @@
 
 struct uart_config {
     uint16_t port; // of 8
-    // Takes output; returns how many bytes were taken (0..len). Never blocks and never calls back. When
-    // it takes fewer, uart_writable() says when to try again. NULL: output goes nowhere.
+    // Takes output; returns how many bytes were taken (0..len). Never blocks and never calls back.
+    // When it takes fewer, uart_writable() says when to try again. NULL: output goes nowhere.
     size_t (*write)(void *opaque, const uint8_t *data, size_t len);
-    // There is room for input again after uart_input() took less than it was given. Never calls back.
-    // May be NULL.
+    // There is room for input again after uart_input() took less than it was given. Never calls
+    // back. May be NULL.
     void (*resume)(void *opaque);
     void *opaque;
 };

@@ -1,9 +1,9 @@
 // The high precision event timer: a 100 MHz 64-bit counter and three comparators, each one-shot or
 // periodic, routed to IOAPIC pins 20..23, to a message, or in place of PIT and RTC.
 //
-// Source: IA-PC HPET specification 1.0a. The counter follows from virtual time; a comparator is kept as
-// the moment at which it next matches. Host timers run only for comparators with their interrupt
-// enabled, and not more often than PERIOD_MIN.
+// Source: IA-PC HPET specification 1.0a. The counter follows from virtual time; a comparator is
+// kept as the moment at which it next matches. Host timers run only for comparators with their
+// interrupt enabled, and not more often than PERIOD_MIN.
 #include "device/timer/hpet.h"
 
 #include "base/bits.h"
@@ -26,11 +26,18 @@
 #define TN_VALUE_SET BIT(6)
 #define TN_32BIT BIT(8)
 #define TN_FSB_ENABLE BIT(14)
-#define TN_CAPABLE (ROUTES << 32 | BIT(15) /* FSB */ | BIT(5) /* 64 bits */ | BIT(4) /* periodic */)
-#define TN_WRITABLE                                                                             \
+#define TN_CAPABLE (ROUTES << 32 | BIT(15) /* FSB */ | BIT(5) /* 64 bits */ | BIT(4) /* periodic \
+                                                                                      */)
+#define TN_WRITABLE \
     (TN_LEVEL | TN_INT_ENABLE | TN_PERIODIC | TN_VALUE_SET | TN_32BIT | BITS(13, 9) | TN_FSB_ENABLE)
 
-enum { AT_CAPABILITIES = 0x00, AT_CONFIG = 0x10, AT_STATUS = 0x20, AT_COUNTER = 0xf0, AT_TIMERS = 0x100 };
+enum {
+    AT_CAPABILITIES = 0x00,
+    AT_CONFIG = 0x10,
+    AT_STATUS = 0x20,
+    AT_COUNTER = 0xf0,
+    AT_TIMERS = 0x100
+};
 enum { TN_CONFIG = 0x00, TN_COMPARATOR = 0x08, TN_FSB = 0x10, TN_SIZE = 0x20 };
 
 struct hpet_timer {
@@ -100,7 +107,8 @@ static uint64_t counter_at(const struct hpet *h, ns_t at)
     return runs(h) ? h->counter + (at / TICK_NS - h->since / TICK_NS) : h->counter;
 }
 
-// --- interrupts -------------------------------------------------------------------------------------------
+// --- interrupts
+// -------------------------------------------------------------------------------------------
 
 static unsigned line_of(const struct hpet *h, unsigned n)
 {
@@ -149,7 +157,8 @@ static void fire(struct hpet *h, unsigned n)
     }
 }
 
-// --- comparators ------------------------------------------------------------------------------------------
+// --- comparators
+// ------------------------------------------------------------------------------------------
 
 // After a match at t->due: finds the next one after `now`.
 static void advance(struct hpet_timer *t, ns_t now)
@@ -204,7 +213,8 @@ static void arm(struct hpet *h, ns_t now)
     }
 }
 
-// --- registers --------------------------------------------------------------------------------------------
+// --- registers
+// --------------------------------------------------------------------------------------------
 
 static void set_config(struct hpet *h, uint64_t value, ns_t now)
 {
@@ -240,8 +250,8 @@ static void set_timer_config(struct hpet *h, unsigned n, uint64_t value, ns_t no
         plan(h, n, now);
 }
 
-// In periodic mode a write sets the period, and with VALUE_SET the comparator too (section 2.3.9.2.2).
-// part: the bits that are written.
+// In periodic mode a write sets the period, and with VALUE_SET the comparator too
+// (section 2.3.9.2.2). part: the bits that are written.
 static void set_comparator(struct hpet *h, unsigned n, uint64_t value, uint64_t part, ns_t now)
 {
     struct hpet_timer *t = &h->timer[n];
@@ -334,7 +344,8 @@ static void hpet_write(struct device *dev, uint64_t offset, unsigned size, uint6
 
 static const struct io_ops hpet_ops = {hpet_read, hpet_write, 1, 8};
 
-// --- the device -------------------------------------------------------------------------------------------
+// --- the device
+// -------------------------------------------------------------------------------------------
 
 static err_t init(struct device *dev, const void *config, struct error *e)
 {
@@ -352,8 +363,8 @@ static void reset(struct device *dev)
     h->since = 0;
     h->status = 0;
     for (unsigned n = 0; n < TIMERS; n++)
-        h->timer[n] = (struct hpet_timer){
-            .config = TN_CAPABLE, .comparator = ~0ull, .due = NS_NEVER};
+        h->timer[n] =
+            (struct hpet_timer){.config = TN_CAPABLE, .comparator = ~0ull, .due = NS_NEVER};
     drive(h);
     arm(h, 0);
 }

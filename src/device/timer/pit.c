@@ -1,9 +1,10 @@
 // The 8254 programmable interval timer, and the bits of port 0x61 that gate and read its channel 2.
 //
-// Source: Intel 8254 datasheet (231164); ICH9 datasheet section 13.7.1 for port 0x61. Counts are not
-// stepped: what a counter holds follows from the tick at which it was loaded. Host timers run for
-// channel 0 only (the others are seen by reading), and periodic ones not more often than PERIOD_MIN,
-// whatever the guest programs. Not modelled: the sound, parity and channel check errors.
+// Source: Intel 8254 datasheet (231164); ICH9 datasheet section 13.7.1 for port 0x61. Counts are
+// not stepped: what a counter holds follows from the tick at which it was loaded. Host timers run
+// for channel 0 only (the others are seen by reading), and periodic ones not more often than
+// PERIOD_MIN, whatever the guest programs. Not modelled: the sound, parity and channel check
+// errors.
 #include "device/timer/pit.h"
 
 #include "base/bits.h"
@@ -31,12 +32,12 @@ struct pit_channel {
     uint32_t count;   // in the counting element: 1..65536
     uint32_t reload;  // last written; 0: none yet
     uint16_t latch;
-    uint8_t latched;        // bytes of latch that are still to be read
-    uint8_t status;         // latched status
+    uint8_t latched; // bytes of latch that are still to be read
+    uint8_t status;  // latched status
     uint8_t status_latched;
-    uint8_t control;        // bits 5..0 of the control word
-    uint8_t low;            // first byte of a two-byte write
-    uint8_t write_high;     // the second one is next
+    uint8_t control;    // bits 5..0 of the control word
+    uint8_t low;        // first byte of a two-byte write
+    uint8_t write_high; // the second one is next
     uint8_t read_high;
     uint8_t gate;
     uint8_t counting; // has been loaded (modes 0, 2, 3, 4) or triggered (1, 5)
@@ -51,15 +52,24 @@ struct pit {
 };
 
 static const struct state_field channel_fields[] = {
-    FIELD(struct pit_channel, start),          FIELD(struct pit_channel, held),
-    FIELD(struct pit_channel, next_at),        FIELD(struct pit_channel, seen),
-    FIELD(struct pit_channel, count),          FIELD(struct pit_channel, reload),
-    FIELD(struct pit_channel, latch),          FIELD(struct pit_channel, latched),
-    FIELD(struct pit_channel, status),         FIELD(struct pit_channel, status_latched),
-    FIELD(struct pit_channel, control),        FIELD(struct pit_channel, low),
-    FIELD(struct pit_channel, write_high),     FIELD(struct pit_channel, read_high),
-    FIELD(struct pit_channel, gate),           FIELD(struct pit_channel, counting),
-    SKIP(struct pit_channel, pad, "alignment"), FIELDS_END,
+    FIELD(struct pit_channel, start),
+    FIELD(struct pit_channel, held),
+    FIELD(struct pit_channel, next_at),
+    FIELD(struct pit_channel, seen),
+    FIELD(struct pit_channel, count),
+    FIELD(struct pit_channel, reload),
+    FIELD(struct pit_channel, latch),
+    FIELD(struct pit_channel, latched),
+    FIELD(struct pit_channel, status),
+    FIELD(struct pit_channel, status_latched),
+    FIELD(struct pit_channel, control),
+    FIELD(struct pit_channel, low),
+    FIELD(struct pit_channel, write_high),
+    FIELD(struct pit_channel, read_high),
+    FIELD(struct pit_channel, gate),
+    FIELD(struct pit_channel, counting),
+    SKIP(struct pit_channel, pad, "alignment"),
+    FIELDS_END,
 };
 static const struct state_desc channel_state =
     STATE_DESC("pit-channel", struct pit_channel, 1, channel_fields);
@@ -83,7 +93,8 @@ static uint64_t tick(struct pit *p)
     return ticks_at(p->dev.env->now(&p->dev), HZ);
 }
 
-// --- one counter ----------------------------------------------------------------------------------------
+// --- one counter
+// ----------------------------------------------------------------------------------------
 
 static unsigned mode(const struct pit_channel *c)
 {
@@ -169,7 +180,8 @@ static uint16_t current(struct pit_channel *c, uint64_t at)
     value %= modulus;
     if (!is_bcd(c))
         return (uint16_t)value;
-    return (uint16_t)(value % 10 | value / 10 % 10 << 4 | value / 100 % 10 << 8 | value / 1000 << 12);
+    return (uint16_t)(value % 10 | value / 10 % 10 << 4 | value / 100 % 10 << 8 |
+                      value / 1000 << 12);
 }
 
 static uint32_t decode_count(const struct pit_channel *c, uint16_t written)
@@ -291,7 +303,8 @@ static void write_byte(struct pit_channel *c, uint8_t value, uint64_t at)
     }
 }
 
-// --- channel 0's interrupt ------------------------------------------------------------------------------
+// --- channel 0's interrupt
+// ------------------------------------------------------------------------------
 
 static uint64_t next_period(const struct pit_channel *c, uint64_t after)
 {
@@ -337,7 +350,8 @@ static void update_irq(struct pit *p)
     p->dev.env->set_timer(&p->dev, 0, when);
 }
 
-// --- ports ----------------------------------------------------------------------------------------------
+// --- ports
+// ----------------------------------------------------------------------------------------------
 
 static void read_back(struct pit *p, uint8_t command, uint64_t at)
 {
@@ -403,7 +417,8 @@ static void port61_write(struct device *dev, uint64_t offset, unsigned size, uin
 static const struct io_ops pit_ops = {pit_read, pit_write, 1, 1};
 static const struct io_ops port61_ops = {port61_read, port61_write, 1, 1};
 
-// --- the device -----------------------------------------------------------------------------------------
+// --- the device
+// -----------------------------------------------------------------------------------------
 
 static err_t init(struct device *dev, const void *config, struct error *e)
 {

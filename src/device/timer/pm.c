@@ -1,9 +1,9 @@
-// ACPI fixed hardware: PM1 event and control blocks, the PM timer, one general purpose event block, and
-// the SMI command port with which an operating system takes it over.
+// ACPI fixed hardware: PM1 event and control blocks, the PM timer, one general purpose event block,
+// and the SMI command port with which an operating system takes it over.
 //
-// Source: ACPI 6.4 section 4.8; ICH9 datasheet section 13.8 for the layout behind PMBASE. Sleep states
-// other than soft off are not modelled, nor is system management mode: what is not routed to the SCI
-// goes nowhere.
+// Source: ACPI 6.4 section 4.8; ICH9 datasheet section 13.8 for the layout behind PMBASE. Sleep
+// states other than soft off are not modelled, nor is system management mode: what is not routed to
+// the SCI goes nowhere.
 #include "device/timer/pm.h"
 
 #include "base/bits.h"
@@ -100,7 +100,8 @@ static void write_control(struct pm *p, uint16_t value)
         p->dev.env->request(&p->dev, MACHINE_POWEROFF, 0);
 }
 
-// --- the register block -----------------------------------------------------------------------------------
+// --- the register block
+// -----------------------------------------------------------------------------------
 
 // What the aligned dword at this offset reads as.
 static uint32_t read_dword(struct pm *p, uint64_t at)
@@ -133,7 +134,7 @@ static void write_byte(struct pm *p, uint64_t at, uint8_t value)
 {
     unsigned high = at & 1 ? 15 : 7, low = at & 1 ? 8 : 0, gpe = 8 * (at & 7);
     if (at < AT_ENABLE)
-        p->status &= (uint16_t)~((unsigned)value << low); // write one to clear
+        p->status &= (uint16_t) ~((unsigned)value << low); // write one to clear
     else if (at < AT_CONTROL)
         p->enable = (uint16_t)(bits_set(p->enable, high, low, value) & ENABLE_BITS);
     else if (at < AT_CONTROL + 2)
@@ -155,7 +156,8 @@ static void pm_write(struct device *dev, uint64_t offset, unsigned size, uint64_
     update(p);
 }
 
-// --- the SMI command port ---------------------------------------------------------------------------------
+// --- the SMI command port
+// ---------------------------------------------------------------------------------
 
 static uint64_t apm_read(struct device *dev, uint64_t offset, unsigned size)
 {
@@ -178,7 +180,8 @@ static void apm_write(struct device *dev, uint64_t offset, unsigned size, uint64
 static const struct io_ops pm_ops = {pm_read, pm_write, 1, 4};
 static const struct io_ops apm_ops = {apm_read, apm_write, 1, 1};
 
-// --- from outside -----------------------------------------------------------------------------------------
+// --- from outside
+// -----------------------------------------------------------------------------------------
 
 bool pm_power_button(struct device *dev)
 {
@@ -195,7 +198,8 @@ void pm_gpe(struct device *dev, unsigned event)
     update(p);
 }
 
-// --- the device -------------------------------------------------------------------------------------------
+// --- the device
+// -------------------------------------------------------------------------------------------
 
 static err_t init(struct device *dev, const void *config, struct error *e)
 {

@@ -1,12 +1,11 @@
 // The real-time clock with 128 bytes of battery-backed memory.
 //
-// Source: Motorola MC146818A datasheet; ICH9 datasheet section 13.6. The time is kept as an offset to
-// the machine's wall clock and registers are made from it when they are read. Flags are brought up to
-// date when somebody looks; a host timer runs only while an enabled flag is still to be set. Not
-// modelled: daylight saving, the square wave output, a day of week that disagrees with the date.
+// Source: Motorola MC146818A datasheet; ICH9 datasheet section 13.6. The time is kept as an offset
+// to the machine's wall clock and registers are made from it when they are read. Flags are brought
+// up to date when somebody looks; a host timer runs only while an enabled flag is still to be set.
+// Not modelled: daylight saving, the square wave output, a day of week that disagrees with the
+// date.
 #include "device/timer/rtc.h"
-
-#include <string.h>
 
 #include "base/bits.h"
 #include "device/platform.h"
@@ -53,9 +52,9 @@ enum {
 struct rtc {
     struct device dev;
     struct rtc_config config;
-    int64_t offset; // seconds that the guest's time is ahead of the machine's wall clock
-    uint64_t phase; // ns below a second that are added to it
-    ns_t checked;   // flags include everything up to this moment
+    int64_t offset;        // seconds that the guest's time is ahead of the machine's wall clock
+    uint64_t phase;        // ns below a second that are added to it
+    ns_t checked;          // flags include everything up to this moment
     uint8_t ram[RAM_SIZE]; // time registers are valid only while the clock stands
     uint8_t index;
     uint8_t nmi_masked;
@@ -81,7 +80,8 @@ static struct rtc *rtc_of(struct device *dev)
     return (struct rtc *)dev;
 }
 
-// --- the running clock ----------------------------------------------------------------------------------
+// --- the running clock
+// ----------------------------------------------------------------------------------
 
 static bool divider_held(const struct rtc *r)
 {
@@ -149,8 +149,8 @@ static void take(struct rtc *r, ns_t at)
 {
     uint8_t century = r->ram[REG_CENTURY];
     struct rtc_date d = {
-        .year = (int32_t)(((century >> 4) * 10u + (century & 15)) * 100 +
-                          decode(r, r->ram[REG_YEAR])),
+        .year =
+            (int32_t)(((century >> 4) * 10u + (century & 15)) * 100 + decode(r, r->ram[REG_YEAR])),
         .month = (uint8_t)decode(r, r->ram[REG_MONTH]),
         .day = (uint8_t)decode(r, r->ram[REG_DAY]),
         .hour = (uint8_t)decode_hour(r, r->ram[REG_HOUR]),
@@ -160,7 +160,8 @@ static void take(struct rtc *r, ns_t at)
     r->offset = rtc_date_to_seconds(&d) - (int64_t)(chain(r, at) / NS_PER_SEC);
 }
 
-// --- flags ----------------------------------------------------------------------------------------------
+// --- flags
+// ----------------------------------------------------------------------------------------------
 
 // Crystal ticks between periodic interrupts; 0: none.
 static uint32_t period_ticks(const struct rtc *r)
@@ -243,7 +244,8 @@ static void settle(struct rtc *r)
     r->checked = now;
 }
 
-// Drives the interrupt and waits for what could raise it. While it is up there is nothing to wait for.
+// Drives the interrupt and waits for what could raise it. While it is up there is nothing to wait
+// for.
 static void update_irq(struct rtc *r)
 {
     uint8_t enabled = r->ram[REG_B] & FLAGS;
@@ -257,7 +259,8 @@ static void update_irq(struct rtc *r)
     r->dev.env->set_timer(&r->dev, 0, when);
 }
 
-// --- registers ------------------------------------------------------------------------------------------
+// --- registers
+// ------------------------------------------------------------------------------------------
 
 static bool is_time(unsigned reg)
 {
@@ -340,7 +343,8 @@ static void rtc_write(struct device *dev, uint64_t offset, unsigned size, uint64
 
 static const struct io_ops rtc_ops = {rtc_read, rtc_write, 1, 1};
 
-// --- the device -----------------------------------------------------------------------------------------
+// --- the device
+// -----------------------------------------------------------------------------------------
 
 static void put16(struct rtc *r, unsigned cell, uint64_t value)
 {
@@ -384,7 +388,7 @@ static void reset(struct device *dev)
 {
     struct rtc *r = rtc_of(dev);
     r->checked = dev->env->now(dev);
-    r->ram[REG_B] &= (uint8_t)~(FLAGS | 0x08);
+    r->ram[REG_B] &= (uint8_t) ~(FLAGS | 0x08);
     r->ram[REG_C] = 0;
     r->index = 0;
     r->nmi_masked = 0;

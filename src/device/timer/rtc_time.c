@@ -1,9 +1,9 @@
-// Calendar arithmetic of the real-time clock. Years are counted from March, so that a leap day is the
-// last one of its year; days are counted from 1 March of year 0.
+// Calendar arithmetic of the real-time clock. Years are counted from March, so that a leap day is
+// the last one of its year; days are counted from 1 March of year 0.
 #include "device/timer/rtc_time.h"
 
 #define DAY_SECONDS 86400
-#define ERA_DAYS 146097 // 400 years
+#define ERA_DAYS 146097   // 400 years
 #define EPOCH_DAYS 719468 // 1970-01-01
 
 static int64_t floor_div(int64_t a, int64_t b)

@@ -117,7 +117,8 @@ static void stop(struct fabric *f)
     fake_env_free(f->env);
 }
 
-// --- I/O APIC -------------------------------------------------------------------------------------------
+// --- I/O APIC
+// -------------------------------------------------------------------------------------------
 
 static void ioapic_edge_interrupts_once(void)
 {
@@ -209,7 +210,8 @@ static void ioapic_message_that_nobody_takes_leaves_remote_irr_clear(void)
     stop(&f);
 }
 
-// --- local APIC -----------------------------------------------------------------------------------------
+// --- local APIC
+// -----------------------------------------------------------------------------------------
 
 static void lapic_reset_values(void)
 {
@@ -407,7 +409,8 @@ static void lapic_nmi_pin(void)
     stop(&f);
 }
 
-// --- x2APIC ---------------------------------------------------------------------------------------------
+// --- x2APIC
+// ---------------------------------------------------------------------------------------------
 
 static void x2apic_mode_transitions(void)
 {
@@ -471,7 +474,8 @@ static void x2apic_sends_to_wide_destinations(void)
     stop(&f);
 }
 
-// --- timer ----------------------------------------------------------------------------------------------
+// --- timer
+// ----------------------------------------------------------------------------------------------
 
 static void lapic_timer_one_shot_counts_and_fires(void)
 {
@@ -595,8 +599,8 @@ static void lapic_state_survives_a_reload(void)
     CHECK_EQ(ack(&f, 0), 0x40);
     route(&f, 17, 0x8051, 0);
     ioapic_set_line(f.router.ioapic, 17, true);
-    f.router.ioapic = fake_reload(f.router.ioapic,
-                                  &(struct ioapic_config){PC_IOAPIC, PC_IOAPIC_ID, deliver, &f});
+    f.router.ioapic =
+        fake_reload(f.router.ioapic, &(struct ioapic_config){PC_IOAPIC, PC_IOAPIC_ID, deliver, &f});
     CHECK_EQ(io_rd(&f, 0x10 + 34), 0xc051);
     stop(&f);
 }
@@ -614,10 +618,10 @@ static void apic_msi_is_decoded(void)
 TEST_MAIN(TEST(ioapic_edge_interrupts_once), TEST(ioapic_masked_edge_is_lost),
           TEST(ioapic_level_line_resends_after_eoi), TEST(ioapic_level_line_fires_when_unmasked),
           TEST(ioapic_eoi_register_ends_by_vector), TEST(ioapic_identifies_itself),
-          TEST(ioapic_message_that_nobody_takes_leaves_remote_irr_clear),
-          TEST(lapic_reset_values), TEST(lapic_priority_blocks_lower_classes),
-          TEST(lapic_disabled_by_software_takes_nothing), TEST(lapic_ipi_shorthands),
-          TEST(lapic_starts_a_processor), TEST(lapic_flat_and_cluster_destinations),
+          TEST(ioapic_message_that_nobody_takes_leaves_remote_irr_clear), TEST(lapic_reset_values),
+          TEST(lapic_priority_blocks_lower_classes), TEST(lapic_disabled_by_software_takes_nothing),
+          TEST(lapic_ipi_shorthands), TEST(lapic_starts_a_processor),
+          TEST(lapic_flat_and_cluster_destinations),
           TEST(lapic_lowest_priority_prefers_the_idle_and_takes_turns),
           TEST(lapic_errors_are_latched_until_esr_is_written), TEST(lapic_pic_comes_through_lint0),
           TEST(lapic_switched_off_passes_the_pic), TEST(lapic_nmi_pin),

@@ -20,9 +20,11 @@ static void require(bool good, const char *what)
     abort();
 }
 
-// --- what a device sees ---------------------------------------------------------------------------------
+// --- what a device sees
+// ---------------------------------------------------------------------------------
 
-static err_t claim(struct device *dev, bool pio, uint64_t at, uint64_t len, const struct io_ops *ops)
+static err_t claim(struct device *dev, bool pio, uint64_t at, uint64_t len,
+                   const struct io_ops *ops)
 {
     struct fake_env *env = record(dev)->env;
     struct fake_claim *unused = NULL;
@@ -114,7 +116,8 @@ static void send_msi(struct device *dev, uint64_t address, uint32_t data)
 
 static void set_timer(struct device *dev, unsigned timer, ns_t when)
 {
-    require(timer < dev->type->timers && timer < FAKE_TIMERS, "a timer that the type does not have");
+    require(timer < dev->type->timers && timer < FAKE_TIMERS,
+            "a timer that the type does not have");
     record(dev)->timer[timer] = when;
 }
 
@@ -153,7 +156,8 @@ static const struct device_env calls = {
     .request = request,
 };
 
-// --- what a test does -----------------------------------------------------------------------------------
+// --- what a test does
+// -----------------------------------------------------------------------------------
 
 struct fake_env *fake_env_new(void)
 {

@@ -1,5 +1,5 @@
-// A world for chips under test: ports, memory-mapped I/O, a little RAM, a virtual clock with timers, and
-// a record of all that the devices did. Several devices may live in one.
+// A world for chips under test: ports, memory-mapped I/O, a little RAM, a virtual clock with
+// timers, and a record of all that the devices did. Several devices may live in one.
 #pragma once
 
 #include "device/device.h"
@@ -50,12 +50,12 @@ void fake_env_free(struct fake_env *env); // with its devices
 struct device *fake_add(struct fake_env *env, const struct device_type *type, const void *config);
 void fake_remove(struct device *dev);
 
-// Saves the device, replaces it by a new one that loads the stream, and ends the program unless the new
-// one would save the same and says that it is possible. Returns the new one.
+// Saves the device, replaces it by a new one that loads the stream, and ends the program unless the
+// new one would save the same and says that it is possible. Returns the new one.
 struct device *fake_reload(struct device *dev, const void *config);
 
-// Replaces *dev by a new one that loads a stream from outside. False when it refuses: then *dev is new
-// and reset.
+// Replaces *dev by a new one that loads a stream from outside. False when it refuses: then *dev is
+// new and reset.
 bool fake_load(struct device **dev, const void *config, const void *data, size_t len);
 
 uint64_t fake_in(struct fake_env *env, uint16_t port, unsigned size);

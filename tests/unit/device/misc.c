@@ -52,7 +52,8 @@ static void to_mouse(uint8_t value)
     data(value);
 }
 
-// --- keyboard controller --------------------------------------------------------------------------------
+// --- keyboard controller
+// --------------------------------------------------------------------------------
 
 static void i8042_answers_the_probing_of_a_driver(void)
 {
@@ -224,7 +225,8 @@ static void i8042_resets_the_machine(void)
     stop();
 }
 
-// --- firmware configuration -----------------------------------------------------------------------------
+// --- firmware configuration
+// -----------------------------------------------------------------------------
 
 static const struct fw_cfg_config fw_config = {.cpus = 3, .ram_bytes = 0x12345678};
 
@@ -293,7 +295,7 @@ static void fw_cfg_copies_by_dma(void)
     CHECK_EQ(dma(4, 1, 0), 0);
     CHECK_EQ(dma(2, 10, 0x200), 0);
     CHECK(memcmp(env->ram + 0x200, "world\0\0\0\0\0\xff", 11) == 0);
-    CHECK_EQ(dma(16, 4, 0x200), 1);       // nothing can be written
+    CHECK_EQ(dma(16, 4, 0x200), 1); // nothing can be written
     CHECK_EQ(dma(0x20 << 16 | 8 | 2, 5, FAKE_RAM - 2), 1);
     CHECK_EQ(dma(2, 0xffffffff, 0x200), 1);
     stop();
@@ -309,7 +311,8 @@ static void fw_cfg_state_survives_a_reload(void)
     stop();
 }
 
-// --- one port each --------------------------------------------------------------------------------------
+// --- one port each
+// --------------------------------------------------------------------------------------
 
 static void panic_reports_events(void)
 {

@@ -235,6 +235,6 @@ TEST_MAIN(TEST(pic_delivers_an_edge_with_its_vector), TEST(pic_masks_by_imr),
           TEST(pic_special_nesting_lets_the_slave_interrupt_itself),
           TEST(pic_level_line_that_falls_is_spurious),
           TEST(pic_level_line_interrupts_again_after_eoi), TEST(pic_auto_eoi_and_rotation),
-          TEST(pic_set_priority_and_rotate_on_eoi),
-          TEST(pic_special_mask_lets_lower_priorities_in), TEST(pic_poll_acknowledges),
-          TEST(pic_is_silent_until_initialized), TEST(pic_state_survives_a_reload))
+          TEST(pic_set_priority_and_rotate_on_eoi), TEST(pic_special_mask_lets_lower_priorities_in),
+          TEST(pic_poll_acknowledges), TEST(pic_is_silent_until_initialized),
+          TEST(pic_state_survives_a_reload))

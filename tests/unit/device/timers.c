@@ -9,7 +9,7 @@
 #include "fake_env.h"
 #include "test.h"
 
-#define PIT_TICK(n) ((n) * NS_PER_SEC / 1193182 + 1) // the first ns at which n ticks have passed
+#define PIT_TICK(n) ((n)*NS_PER_SEC / 1193182 + 1) // the first ns at which n ticks have passed
 
 static struct fake_env *env;
 static struct device *dev;
@@ -36,7 +36,8 @@ static uint8_t in8(uint16_t port)
     return (uint8_t)fake_in(env, port, 1);
 }
 
-// --- PIT ------------------------------------------------------------------------------------------------
+// --- PIT
+// ------------------------------------------------------------------------------------------------
 
 static void pit_load(unsigned channel, unsigned mode, uint16_t count)
 {
@@ -183,7 +184,7 @@ static void pit_read_back_latches_status_and_count(void)
 {
     start(&pit_type, NULL);
     pit_load(0, 2, 5000);
-    out8(0x43, 0xc2);            // both, channel 0
+    out8(0x43, 0xc2); // both, channel 0
     uint8_t status = in8(0x40);
     CHECK_EQ(status & 0x3f, 0x34);
     CHECK_EQ(status & 0x40, 0x40); // not loaded yet
@@ -248,7 +249,8 @@ static void pit_state_survives_a_reload(void)
     stop();
 }
 
-// --- RTC ------------------------------------------------------------------------------------------------
+// --- RTC
+// ------------------------------------------------------------------------------------------------
 
 static const struct rtc_config rtc_config = {
     .ram_below_4g = 512 * MIB, .ram_above_4g = 4 * GIB, .boot_order = {2, 3, 0}, .cpus = 4};
@@ -426,7 +428,8 @@ static void rtc_calendar_agrees_with_itself(void)
     }
 }
 
-// --- HPET -----------------------------------------------------------------------------------------------
+// --- HPET
+// -----------------------------------------------------------------------------------------------
 
 static const struct hpet_config hpet_config = {PC_HPET};
 
@@ -561,7 +564,8 @@ static void hpet_tiny_period_is_bounded(void)
     stop();
 }
 
-// --- PM -------------------------------------------------------------------------------------------------
+// --- PM
+// -------------------------------------------------------------------------------------------------
 
 static void pm_timer_counts(void)
 {
