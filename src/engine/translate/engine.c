@@ -134,6 +134,7 @@ static void learn_cpuid(struct tcpu *c)
     uint32_t regs[4];
     const struct cpuid_table *table = &c->vm->cpuid;
     cpuid_features(table, &c->features);
+    feature_add(&c->features, FEATURE_NONE); // what needs nothing is there
     cpuid_query(table, c->index, 0, 0, 0, 1, regs);
     c->vendor_amd = regs[1] == 0x68747541 || regs[1] == 0x6f677948; // "Auth"enticAMD, "Hygo"nGenuine
     cpuid_query(table, c->index, 0x80000000, 0, 0, 1, regs);
