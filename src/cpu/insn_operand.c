@@ -110,7 +110,9 @@ static bool set_other(struct insn *in, const struct fields *f, struct operand *o
         set_vector(o, in->vvvv);
         return true;
     case PLACE_L:
-        set_vector(o, in->imm >> 4 & (in->mode == 8 ? 15 : 7));
+        if (in->mode != 8)
+            in->imm &= 0x7f; // there are eight registers
+        set_vector(o, in->imm >> 4 & 15);
         return true;
     case PLACE_P:
         o->kind = OPND_MMX;
@@ -257,6 +259,8 @@ bool insn_operands(struct insn *in, const struct insn_row *row, unsigned evex_r2
         o->field = (uint8_t)field_of(from->place);
         o->size = (uint16_t)resolve_size(in, from->size);
         legal &= set_operand(in, &f, o, from->place);
+        if (from->size == SIZE_Y && in->mode != 8)
+            in->rex &= 0xf7; // VEX.W has no effect on general registers
     }
     // Merging leaves part of the destination as it was.
     if (in->evex_aaa && !(in->evex_zb & 2) && in->operands && in->operand[0].kind == OPND_VEC)

@@ -118,6 +118,8 @@ static bool vector_allowed(const struct trans *t, const struct insn *in, uint32_
     case OP_VPMASKMOVQ:
     case OP_FXSAVE:
     case OP_FXRSTOR: return false;
+    case OP_VZEROALL:
+    case OP_VZEROUPPER: return in->mode == 8; // elsewhere they know eight registers only
     default: return true;
     }
 }

@@ -145,17 +145,24 @@ static gva_t load_memory(struct tcpu *c, const struct insn *insn, const struct o
 
 // Some SIMD exception is unmasked. Runs with all masked; when one of those that the guest wants to
 // hear of turns up, everything is put back and #XM raised with the flag set.
-static void run_guarded(struct tcpu *c, simd_stub *stub, uint32_t mxcsr)
+static void run_guarded(struct tcpu *c, const struct insn *insn, simd_stub *stub, uint32_t mxcsr)
 {
     struct simd *simd = c->simd;
     host_xsave(simd->backup, simd->components);
     mxcsr_write((mxcsr | MXCSR_DEFAULT) & ~MXCSR_FLAGS);
     stub(&simd->frame);
     uint32_t raised = mxcsr_read() & MXCSR_FLAGS;
+    // An unmasked exception from looking at the operands comes before anything is computed.
+    if (raised & ~(mxcsr >> 7) & MXCSR_OPERAND_FLAGS)
+        raised &= MXCSR_OPERAND_FLAGS;
     bool unmasked = raised & ~(mxcsr >> 7) & MXCSR_FLAGS;
     if (unmasked)
         host_xrstor(simd->backup, simd->components);
     mxcsr_write(mxcsr | raised);
+    if (unmasked && insn_form(insn)->flags & FORM_MMX) {
+        uint32_t ignored; // the unit has become MMX's all the same
+        asm volatile("movd %%mm0, %0" : "=r"(ignored));
+    }
     if (unmasked)
         raise_simd_exception(c);
 }
@@ -167,7 +174,7 @@ static void run(struct tcpu *c, const struct insn *insn, simd_stub *stub)
     if (all_masked || !(insn_form(insn)->flags & FORM_VECTOR))
         stub(&c->simd->frame);
     else
-        run_guarded(c, stub, mxcsr);
+        run_guarded(c, insn, stub, mxcsr);
 }
 
 static void run_on_host(struct tcpu *c, const struct insn *insn)
@@ -215,6 +222,21 @@ static interp_fn *special(unsigned op)
     }
 }
 
+// Outside 64-bit code these know eight registers only; the host's would clear sixteen.
+static void vzero32(struct tcpu *c, const struct insn *insn)
+{
+    if (insn->veclen == 32)
+        asm volatile("vpxor %xmm0, %xmm0, %xmm0\n\tvpxor %xmm1, %xmm1, %xmm1\n\t"
+                     "vpxor %xmm2, %xmm2, %xmm2\n\tvpxor %xmm3, %xmm3, %xmm3\n\t"
+                     "vpxor %xmm4, %xmm4, %xmm4\n\tvpxor %xmm5, %xmm5, %xmm5\n\t"
+                     "vpxor %xmm6, %xmm6, %xmm6\n\tvpxor %xmm7, %xmm7, %xmm7");
+    else
+        asm volatile("vmovdqa %xmm0, %xmm0\n\tvmovdqa %xmm1, %xmm1\n\t"
+                     "vmovdqa %xmm2, %xmm2\n\tvmovdqa %xmm3, %xmm3\n\t"
+                     "vmovdqa %xmm4, %xmm4\n\tvmovdqa %xmm5, %xmm5\n\t"
+                     "vmovdqa %xmm6, %xmm6\n\tvmovdqa %xmm7, %xmm7");
+}
+
 static interp_fn *masked_move(const struct insn *insn)
 {
     switch (insn->op) {
@@ -237,6 +259,8 @@ void simd_insn(struct tcpu *c, const struct insn *insn)
     interp_fn *fn = special(insn->op);
     if (!fn)
         fn = masked_move(insn);
+    if (insn->mode != 8 && (insn->op == OP_VZEROALL || insn->op == OP_VZEROUPPER))
+        fn = vzero32;
     if (fn)
         fn(c, insn);
     else

@@ -38,6 +38,7 @@ struct simd {
 
 #define MXCSR_DEFAULT 0x1f80u
 #define MXCSR_FLAGS 0x3fu
+#define MXCSR_OPERAND_FLAGS 7u // invalid, denormal, divide by zero
 #define FSW_ES 0x80u
 
 // Places in the XSAVE area.

@@ -1,0 +1,260 @@
+// The host-CPU oracle: every instruction of the decoder's table with random operands, run on this
+// machine's CPU and under Berth's engine; registers, flags, vector state, memory and faults must be equal
+// byte for byte, but for flags that the architecture leaves undefined.
+//
+// usage: oracle [--count N] [--seed S] [--engine interpret|translate|both] [--op NAME] [--verbose]
+//   --count: cases per template (a form of an opcode). A failing case prints what reproduces it.
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/bytes.h"
+#include "cpu/insn.h"
+#include "engine/engine.h"
+#include "oracle.h"
+
+#define BATCH 512
+#define SHOWN_PER_OP 2
+#define FLAGS_COMPARED (FLAGS_ARITH | FLAG_DF | FLAG_AC | FLAG_TF | FLAG_NT | FLAG_ID)
+
+struct run {
+    struct template *templates;
+    size_t template_count;
+    struct test_case *batch; // shared with the child
+    size_t batched;
+    struct guest *guest[2];
+    const char *guest_name[2];
+    const char *only;
+    bool verbose;
+    unsigned shown[OP_COUNT];
+    unsigned failed_ops;
+    unsigned long long compared, differences, lost;
+};
+
+// --- comparing ----------------------------------------------------------------------------------------
+
+// A component that XSTATE_BV leaves out has its initial value.
+static void normalize(uint8_t *x)
+{
+    if (!(x[512] & 1)) {
+        memset(x, 0, 24);
+        memset(x + 32, 0, 128);
+        store_le16(x, 0x37f);
+    }
+    if (!(x[512] & 2))
+        memset(x + 160, 0, 256);
+    if (!(x[512] & 4))
+        memset(x + 576, 0, 256);
+    memset(x + 6, 0, 18); // opcode and pointers of the last x87 instruction
+}
+
+static bool differ_fpu(uint8_t *a, uint8_t *b, char *why, size_t size)
+{
+    normalize(a);
+    normalize(b);
+    if (memcmp(a, b, 6) != 0) {
+        snprintf(why, size, "x87 control %04x status %04x tags %02x, host %04x %04x %02x", load_le16(b),
+                 load_le16(b + 2), b[4], load_le16(a), load_le16(a + 2), a[4]);
+        return true;
+    }
+    if (load_le32(a + 24) != load_le32(b + 24)) {
+        snprintf(why, size, "mxcsr %#x, host %#x", load_le32(b + 24), load_le32(a + 24));
+        return true;
+    }
+    for (unsigned i = 0; i < 8; i++) {
+        if (memcmp(a + 32 + 16 * i, b + 32 + 16 * i, 10) != 0) {
+            snprintf(why, size, "st%u %04x:%016" PRIx64 ", host %04x:%016" PRIx64, i,
+                     load_le16(b + 40 + 16 * i), load_le64(b + 32 + 16 * i), load_le16(a + 40 + 16 * i),
+                     load_le64(a + 32 + 16 * i));
+            return true;
+        }
+    }
+    for (unsigned i = 0; i < 64; i++) {
+        unsigned at = i < 32 ? 160 + 8 * i : 576 + 8 * (i - 32);
+        if (load_le64(a + at) != load_le64(b + at)) {
+            snprintf(why, size, "%s%u half %u %016" PRIx64 ", host %016" PRIx64, i < 32 ? "xmm" : "ymmh",
+                     i / 2 % 16, i & 1, load_le64(b + at), load_le64(a + at));
+            return true;
+        }
+    }
+    return false;
+}
+
+// Faults that processors report in their own way: where masked stores touch nothing, which byte of a
+// repeated string's chunk; and the kernel's half, which is present on the host but not in the guest.
+static bool fault_exact(const struct test_case *c, const struct outcome *h, unsigned op)
+{
+    return !(h->cr2 >> 63) && op != OP_MASKMOVQ && op != OP_MASKMOVDQU && op != OP_VMASKMOVDQU;
+}
+
+static bool differ_fault(const struct test_case *c, const struct outcome *h, const struct outcome *g,
+                         char *why, size_t size)
+{
+    struct insn in;
+    (void)insn_decode(c->code, INSN_MAX, c->mode, &in);
+    bool exact = h->vector != VEC_PF || fault_exact(c, h, in.op);
+    if (exact && (h->vector != g->vector || (h->vector != 3 && h->error != g->error))) {
+        snprintf(why, size, "vector %u error %#x, host %u error %#x (cr2 %#" PRIx64 ")", g->vector,
+                 g->error, h->vector, h->error, h->cr2);
+        return true;
+    }
+    uint64_t mask = insn_form(&in)->flags & FORM_STRING ? ~4095ull : ~0ull;
+    if (exact && h->vector == VEC_PF && (h->cr2 ^ g->cr2) & mask) {
+        snprintf(why, size, "cr2 %#" PRIx64 ", host %#" PRIx64, g->cr2, h->cr2);
+        return true;
+    }
+    return false;
+}
+
+static bool differ(const struct test_case *c, struct outcome *h, struct outcome *g, char *why,
+                   size_t size)
+{
+    struct insn in;
+    (void)insn_decode(c->code, INSN_MAX, c->mode, &in);
+    const struct insn_form *form = insn_form(&in);
+    static const char *const names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"};
+    if (differ_fault(c, h, g, why, size))
+        return true;
+    if (h->vector != g->vector)
+        return false;
+    for (unsigned i = 0; i < 16; i++) {
+        if (h->regs.gpr[i] != g->regs.gpr[i] && (c->mode == 8 || i < 8)) {
+            snprintf(why, size, "%s%.0u %#" PRIx64 ", host %#" PRIx64 ", before %#" PRIx64,
+                     i < 8 ? names[i] : "r", i < 8 ? 0 : i, g->regs.gpr[i], h->regs.gpr[i], c->in.gpr[i]);
+            return true;
+        }
+    }
+    if (h->regs.rip != g->regs.rip) {
+        snprintf(why, size, "rip %#" PRIx64 ", host %#" PRIx64, g->regs.rip, h->regs.rip);
+        return true;
+    }
+    uint64_t may_differ = c->undefined;
+    if (h->vector != 3) // flags that the instruction overwrites when it is restarted may be lost
+        may_differ |= form->flags_written;
+    uint64_t flags = (h->regs.rflags ^ g->regs.rflags) & FLAGS_COMPARED & ~may_differ;
+    if (flags) {
+        snprintf(why, size, "flags %#" PRIx64 ", host %#" PRIx64 ", before %#" PRIx64, g->regs.rflags,
+                 h->regs.rflags, c->in.rflags);
+        return true;
+    }
+    for (unsigned i = 0; i < WORLD_DATA_BYTES; i++) {
+        if (h->data[i] != g->data[i]) {
+            snprintf(why, size, "data[%#x] %02x, host %02x", i, g->data[i], h->data[i]);
+            return true;
+        }
+    }
+    return differ_fpu(h->regs.xsave, g->regs.xsave, why, size);
+}
+
+static void show(struct run *run, const struct test_case *c, const char *engine, const char *why)
+{
+    struct insn in;
+    (void)insn_decode(c->code, INSN_MAX, c->mode, &in);
+    run->differences++;
+    if (run->shown[in.op] == 0)
+        run->failed_ops++;
+    if (run->shown[in.op]++ >= SHOWN_PER_OP && !run->verbose)
+        return;
+    printf("# %s %u-bit %s", engine, c->mode * 8, insn_name(in.op));
+    for (unsigned i = 0; i < c->len; i++)
+        printf(" %02x", c->code[i]);
+    printf(" (case %#" PRIx64 "): %s\n", c->seed, why);
+    if (!run->verbose)
+        return;
+    for (unsigned i = 0; i < 16; i++)
+        printf("#   r%u %016" PRIx64 " -> %016" PRIx64 "%s", i, c->in.gpr[i], c->host.regs.gpr[i],
+               i % 2 ? "\n" : "");
+    printf("#   flags %#" PRIx64 "\n", c->in.rflags);
+}
+
+static void flush(struct run *run)
+{
+    char why[200];
+    if (run->batched == 0)
+        return;
+    if (!host_run(run->batch, run->batched)) {
+        printf("1..0 # SKIP no child process can be locked in and run code here\n");
+        exit(77);
+    }
+    for (size_t i = 0; i < run->batched; i++) {
+        struct test_case *c = &run->batch[i];
+        if (c->host.vector == UINT32_MAX) {
+            run->lost++;
+            continue;
+        }
+        for (unsigned g = 0; g < 2; g++) {
+            if (!run->guest[g])
+                continue;
+            run->compared++;
+            memset(&c->guest, 0, offsetof(struct outcome, data));
+            if (!guest_run(run->guest[g], c))
+                show(run, c, run->guest_name[g], "the engine gave up");
+            else if (differ(c, &c->host, &c->guest, why, sizeof why))
+                show(run, c, run->guest_name[g], why);
+        }
+    }
+    run->batched = 0;
+}
+
+static void run_template(struct run *run, size_t n, unsigned long count, uint64_t seed)
+{
+    const struct template *t = template_at(run->templates, n);
+    if (run->only && strcmp(run->only, template_name(t)) != 0)
+        return;
+    for (unsigned long i = 0; i < count; i++) {
+        uint64_t case_seed = seed * 0x9e3779b97f4a7c15 + n * 1000003 + i;
+        if (!case_make(t, 8, case_seed, &run->batch[run->batched]))
+            continue;
+        if (++run->batched == BATCH)
+            flush(run);
+    }
+}
+
+static bool make_guests(struct run *run, const char *which)
+{
+    run->guest_name[0] = "interpret";
+    run->guest_name[1] = "translate";
+    if (strcmp(which, "translate") != 0)
+        run->guest[0] = guest_new(ENGINE_DEBUG_INTERPRET);
+    if (strcmp(which, "interpret") != 0)
+        run->guest[1] = guest_new(0);
+    return run->guest[0] || run->guest[1];
+}
+
+int main(int argc, char **argv)
+{
+    struct run run = {0};
+    unsigned long count = 4;
+    uint64_t seed = 1;
+    const char *which = "both";
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--verbose") == 0)
+            run.verbose = true;
+        else if (strcmp(argv[i], "--count") == 0 && i + 1 < argc)
+            count = strtoul(argv[++i], NULL, 0);
+        else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
+            seed = strtoull(argv[++i], NULL, 0);
+        else if (strcmp(argv[i], "--op") == 0 && i + 1 < argc)
+            run.only = argv[++i];
+        else if (strcmp(argv[i], "--engine") == 0 && i + 1 < argc)
+            which = argv[++i];
+    }
+    run.batch = mmap(NULL, BATCH * sizeof *run.batch, PROT_READ | PROT_WRITE,
+                     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    run.template_count = templates_make(&run.templates);
+    if (run.batch == MAP_FAILED || !run.template_count || !make_guests(&run, which))
+        return 1;
+    for (size_t n = 0; n < run.template_count; n++)
+        run_template(&run, n, count, seed);
+    flush(&run);
+    printf("1..1\n%sok 1 - engine_agrees_with_the_host_cpu # %zu forms, %llu compared, %llu differ in %u "
+           "instructions, %llu without outcome\n",
+           run.differences ? "not " : "", run.template_count, run.compared, run.differences,
+           run.failed_ops, run.lost);
+    guest_free(run.guest[0]);
+    guest_free(run.guest[1]);
+    free(run.templates);
+    return run.differences != 0;
+}
