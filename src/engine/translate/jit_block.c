@@ -172,7 +172,6 @@ static void emit_block(struct trans *t)
         t->rip = t->b->rip + mark->guest;
         t->next = t->rip + t->in->len;
         t->flags_live = t->live[t->i] != 0;
-        t->flags_live_after = t->live[t->i + 1] != 0;
         trans_insn(t);
     }
     if (!t->ended)

@@ -38,13 +38,9 @@ void trans_step(struct trans *t)
     emit_jmp_to(t->e, t->jit->gate[GATE_STEP]);
 }
 
+// Without touching the flags: they may be needed where the branch goes, whatever follows it here.
 void trans_poll(struct trans *t, const void *stub)
 {
-    if (!t->flags_live_after) {
-        emit_alu_mi(t->e, ALU_CMP, 4, GS(pending), 0);
-        emit_jcc_to(t->e, COND_NE, stub);
-        return;
-    }
     emit_load(t->e, 4, T0, GS(pending));
     uint8_t *nothing = emit_jrcxz(t->e);
     emit_jmp_to(t->e, stub);

@@ -18,7 +18,6 @@ struct trans {
     uint64_t next;         // and the one after it
     bool code64;           // else flat 32-bit code
     bool flags_live;       // the guest's arithmetic flags are needed from `in` on
-    bool flags_live_after; // or after it
     bool fpu_checked;      // the vector state is known to be in the machine
     bool ended;            // the block's last way out is emitted
     struct insn insn[JIT_INSNS];
