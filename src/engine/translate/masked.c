@@ -114,9 +114,8 @@ static uint64_t gather_base(const struct tcpu *c, const struct insn *insn)
 
 void simd_gather(struct tcpu *c, const struct insn *insn)
 {
+    // The decoder has refused registers that are not three different ones.
     unsigned dest = insn->operand[0].reg, mask_reg = insn->operand[2].reg, index_reg = insn->index;
-    if (dest == mask_reg || dest == index_reg || mask_reg == index_reg)
-        cpu_raise(c, VEC_UD, 0);
     unsigned size = insn->operand[1].size, index_size = insn->opcode & 1 ? 8 : 4;
     unsigned count = insn->veclen / (size > index_size ? size : index_size);
     uint8_t out[32] = {0}, old[32], mask[32], index[32];

@@ -90,7 +90,9 @@ bool fake_run(struct tcpu *c, const uint8_t *code, unsigned len, struct fake_fau
     c->insn_rip = c->s.rip;
     if (!setjmp(c->unwind)) {
         c->s.rip += insn.len;
-        if (form->flags & (FORM_X87 | FORM_MMX | FORM_SSE | FORM_AVX | FORM_AVX512))
+        bool vector = form->flags & (FORM_X87 | FORM_MMX | FORM_SSE | FORM_AVX | FORM_AVX512);
+        if (vector || (form->feature >= FEATURE_XSAVEOPT && form->feature <= FEATURE_XSAVES) ||
+            form->feature == FEATURE_XSAVE)
             simd_insn(c, &insn);
         else if (interp_integer[insn.op])
             interp_integer[insn.op](c, &insn);
