@@ -60,8 +60,7 @@ static void require(bool good)
         abort();
 }
 
-// --- the board
-// ------------------------------------------------------------------------------------------
+// --- the board ---
 
 static void attention(void *opaque, unsigned vcpu, enum apic_event what, uint8_t vector)
 {
@@ -141,8 +140,7 @@ static void build(struct world *w)
     connect(w);
 }
 
-// --- actions
-// --------------------------------------------------------------------------------------------
+// --- actions ---
 
 // Half of all accesses go near the start of a claim, where registers are dense.
 static void access(struct world *w, struct input *in)

@@ -99,8 +99,7 @@ bool lapic_matches(const struct device *dev, const struct apic_message *m)
     return (mda >> 4 == mine >> 4 || mda >> 4 == 0xf) && (mda & mine & 0xf); // cluster model
 }
 
-// --- the interrupt command register
-// -----------------------------------------------------------------
+// --- the interrupt command register ---
 
 static void send_ipi(struct lapic *l)
 {
@@ -124,8 +123,7 @@ static void send_ipi(struct lapic *l)
     (void)apic_send(l->config.router, &m, l->config.index);
 }
 
-// --- registers
-// ----------------------------------------------------------------------------------------
+// --- registers ---
 
 static bool read_register(struct lapic *l, unsigned reg, uint32_t *value)
 {
@@ -213,8 +211,7 @@ static bool write_register(struct lapic *l, unsigned reg, uint32_t value)
     }
 }
 
-// --- the xAPIC page
-// -------------------------------------------------------------------------------------
+// --- the xAPIC page ---
 
 gpa_t lapic_base(const struct device *dev)
 {
@@ -250,8 +247,7 @@ void lapic_write(struct device *dev, uint64_t offset, unsigned size, uint64_t va
     }
 }
 
-// --- MSRs
-// -------------------------------------------------------------------------------------------------
+// --- MSRs ---
 
 // Back to the state after power-up, except for what neither INIT nor a mode change touches: ID,
 // base and the levels of the pins.
@@ -397,8 +393,7 @@ void lapic_virtual_wire(struct device *dev)
     write_lvt(l, LVT_LINT1, APIC_NMI << 8);
 }
 
-// --- the device
-// -------------------------------------------------------------------------------------------
+// --- the device ---
 
 static err_t init(struct device *dev, const void *config, struct error *e)
 {

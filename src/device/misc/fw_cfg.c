@@ -68,8 +68,7 @@ static struct fw_cfg *fw_cfg_of(struct device *dev)
     return (struct fw_cfg *)dev;
 }
 
-// --- contents
-// -------------------------------------------------------------------------------------------
+// --- contents ---
 
 // The selected blob; an empty one for selectors that nobody filled.
 static struct item find(struct fw_cfg *f, uint16_t selector)
@@ -117,8 +116,7 @@ err_t fw_cfg_add_file(struct device *dev, const char *name, const void *data, ui
     return OK;
 }
 
-// --- reading
-// --------------------------------------------------------------------------------------------
+// --- reading ---
 
 static void select_item(struct fw_cfg *f, uint16_t selector)
 {
@@ -179,8 +177,7 @@ static void run_dma(struct fw_cfg *f)
     (void)f->dev.env->dma_write(&f->dev, at, result, sizeof result);
 }
 
-// --- ports
-// ----------------------------------------------------------------------------------------------
+// --- ports ---
 
 static uint64_t port_read(struct device *dev, uint64_t offset, unsigned size)
 {
@@ -215,8 +212,7 @@ static void dma_write(struct device *dev, uint64_t offset, unsigned size, uint64
 static const struct io_ops port_ops = {port_read, port_write, 1, 2};
 static const struct io_ops dma_ops = {dma_read, dma_write, 1, 4};
 
-// --- the device
-// -----------------------------------------------------------------------------------------
+// --- the device ---
 
 static err_t add_standard_items(struct device *dev, const struct fw_cfg_config *config)
 {

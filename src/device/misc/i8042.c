@@ -96,8 +96,7 @@ static struct i8042 *i8042_of(struct device *dev)
     return (struct i8042 *)dev;
 }
 
-// --- the output buffer
-// ----------------------------------------------------------------------------------
+// --- the output buffer ---
 
 // The keyboard's next byte, in scan set 1 when translation is on; -1: none. The release prefix
 // turns into the high bit of the next code.
@@ -156,8 +155,7 @@ static void answer(struct i8042 *c, uint8_t byte, enum source from)
     c->answer_from = (uint8_t)from;
 }
 
-// --- commands
-// -------------------------------------------------------------------------------------------
+// --- commands ---
 
 static void set_output_port(struct i8042 *c, uint8_t value)
 {
@@ -211,8 +209,7 @@ static void write_parameter(struct i8042 *c, uint8_t command, uint8_t value)
     }
 }
 
-// --- ports
-// ----------------------------------------------------------------------------------------------
+// --- ports ---
 
 static uint64_t data_read(struct device *dev, uint64_t offset, unsigned size)
 {
@@ -266,8 +263,7 @@ static void command_write(struct device *dev, uint64_t offset, unsigned size, ui
 static const struct io_ops data_ops = {data_read, data_write, 1, 1};
 static const struct io_ops command_ops = {status_read, command_write, 1, 1};
 
-// --- from outside
-// ---------------------------------------------------------------------------------------
+// --- from outside ---
 
 void i8042_key(struct device *dev, unsigned key, bool down)
 {
@@ -283,8 +279,7 @@ void i8042_mouse(struct device *dev, int dx, int dy, int wheel, unsigned buttons
     refill(c);
 }
 
-// --- the device
-// -----------------------------------------------------------------------------------------
+// --- the device ---
 
 static err_t init(struct device *dev, const void *config, struct error *e)
 {

@@ -109,8 +109,7 @@ static struct uart *uart_of(struct device *dev)
     return (struct uart *)dev;
 }
 
-// --- FIFOs
-// ----------------------------------------------------------------------------------------------
+// --- FIFOs ---
 
 static unsigned depth(const struct uart *u)
 {
@@ -139,8 +138,7 @@ static void clear(struct fifo *f)
     memset(f, 0, sizeof *f);
 }
 
-// --- interrupts
-// -----------------------------------------------------------------------------------------
+// --- interrupts ---
 
 static unsigned trigger_level(const struct uart *u)
 {
@@ -193,8 +191,7 @@ static void received(struct uart *u)
     update(u);
 }
 
-// --- the line
-// -------------------------------------------------------------------------------------------
+// --- the line ---
 
 static void send(struct uart *u, uint8_t byte)
 {
@@ -262,8 +259,7 @@ static void ask_for_input(struct uart *u)
         u->config.resume(u->config.opaque);
 }
 
-// --- registers
-// ------------------------------------------------------------------------------------------
+// --- registers ---
 
 static uint8_t receive(struct uart *u)
 {
@@ -407,8 +403,7 @@ static void uart_write(struct device *dev, uint64_t offset, unsigned size, uint6
 
 static const struct io_ops uart_ops = {uart_read, uart_write, 1, 1};
 
-// --- the device
-// -----------------------------------------------------------------------------------------
+// --- the device ---
 
 static err_t init(struct device *dev, const void *config, struct error *e)
 {

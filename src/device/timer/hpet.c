@@ -107,8 +107,7 @@ static uint64_t counter_at(const struct hpet *h, ns_t at)
     return runs(h) ? h->counter + (at / TICK_NS - h->since / TICK_NS) : h->counter;
 }
 
-// --- interrupts
-// -------------------------------------------------------------------------------------------
+// --- interrupts ---
 
 static unsigned line_of(const struct hpet *h, unsigned n)
 {
@@ -157,8 +156,7 @@ static void fire(struct hpet *h, unsigned n)
     }
 }
 
-// --- comparators
-// ------------------------------------------------------------------------------------------
+// --- comparators ---
 
 // After a match at t->due: finds the next one after `now`.
 static void advance(struct hpet_timer *t, ns_t now)
@@ -213,8 +211,7 @@ static void arm(struct hpet *h, ns_t now)
     }
 }
 
-// --- registers
-// --------------------------------------------------------------------------------------------
+// --- registers ---
 
 static void set_config(struct hpet *h, uint64_t value, ns_t now)
 {
@@ -344,8 +341,7 @@ static void hpet_write(struct device *dev, uint64_t offset, unsigned size, uint6
 
 static const struct io_ops hpet_ops = {hpet_read, hpet_write, 1, 8};
 
-// --- the device
-// -------------------------------------------------------------------------------------------
+// --- the device ---
 
 static err_t init(struct device *dev, const void *config, struct error *e)
 {

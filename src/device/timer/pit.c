@@ -93,8 +93,7 @@ static uint64_t tick(struct pit *p)
     return ticks_at(p->dev.env->now(&p->dev), HZ);
 }
 
-// --- one counter
-// ----------------------------------------------------------------------------------------
+// --- one counter ---
 
 static unsigned mode(const struct pit_channel *c)
 {
@@ -303,8 +302,7 @@ static void write_byte(struct pit_channel *c, uint8_t value, uint64_t at)
     }
 }
 
-// --- channel 0's interrupt
-// ------------------------------------------------------------------------------
+// --- channel 0's interrupt ---
 
 static uint64_t next_period(const struct pit_channel *c, uint64_t after)
 {
@@ -350,8 +348,7 @@ static void update_irq(struct pit *p)
     p->dev.env->set_timer(&p->dev, 0, when);
 }
 
-// --- ports
-// ----------------------------------------------------------------------------------------------
+// --- ports ---
 
 static void read_back(struct pit *p, uint8_t command, uint64_t at)
 {
@@ -417,8 +414,7 @@ static void port61_write(struct device *dev, uint64_t offset, unsigned size, uin
 static const struct io_ops pit_ops = {pit_read, pit_write, 1, 1};
 static const struct io_ops port61_ops = {port61_read, port61_write, 1, 1};
 
-// --- the device
-// -----------------------------------------------------------------------------------------
+// --- the device ---
 
 static err_t init(struct device *dev, const void *config, struct error *e)
 {
@@ -444,7 +440,8 @@ static bool channel_possible(const struct pit_channel *c, unsigned n, uint64_t a
     return c->count >= 1 && c->count <= most && c->reload <= most && (!c->counting || c->reload) &&
            c->latched <= 2 && c->control <= 0x3f && c->write_high <= 1 && c->read_high <= 1 &&
            c->gate <= 1 && c->counting <= 1 && c->status_latched <= 1 && c->start <= at + 1 &&
-           c->seen <= at && c->held <= at && (!c->next_at || c->next_at > c->start) &&
+           c->seen <= at && c->held <= at &&
+           (!c->next_at || (c->next_at > c->start && c->counting && is_periodic(c))) &&
            c->next_at <= at + 2 * most && (n == SPEAKER || c->gate);
 }
 

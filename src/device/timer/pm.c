@@ -100,8 +100,7 @@ static void write_control(struct pm *p, uint16_t value)
         p->dev.env->request(&p->dev, MACHINE_POWEROFF, 0);
 }
 
-// --- the register block
-// -----------------------------------------------------------------------------------
+// --- the register block ---
 
 // What the aligned dword at this offset reads as.
 static uint32_t read_dword(struct pm *p, uint64_t at)
@@ -156,8 +155,7 @@ static void pm_write(struct device *dev, uint64_t offset, unsigned size, uint64_
     update(p);
 }
 
-// --- the SMI command port
-// ---------------------------------------------------------------------------------
+// --- the SMI command port ---
 
 static uint64_t apm_read(struct device *dev, uint64_t offset, unsigned size)
 {
@@ -180,8 +178,7 @@ static void apm_write(struct device *dev, uint64_t offset, unsigned size, uint64
 static const struct io_ops pm_ops = {pm_read, pm_write, 1, 4};
 static const struct io_ops apm_ops = {apm_read, apm_write, 1, 1};
 
-// --- from outside
-// -----------------------------------------------------------------------------------------
+// --- from outside ---
 
 bool pm_power_button(struct device *dev)
 {
@@ -198,8 +195,7 @@ void pm_gpe(struct device *dev, unsigned event)
     update(p);
 }
 
-// --- the device
-// -------------------------------------------------------------------------------------------
+// --- the device ---
 
 static err_t init(struct device *dev, const void *config, struct error *e)
 {

@@ -80,8 +80,7 @@ static struct rtc *rtc_of(struct device *dev)
     return (struct rtc *)dev;
 }
 
-// --- the running clock
-// ----------------------------------------------------------------------------------
+// --- the running clock ---
 
 static bool divider_held(const struct rtc *r)
 {
@@ -160,8 +159,7 @@ static void take(struct rtc *r, ns_t at)
     r->offset = rtc_date_to_seconds(&d) - (int64_t)(chain(r, at) / NS_PER_SEC);
 }
 
-// --- flags
-// ----------------------------------------------------------------------------------------------
+// --- flags ---
 
 // Crystal ticks between periodic interrupts; 0: none.
 static uint32_t period_ticks(const struct rtc *r)
@@ -259,8 +257,7 @@ static void update_irq(struct rtc *r)
     r->dev.env->set_timer(&r->dev, 0, when);
 }
 
-// --- registers
-// ------------------------------------------------------------------------------------------
+// --- registers ---
 
 static bool is_time(unsigned reg)
 {
@@ -343,8 +340,7 @@ static void rtc_write(struct device *dev, uint64_t offset, unsigned size, uint64
 
 static const struct io_ops rtc_ops = {rtc_read, rtc_write, 1, 1};
 
-// --- the device
-// -----------------------------------------------------------------------------------------
+// --- the device ---
 
 static void put16(struct rtc *r, unsigned cell, uint64_t value)
 {

@@ -117,8 +117,7 @@ static void stop(struct fabric *f)
     fake_env_free(f->env);
 }
 
-// --- I/O APIC
-// -------------------------------------------------------------------------------------------
+// --- I/O APIC ---
 
 static void ioapic_edge_interrupts_once(void)
 {
@@ -210,8 +209,7 @@ static void ioapic_message_that_nobody_takes_leaves_remote_irr_clear(void)
     stop(&f);
 }
 
-// --- local APIC
-// -----------------------------------------------------------------------------------------
+// --- local APIC ---
 
 static void lapic_reset_values(void)
 {
@@ -409,8 +407,7 @@ static void lapic_nmi_pin(void)
     stop(&f);
 }
 
-// --- x2APIC
-// ---------------------------------------------------------------------------------------------
+// --- x2APIC ---
 
 static void x2apic_mode_transitions(void)
 {
@@ -474,8 +471,7 @@ static void x2apic_sends_to_wide_destinations(void)
     stop(&f);
 }
 
-// --- timer
-// ----------------------------------------------------------------------------------------------
+// --- timer ---
 
 static void lapic_timer_one_shot_counts_and_fires(void)
 {

@@ -20,8 +20,7 @@ static void require(bool good, const char *what)
     abort();
 }
 
-// --- what a device sees
-// ---------------------------------------------------------------------------------
+// --- what a device sees ---
 
 static err_t claim(struct device *dev, bool pio, uint64_t at, uint64_t len,
                    const struct io_ops *ops)
@@ -156,8 +155,7 @@ static const struct device_env calls = {
     .request = request,
 };
 
-// --- what a test does
-// -----------------------------------------------------------------------------------
+// --- what a test does ---
 
 struct fake_env *fake_env_new(void)
 {

@@ -52,8 +52,7 @@ static void to_mouse(uint8_t value)
     data(value);
 }
 
-// --- keyboard controller
-// --------------------------------------------------------------------------------
+// --- keyboard controller ---
 
 static void i8042_answers_the_probing_of_a_driver(void)
 {
@@ -225,8 +224,7 @@ static void i8042_resets_the_machine(void)
     stop();
 }
 
-// --- firmware configuration
-// -----------------------------------------------------------------------------
+// --- firmware configuration ---
 
 static const struct fw_cfg_config fw_config = {.cpus = 3, .ram_bytes = 0x12345678};
 
@@ -311,8 +309,7 @@ static void fw_cfg_state_survives_a_reload(void)
     stop();
 }
 
-// --- one port each
-// --------------------------------------------------------------------------------------
+// --- one port each ---
 
 static void panic_reports_events(void)
 {
