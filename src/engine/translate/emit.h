@@ -49,7 +49,7 @@ struct emit_operands {
 // Appends the instruction with the given operands, as 64-bit code. Legacy, REX, VEX and EVEX
 // encodings; prefixes, immediates and LOCK are kept, segment and address-size prefixes belong to
 // the old memory operand and go. Returns false, with nothing written, where there is no such
-// encoding: implicit memory operands (strings, push), relative branches, instructions gone from
+// encoding: implicit memory operands (strings, push), branches, gathers, instructions gone from
 // 64-bit code, high-byte registers beside something that needs REX or mapped to other than
 // RAX..RBX. Registers that operands name implicitly (RAX of MUL, CL of shifts) are the caller's
 // concern. The flag-setting INC and DEC of 32-bit code (40..4f) and moffs MOVs are given their

@@ -113,6 +113,8 @@ static bool legacy_opcode(const struct insn *insn, struct fields *f, unsigned *o
     }
     if (*opcode == 0x82) // the alias of 80
         *opcode = 0x80;
+    if (*opcode == 0x63 && insn->mode != 8) // ARPL, now MOVSXD
+        return false;
     return !(*opcode < 0x40 && (*opcode & 7) >= 6) && !(*opcode >= 0x60 && *opcode <= 0x62) &&
            !(*opcode >= 0xa0 && *opcode <= 0xaf && (*opcode & ~1u) != 0xa8) && *opcode != 0xc4 &&
            *opcode != 0xc5 && !(*opcode >= 0xd4 && *opcode <= 0xd7) && *opcode != 0x9a &&
@@ -224,12 +226,20 @@ static void emit_evex(struct emit *e, const struct insn *insn, const struct fiel
     immediates(e, insn);
 }
 
+// Instructions with memory operands that the encoding does not hold, branches, and gathers.
+static bool cannot_be_moved(const struct insn *insn)
+{
+    if (insn_form(insn)->flags & (FORM_VSIB | FORM_STRING | FORM_STACK | FORM_BRANCH))
+        return true;
+    return insn->op == OP_MASKMOVQ || insn->op == OP_MASKMOVDQU || insn->op == OP_VMASKMOVDQU;
+}
+
 bool emit_insn(struct emit *e, const struct insn *insn, const struct emit_operands *operands)
 {
     if (insn->encoding == ENC_LEGACY && insn->map == MAP_ONE && (insn->opcode & 0xfc) == 0xa0)
         return emit_moffs(e, insn, operands);
     struct fields f = place_operands(insn, operands);
-    if (f.failed || insn_form(insn)->flags & FORM_VSIB)
+    if (f.failed || cannot_be_moved(insn))
         return false;
     bool segment = f.mem && operands->mem.gs;
     if (insn->encoding == ENC_LEGACY) {
