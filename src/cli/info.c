@@ -18,10 +18,12 @@ const char info_help[] =
     "usage: berth info [--json]\n"
     "\n"
     "Shows Berth's version, the host's CPU, kernel and memory, which engines can run guests here\n"
-    "(for those that cannot: why not, and what would help) and the layers of the sandbox.\n";
+    "(for those that cannot: why not, and what would help), the CPU models for --cpu, and the\n"
+    "layers of the sandbox.\n";
 
 struct info {
     char cpu[49];
+    struct cpuid_table host;
     struct feature_set features;
     struct utsname os;
     long cpus;
@@ -53,15 +55,24 @@ static void read_brand(char brand[49])
 
 static void gather(struct info *info)
 {
-    struct cpuid_table table;
     read_brand(info->cpu);
-    cpuid_read_host(&table);
-    cpuid_features(&table, &info->features);
+    cpuid_read_host(&info->host);
+    cpuid_features(&info->host, &info->features);
     uname(&info->os);
     info->cpus = sysconf(_SC_NPROCESSORS_ONLN);
     host_memory_read(&info->memory);
     host_tsc_calibrate(&info->tsc);
     sandbox_probe(info->layers);
+}
+
+// Whether a guest can be shown this model here; else why has the words.
+static bool model_usable(const struct info *info, const struct cpu_model *model, struct error *why)
+{
+    struct cpuid_table table;
+    const struct cpuid_request request = {
+        .model = model->name, .vcpus = 1, .tsc_khz = info->tsc.khz};
+    *why = (struct error){0};
+    return cpuid_build(&request, &info->host, &table, why) == OK;
 }
 
 // --- text
@@ -93,6 +104,16 @@ static void show_engines(void)
     }
 }
 
+static void show_models(const struct info *info)
+{
+    struct error why;
+    for (const struct cpu_model *m = cpu_models; m->name; m++) {
+        bool usable = model_usable(info, m, &why);
+        printf("--cpu      %s: %s%s%s\n", m->name, m->description,
+               usable ? "" : "; not usable: ", why.text);
+    }
+}
+
 static void show_text(const struct info *info)
 {
     printf("berth      %s\n", BERTH_VERSION);
@@ -105,6 +126,7 @@ static void show_text(const struct info *info)
     printf("memory     %llu MiB, %llu MiB available\n", info->memory.total / MIB,
            info->memory.available / MIB);
     show_engines();
+    show_models(info);
     for (int i = 0; i < SANDBOX_LAYERS; i++) {
         const struct sandbox_layer *layer = &info->layers[i];
         printf("sandbox    %s: %s%s%s%s\n", layer->name, layer->usable ? "usable" : "not usable",
@@ -137,6 +159,19 @@ static json_t *engines_json(void)
     return array;
 }
 
+static json_t *models_json(const struct info *info)
+{
+    json_t *array = json_array();
+    struct error why;
+    for (const struct cpu_model *m = cpu_models; m->name; m++) {
+        bool usable = model_usable(info, m, &why);
+        json_array_append_new(array,
+                              json_pack("{s:s, s:s, s:b, s:s}", "name", m->name, "description",
+                                        m->description, "usable", usable, "why", why.text));
+    }
+    return array;
+}
+
 static json_t *sandbox_json(const struct info *info)
 {
     json_t *array = json_array();
@@ -151,13 +186,13 @@ static json_t *sandbox_json(const struct info *info)
 static int show_json(const struct info *info)
 {
     json_t *root = json_pack(
-        "{s:s, s:{s:s, s:I, s:o}, s:{s:I, s:s, s:b}, s:s, s:{s:I, s:I}, s:o, s:o}", "version",
+        "{s:s, s:{s:s, s:I, s:o}, s:{s:I, s:s, s:b}, s:s, s:{s:I, s:I}, s:o, s:o, s:o}", "version",
         BERTH_VERSION, "cpu", "model", info->cpu, "online", (json_int_t)info->cpus, "features",
         features_json(&info->features), "tsc", "khz", (json_int_t)info->tsc.khz, "source",
         info->tsc.source, "invariant", info->tsc.invariant, "kernel", info->os.release, "memory",
         "total_mib", (json_int_t)(info->memory.total / MIB), "available_mib",
-        (json_int_t)(info->memory.available / MIB), "engines", engines_json(), "sandbox",
-        sandbox_json(info));
+        (json_int_t)(info->memory.available / MIB), "engines", engines_json(), "cpu_models",
+        models_json(info), "sandbox", sandbox_json(info));
     if (!root || json_dumpf(root, stdout, JSON_INDENT(2)) < 0)
         return complain(EXIT_HOST, "cannot write the information");
     printf("\n");

@@ -43,7 +43,7 @@ static const char *guess(const struct boot_request *rq)
         return "it is a compressed file; unpack it";
     }
     if (starts(rq, 0, "QFI\xfb", 4)) {
-        return "it is a qcow2 disk image; use --disk";
+        return "it is a qcow2 disk image";
     }
     if (starts(rq, 0x8001, "CD001", 5)) {
         return "it is a CD image; give the kernel that is on it";
