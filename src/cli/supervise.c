@@ -120,6 +120,7 @@ int run_supervise(const char *definition, bool terminal)
 
     sigset_t signals, before;
     watched_signals(&signals);
+    signal(SIGCHLD, SIG_DFL); // whoever started us may have ignored it, and then no status is kept
     sigprocmask(SIG_BLOCK, &signals, &before);
     pid_t self = getpid(), child = fork();
     if (child == 0)
