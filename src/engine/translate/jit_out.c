@@ -38,9 +38,13 @@ void trans_step(struct trans *t)
     emit_jmp_to(t->e, t->jit->gate[GATE_STEP]);
 }
 
-// Without touching the flags: they may be needed where the branch goes, whatever follows it here.
-void trans_poll(struct trans *t, const void *stub)
+void trans_poll(struct trans *t, bool flags_live, const void *stub)
 {
+    if (!flags_live) {
+        emit_alu_mi(t->e, ALU_CMP, 4, GS(pending), 0);
+        emit_jcc_to(t->e, COND_NE, stub);
+        return;
+    }
     emit_load(t->e, 4, T0, GS(pending));
     uint8_t *nothing = emit_jrcxz(t->e);
     emit_jmp_to(t->e, stub);
@@ -112,8 +116,10 @@ static void jump_linked(struct trans *t, uint64_t target, uint32_t link)
 void trans_jump(struct trans *t, uint64_t target)
 {
     uint32_t link = add_link(t, target);
+    // Of the flags that other blocks need nothing is known: they may change before they run.
+    bool flags_live = target != t->b->rip || t->live[0];
     if (is_backward(t, target))
-        trans_poll(t, trans_stub(t, GATE_POLL, link));
+        trans_poll(t, flags_live, trans_stub(t, GATE_POLL, link));
     jump_linked(t, target, link);
 }
 
@@ -157,7 +163,7 @@ void trans_indirect(struct trans *t, int pushed)
     bool save = !t->jit->bmi2;
     uint32_t site = trans_site(t, ACCESS_READ, (uint16_t)pushed);
     const void *stub = trans_stub(t, GATE_INDIRECT, site);
-    trans_poll(t, stub);
+    trans_poll(t, true, stub);
     if (save)
         emit_u8(e, 0x9c); // pushf
     ibtc_index(t);

@@ -64,8 +64,8 @@ uint32_t trans_site(struct trans *t, enum access access, unsigned size);
 // A stub that enters a gate with an id.
 const void *trans_stub(struct trans *t, enum gate gate, uint32_t id);
 void trans_step(struct trans *t); // the interpreter runs the current instruction
-// Jumps to the stub when something is pending (or, with equal false, unless the byte is set).
-void trans_poll(struct trans *t, const void *stub);
+// Jumps to the stub when something is pending.
+void trans_poll(struct trans *t, bool flags_live, const void *stub);
 void trans_fpu(struct trans *t); // brings the vector state into the machine, once a block
 // Direct branches, unconditional or on a condition.
 void trans_jump(struct trans *t, uint64_t target);

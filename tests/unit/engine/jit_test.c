@@ -99,6 +99,14 @@ static void flags_survive_memory_checks(void)
     RUN64(flags);
 }
 
+SNIPPET(backward, "mov ebx, 5; jmp 2f; 1: setc al; lahf; add r12, rax; jmp 3f; 2: stc; dec ebx; "
+                  "mov rdx, [rsi]; jnz 1b; xor eax, eax; 3: add r13, rdx; test ebx, ebx; jg 2b");
+
+static void flags_survive_the_poll_of_a_conditional_branch(void)
+{
+    RUN64(backward);
+}
+
 SNIPPET(calls, "mov ebx, 10; 1: call 2f; dec ebx; jnz 1b; lea rax, [rip+3f]; call rax; push rax; "
                "mov [rsi], rax; call [rsi];"
                "pop rdx; push qword ptr [rsi]; pop [rdi]; jmp 4f; 2: push rbp; mov rbp, rsp; sub "
@@ -214,6 +222,7 @@ int main(void)
         TEST(high_byte_registers_keep_their_places),
         TEST(registers_without_a_host_register_work),
         TEST(flags_survive_memory_checks),
+        TEST(flags_survive_the_poll_of_a_conditional_branch),
         TEST(calls_returns_and_indirect_jumps_arrive),
         TEST(accesses_across_pages_and_to_devices_are_made),
         TEST(strings_are_copied_and_filled),
