@@ -10,6 +10,7 @@ static uint8_t from[BLOCK], to[BLOCK];
 static uint64_t copy(void)
 {
     uint64_t sum = 0;
+    memset(from, 1, sizeof from);
     for (int i = 0; i < 8000; i++) {
         from[i % BLOCK]++;
         memcpy(to, from, BLOCK);
