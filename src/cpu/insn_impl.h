@@ -55,6 +55,7 @@ enum row_size {
     SIZE_M,      // 8 in 64-bit code, else 4: also the stack's registers
     SIZE_2V,     // BOUND: twice the operand size
 };
+#define SIZE_COUNT (SIZE_2V - SIZE_V + 1)
 
 enum row_bits {
     ROW_MODRM = 1 << 0,

@@ -11,38 +11,24 @@ struct fields {
     unsigned evex_x;  // fifth bit of a vector in rm
 };
 
-static unsigned resolve_size(const struct insn *in, unsigned size)
+// What the sizes of enum row_size come to in this instruction.
+static void resolve_sizes(const struct insn *in, uint8_t size[SIZE_COUNT])
 {
-    switch (size) {
-    case SIZE_V:
-        return in->opsize;
-    case SIZE_Z:
-        return in->opsize == 2 ? 2 : 4;
-    case SIZE_Y:
-        return in->mode == 8 && in->rex & 8 ? 8 : 4;
-    case SIZE_P:
-        return in->opsize + 2u;
-    case SIZE_S:
-        return in->mode == 8 ? 10 : 6;
-    case SIZE_X:
-        return in->veclen;
-    case SIZE_H:
-        return in->veclen / 2;
-    case SIZE_F:
-        return in->veclen / 4;
-    case SIZE_G:
-        return in->veclen / 8;
-    case SIZE_U:
-        return in->veclen == 16 ? 8 : in->veclen;
-    case SIZE_A:
-        return in->addrsize;
-    case SIZE_M:
-        return in->mode == 8 ? 8 : 4;
-    case SIZE_2V:
-        return in->opsize * 2u;
-    default:
-        return size;
-    }
+    uint8_t v = in->opsize, x = in->veclen;
+    bool long_mode = in->mode == 8;
+    size[SIZE_V - SIZE_V] = v;
+    size[SIZE_Z - SIZE_V] = v == 2 ? 2 : 4;
+    size[SIZE_Y - SIZE_V] = long_mode && in->rex & 8 ? 8 : 4;
+    size[SIZE_P - SIZE_V] = (uint8_t)(v + 2);
+    size[SIZE_S - SIZE_V] = long_mode ? 10 : 6;
+    size[SIZE_X - SIZE_V] = x;
+    size[SIZE_H - SIZE_V] = x / 2;
+    size[SIZE_F - SIZE_V] = x / 4;
+    size[SIZE_G - SIZE_V] = x / 8;
+    size[SIZE_U - SIZE_V] = x == 16 ? 8 : x;
+    size[SIZE_A - SIZE_V] = in->addrsize;
+    size[SIZE_M - SIZE_V] = long_mode ? 8 : 4;
+    size[SIZE_2V - SIZE_V] = (uint8_t)(v * 2);
 }
 
 static void set_memory(struct insn *in, const struct fields *f, struct operand *o)
@@ -249,7 +235,9 @@ bool insn_operands(struct insn *in, const struct insn_row *row, unsigned evex_r2
                        .rm = (in->modrm & 7u) | (in->rex & 1u) << 3,
                        .evex_r2 = evex_r2,
                        .evex_x = evex_x};
+    uint8_t size[SIZE_COUNT];
     bool legal = true;
+    resolve_sizes(in, size);
     in->operands = row->operands;
     for (unsigned i = 0; i < row->operands; i++) {
         const struct row_operand *from = &row->operand[i];
@@ -257,7 +245,7 @@ bool insn_operands(struct insn *in, const struct insn_row *row, unsigned evex_r2
         o->reg = from->reg;
         o->flags = from->flags;
         o->field = (uint8_t)field_of(from->place);
-        o->size = (uint16_t)resolve_size(in, from->size);
+        o->size = from->size < SIZE_V ? from->size : size[from->size - SIZE_V];
         legal &= set_operand(in, &f, o, from->place);
         if (from->size == SIZE_Y && in->mode != 8)
             in->rex &= 0xf7; // VEX.W has no effect on general registers

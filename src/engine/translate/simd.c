@@ -143,6 +143,14 @@ static gva_t load_memory(struct tcpu *c, const struct insn *insn, const struct o
 // --- running
 // ----------------------------------------------------------------------------------------
 
+static bool names_mmx(const struct insn *insn)
+{
+    bool found = false;
+    for (unsigned i = 0; i < insn->operands; i++)
+        found |= insn->operand[i].kind == OPND_MMX;
+    return found;
+}
+
 // Some SIMD exception is unmasked. Runs with all masked; when one of those that the guest wants to
 // hear of turns up, everything is put back and #XM raised with the flag set.
 static void run_guarded(struct tcpu *c, const struct insn *insn, simd_stub *stub, uint32_t mxcsr)
@@ -159,7 +167,7 @@ static void run_guarded(struct tcpu *c, const struct insn *insn, simd_stub *stub
     if (unmasked)
         host_xrstor(simd->backup, simd->components);
     mxcsr_write(mxcsr | raised);
-    if (unmasked && insn_form(insn)->flags & FORM_MMX) {
+    if (unmasked && names_mmx(insn)) {
         uint32_t ignored; // the unit has become MMX's all the same
         asm volatile("movd %%mm0, %0" : "=r"(ignored));
     }
