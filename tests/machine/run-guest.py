@@ -72,7 +72,7 @@ def berth_command(args, disk):
 def run(command, timeout):
     """The guest's output and the exit status, None when it was stopped after the timeout."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, start_new_session=True)
+                               start_new_session=True)
     try:
         output, _ = process.communicate(timeout=timeout)
         return output.decode(errors="replace"), process.returncode
