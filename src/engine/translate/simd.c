@@ -13,6 +13,14 @@ _Noreturn void raise_simd_exception(struct tcpu *c)
     cpu_raise(c, c->s.cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD, 0);
 }
 
+// The sanitizers' runtime uses vector registers before every call that does not return, so their
+// builds keep the guest's in memory between instructions.
+static void settle(struct tcpu *c)
+{
+    if (BERTH_SANITIZED)
+        fpu_to_memory(c);
+}
+
 // --- may it run at all?
 // -----------------------------------------------------------------------------
 
@@ -69,8 +77,10 @@ static void check_pending(struct tcpu *c, const struct insn *insn, const struct 
         return;
     if (!(fsw_read() & FSW_ES))
         return;
-    if (c->s.cr0 & CR0_NE)
+    if (c->s.cr0 & CR0_NE) {
+        settle(c);
         cpu_raise(c, VEC_MF, 0);
+    }
     asm volatile("fnclex");
 }
 
@@ -171,6 +181,7 @@ static void run_guarded(struct tcpu *c, const struct insn *insn, simd_stub *stub
         uint32_t ignored; // the unit has become MMX's all the same
         asm volatile("movd %%mm0, %0" : "=r"(ignored));
     }
+    settle(c);
     if (unmasked)
         raise_simd_exception(c);
 }
@@ -264,6 +275,7 @@ void simd_insn(struct tcpu *c, const struct insn *insn)
     check_available(c, insn, form);
     fpu_to_machine(c);
     check_pending(c, insn, form);
+    settle(c);
     interp_fn *fn = special(insn->op);
     if (!fn)
         fn = masked_move(insn);
@@ -273,4 +285,5 @@ void simd_insn(struct tcpu *c, const struct insn *insn)
         fn(c, insn);
     else
         run_on_host(c, insn);
+    settle(c);
 }

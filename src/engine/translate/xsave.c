@@ -26,7 +26,9 @@ void simd_ldmxcsr(struct tcpu *c, const struct insn *insn)
 
 void simd_stmxcsr(struct tcpu *c, const struct insn *insn)
 {
-    mem_write(c, insn_linear(c, insn, 4, ACCESS_WRITE), 4, mxcsr_read());
+    gva_t at = insn_linear(c, insn, 4, ACCESS_WRITE);
+    fpu_to_machine(c);
+    mem_write(c, at, 4, mxcsr_read());
 }
 
 // --- pieces of an image

@@ -65,7 +65,8 @@ static bool comparable(const struct tcpu *c, const struct insn *insn)
         return false;
     if (form->feature != FEATURE_NONE && !feature_has(&c->features, form->feature))
         return false;
-    if (insn->seg == SEG_FS || insn->seg == SEG_GS || (insn->has_modrm && insn->base == REG_RIP))
+    bool memory = insn->has_modrm && insn->modrm < 0xc0;
+    if (insn->seg >= SEG_FS || (memory && (insn->base != RBX || insn->index != REG_NONE)))
         return false;
     switch (insn->op) {
     case OP_SHA1MSG1: // AMD processors do not ask for alignment
