@@ -38,6 +38,7 @@ static const uint16_t platform[] = {FEATURE_APIC,       FEATURE_X2APIC, FEATURE_
 
 static const uint16_t hidden[] = {
     FEATURE_SMAP, FEATURE_LA57, FEATURE_PKU, FEATURE_SVM, FEATURE_MONITOR, FEATURE_XSAVES,
+    FEATURE_AVX512F,      // the translator's vector unit stops at AVX2; takes its kin with it
     FEATURE_OSXSAVE,      // follows CR4
     FEATURE_HT,           // follows the number of vCPUs
     FEATURE_CMP_LEGACY,   // likewise
