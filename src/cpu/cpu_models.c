@@ -26,8 +26,7 @@ static const uint16_t haswell[] = {LEVEL_3,     CRYPTO,     F(PCID), F(INVPCID),
 static const uint16_t skylake_server[] = {
     LEVEL_3,       CRYPTO,      F(PCID),     F(INVPCID),  F(FSGSBASE),   F(SMEP),
     F(XSAVEOPT),   F(XSAVEC),   F(XGETBV1),  F(ERMS),     F(TSC_ADJUST), F(ADX),
-    F(RDSEED),     F(PREFETCHW), F(CLFLUSHOPT), F(CLWB),  F(PDPE1GB),    F(AVX512F),
-    F(AVX512DQ),   F(AVX512CD), F(AVX512BW), F(AVX512VL), FEATURE_NONE};
+    F(RDSEED),     F(PREFETCHW), F(CLFLUSHOPT), F(CLWB),  F(PDPE1GB),    FEATURE_NONE};
 static const uint16_t epyc[] = {LEVEL_3,    CRYPTO,    AMD_EXTRAS,    F(FSGSBASE), F(SMEP),
                                 F(XSAVEOPT), F(XSAVEC), F(XGETBV1),   F(ADX),      F(RDSEED),
                                 F(SHA),     F(PDPE1GB), F(CLFLUSHOPT), FEATURE_NONE};
@@ -43,7 +42,7 @@ const struct cpu_model cpu_models[] = {
     {"x86-64-v3", "x86-64 level 3 (AVX2, BMI2, FMA)", v3, 0, 15, 107, 1},
     {"Nehalem", "Intel Core i7 9xx (Nehalem)", nehalem, 0, 6, 26, 3},
     {"Haswell", "Intel Xeon E5 v3 (Haswell)", haswell, 0, 6, 60, 4},
-    {"Skylake-Server", "Intel Xeon (Skylake)", skylake_server, 0, 6, 85, 4},
+    {"Skylake-Server", "Intel Xeon (Skylake), without AVX-512", skylake_server, 0, 6, 85, 4},
     {"EPYC", "AMD EPYC (Zen)", epyc, 1, 23, 1, 2},
     {"EPYC-Milan", "AMD EPYC (Zen 3)", epyc_milan, 1, 25, 1, 1},
     {NULL, NULL, NULL, 0, 0, 0, 0},
