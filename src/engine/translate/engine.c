@@ -1,6 +1,6 @@
-// The translator as an engine: probing, VMs and vCPUs, state in and out, requests from other threads.
-// Guest code is interpreted and translated in this process, without help from the host's kernel or CPU,
-// so it is usable wherever this program runs.
+// The translator as an engine: probing, VMs and vCPUs, state in and out, requests from other
+// threads. Guest code is interpreted and translated in this process, without help from the host's
+// kernel or CPU, so it is usable wherever this program runs.
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,7 +24,8 @@ static void probe(struct engine_probe *out)
     *out = (struct engine_probe){.usable = true};
 }
 
-// --- VMs -------------------------------------------------------------------------------------------------------
+// --- VMs
+// -------------------------------------------------------------------------------------------------------
 
 static err_t vm_new(const struct engine_vm_config *config, const struct engine_upcalls *upcalls,
                     void *opaque, struct engine_vm **out, struct error *e)
@@ -52,8 +53,8 @@ static void vm_free(struct engine_vm *vm)
     free(vm);
 }
 
-static err_t map(struct engine_vm *vm, gpa_t at, uint64_t len, void *host, enum engine_map_flags flags,
-                 struct error *e)
+static err_t map(struct engine_vm *vm, gpa_t at, uint64_t len, void *host,
+                 enum engine_map_flags flags, struct error *e)
 {
     return tvm_map(&vm->tvm, at, len, host, flags & ENGINE_MAP_ROM, e);
 }
@@ -114,7 +115,8 @@ static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsig
     return COUNTER_COUNT;
 }
 
-// --- vCPUs -----------------------------------------------------------------------------------------------------
+// --- vCPUs
+// -----------------------------------------------------------------------------------------------------
 
 static void vcpu_free(struct engine_vcpu *vcpu)
 {
@@ -136,7 +138,8 @@ static void learn_cpuid(struct tcpu *c)
     cpuid_features(table, &c->features);
     feature_add(&c->features, FEATURE_NONE); // what needs nothing is there
     cpuid_query(table, c->index, 0, 0, 0, 1, regs);
-    c->vendor_amd = regs[1] == 0x68747541 || regs[1] == 0x6f677948; // "Auth"enticAMD, "Hygo"nGenuine
+    c->vendor_amd =
+        regs[1] == 0x68747541 || regs[1] == 0x6f677948; // "Auth"enticAMD, "Hygo"nGenuine
     cpuid_query(table, c->index, 0x80000000, 0, 0, 1, regs);
     unsigned bits = 36;
     if (regs[0] >= 0x80000008) {
@@ -161,7 +164,8 @@ static err_t vcpu_parts(struct tcpu *c, struct error *e)
     return OK;
 }
 
-static err_t vcpu_new(struct engine_vm *vm, unsigned index, struct engine_vcpu **out, struct error *e)
+static err_t vcpu_new(struct engine_vm *vm, unsigned index, struct engine_vcpu **out,
+                      struct error *e)
 {
     if (index >= vm->tvm.config.vcpus || vm->tvm.vcpu[index])
         return error_set(e, ERR_INVALID, "there is no free vCPU %u", index);
@@ -262,7 +266,8 @@ static uint64_t host_xcr0(void)
     return lo & (XCR0_X87 | XCR0_SSE | XCR0_AVX);
 }
 
-static err_t set(struct engine_vcpu *vcpu, unsigned groups, const struct cpu_state *in, struct error *e)
+static err_t set(struct engine_vcpu *vcpu, unsigned groups, const struct cpu_state *in,
+                 struct error *e)
 {
     struct tcpu *c = &vcpu->tcpu;
     struct cpu_state *old = aligned_alloc(64, align_up(sizeof *old, 64));

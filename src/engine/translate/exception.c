@@ -1,10 +1,16 @@
-// Exceptions and interrupts: raising, double and triple faults, delivery through the vector table in
-// real mode and through gates in protected, virtual-8086 and long mode.
-// Sources: Intel SDM vol. 3 chapters 6, 17 and 20 (virtual-8086, VME).
-// Not modelled: the RF image of interrupts between string iterations; machine checks.
+// Exceptions and interrupts: raising, double and triple faults, delivery through the vector table
+// in real mode and through gates in protected, virtual-8086 and long mode. Sources: Intel SDM vol.
+// 3 chapters 6, 17 and 20 (virtual-8086, VME). Not modelled: the RF image of interrupts between
+// string iterations; machine checks.
 #include "engine/translate/system_impl.h"
 
-enum exception_class { CLASS_NONE, CLASS_BENIGN, CLASS_CONTRIBUTORY, CLASS_PAGE_FAULT, CLASS_DOUBLE };
+enum exception_class {
+    CLASS_NONE,
+    CLASS_BENIGN,
+    CLASS_CONTRIBUTORY,
+    CLASS_PAGE_FAULT,
+    CLASS_DOUBLE
+};
 
 static enum exception_class class_of(unsigned vector)
 {
@@ -47,7 +53,8 @@ _Noreturn void cpu_raise(struct tcpu *c, unsigned vector, uint32_t error)
     if (first == CLASS_DOUBLE && second != CLASS_BENIGN)
         c->s.activity = CPU_SHUTDOWN;
     else if ((first == CLASS_CONTRIBUTORY && second == CLASS_CONTRIBUTORY) ||
-             (first == CLASS_PAGE_FAULT && (second == CLASS_CONTRIBUTORY || second == CLASS_PAGE_FAULT)))
+             (first == CLASS_PAGE_FAULT &&
+              (second == CLASS_CONTRIBUTORY || second == CLASS_PAGE_FAULT)))
         event_set(c, VEC_DF, 0);
     else
         event_set(c, vector, error);
@@ -96,7 +103,8 @@ void event_deliver(struct tcpu *c)
     c->in_exception = CLASS_NONE;
 }
 
-// --- real mode, and virtual-8086 mode's own handlers -----------------------------------------------------
+// --- real mode, and virtual-8086 mode's own handlers
+// -----------------------------------------------------
 
 static void deliver_real(struct tcpu *c, unsigned vector)
 {
@@ -145,7 +153,8 @@ static void deliver_vme(struct tcpu *c, unsigned vector)
     c->s.rflags &= ~(FLAG_TF | FLAG_RF | FLAG_NT | (virtual_if ? FLAG_VIF : FLAG_IF));
 }
 
-// --- gates ------------------------------------------------------------------------------------------------
+// --- gates
+// ------------------------------------------------------------------------------------------------
 
 struct delivery {
     unsigned vector;

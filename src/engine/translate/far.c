@@ -1,5 +1,6 @@
-// Far transfers: JMP, CALL and RET between code segments, call gates of 16, 32 and 64 bits, IRET in every
-// mode. Sources: Intel SDM vol. 2 (the pseudo-code of JMP, CALL, RET, IRET), vol. 3 sections 5.8 and 20.2.
+// Far transfers: JMP, CALL and RET between code segments, call gates of 16, 32 and 64 bits, IRET in
+// every mode. Sources: Intel SDM vol. 2 (the pseudo-code of JMP, CALL, RET, IRET), vol. 3
+// sections 5.8 and 20.2.
 #include "engine/translate/system_impl.h"
 
 static bool code64(const struct tcpu *c)
@@ -19,8 +20,8 @@ bool code_size_valid(const struct tcpu *c, const struct descriptor *d)
 
 void code_target_check(struct tcpu *c, const struct descriptor *d, uint64_t offset)
 {
-    bool fits = descriptor_is_long(c, d) ? is_canonical(offset)
-                                         : offset <= descriptor_segment(0, d).limit;
+    bool fits =
+        descriptor_is_long(c, d) ? is_canonical(offset) : offset <= descriptor_segment(0, d).limit;
     if (!fits)
         cpu_raise(c, VEC_GP, c->event_ext);
 }
@@ -44,7 +45,8 @@ void flags_load(struct tcpu *c, uint64_t value, uint64_t mask)
     tcpu_if_changed(c);
 }
 
-// --- JMP and CALL --------------------------------------------------------------------------------------------
+// --- JMP and CALL
+// --------------------------------------------------------------------------------------------
 
 static void jump_real(struct tcpu *c, uint16_t selector, uint64_t offset)
 {
@@ -72,7 +74,8 @@ static void code_fetch(struct tcpu *c, uint16_t selector, struct descriptor *d)
 static void direct_check(struct tcpu *c, uint16_t selector, const struct descriptor *d)
 {
     unsigned type = descriptor_type(d), dpl = descriptor_dpl(d);
-    bool allowed = DESC_CONFORMING(type) ? dpl <= cpl(c) : (selector & 3u) <= cpl(c) && dpl == cpl(c);
+    bool allowed =
+        DESC_CONFORMING(type) ? dpl <= cpl(c) : (selector & 3u) <= cpl(c) && dpl == cpl(c);
     if (!allowed || !code_size_valid(c, d))
         cpu_raise(c, VEC_GP, selector & ~3u);
     if (!descriptor_present(d))
@@ -99,7 +102,8 @@ static void gate_load(struct tcpu *c, uint16_t selector, const struct descriptor
     g->size = c->mode & MODE_LONG ? 8 : wide ? 4 : 2;
     g->params = c->mode & MODE_LONG ? 0 : d->hi & 31;
     g->selector = (uint16_t)(d->lo >> 16);
-    g->offset = (d->lo & 0xffff) | (wide ? d->hi & 0xffff0000 : 0) | (uint64_t)(uint32_t)d->upper << 32;
+    g->offset =
+        (d->lo & 0xffff) | (wide ? d->hi & 0xffff0000 : 0) | (uint64_t)(uint32_t)d->upper << 32;
     if ((c->mode & MODE_LONG) && (d->upper >> 40 & 31))
         cpu_raise(c, VEC_GP, selector & ~3u);
     code_fetch(c, g->selector, &g->code);
@@ -114,7 +118,8 @@ static void gate_load(struct tcpu *c, uint16_t selector, const struct descriptor
         cpu_raise(c, VEC_NP, g->selector & ~3u);
 }
 
-static void task_jump(struct tcpu *c, uint16_t selector, struct descriptor *d, enum task_reason reason)
+static void task_jump(struct tcpu *c, uint16_t selector, struct descriptor *d,
+                      enum task_reason reason)
 {
     unsigned type = descriptor_type(d), dpl = descriptor_dpl(d);
     if ((c->mode & MODE_LONG) || dpl < cpl(c) || dpl < (selector & 3u) ||
@@ -270,7 +275,8 @@ void sys_call_far(struct tcpu *c, const struct insn *insn)
     call_far(c, selector, offset, insn->opsize);
 }
 
-// --- RET and IRET ---------------------------------------------------------------------------------------------
+// --- RET and IRET
+// ---------------------------------------------------------------------------------------------
 
 // The code segment that RET or IRET goes back to.
 static void return_code_check(struct tcpu *c, uint16_t selector, struct descriptor *d)
@@ -409,7 +415,8 @@ static void iret_v86(struct tcpu *c, unsigned opsize, struct frame *f)
 }
 
 // From ring 0 into virtual-8086 mode.
-static void iret_to_v86(struct tcpu *c, struct frame *f, uint64_t offset, uint16_t cs, uint64_t flags)
+static void iret_to_v86(struct tcpu *c, struct frame *f, uint64_t offset, uint16_t cs,
+                        uint64_t flags)
 {
     uint64_t sp = frame_pop(c, f);
     static const uint8_t order[] = {SEG_SS, SEG_ES, SEG_DS, SEG_FS, SEG_GS};
@@ -421,8 +428,8 @@ static void iret_to_v86(struct tcpu *c, struct frame *f, uint64_t offset, uint16
     c->s.seg[SEG_CS] = segment_v86(cs);
     c->s.rip = offset & 0xffff;
     c->s.gpr[RSP] = sp & 0xffffffff;
-    uint64_t all = FLAGS_ARITH | FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_RF | FLAG_VM |
-                   FLAG_AC | FLAG_VIF | FLAG_VIP | FLAG_ID;
+    uint64_t all = FLAGS_ARITH | FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_RF |
+                   FLAG_VM | FLAG_AC | FLAG_VIF | FLAG_VIP | FLAG_ID;
     flags_load(c, flags, all);
 }
 

@@ -1,5 +1,6 @@
-// Stack frames of far transfers: pushes and pops that change nothing of the CPU until frame_commit(), and
-// the stacks that a TSS holds for inner rings. Source: Intel SDM vol. 3 sections 5.8.5, 6.12, 6.14, 7.2.
+// Stack frames of far transfers: pushes and pops that change nothing of the CPU until
+// frame_commit(), and the stacks that a TSS holds for inner rings. Source: Intel SDM vol. 3
+// sections 5.8.5, 6.12, 6.14, 7.2.
 #include "engine/translate/system_impl.h"
 
 void frame_current(struct tcpu *c, unsigned size, struct frame *out)

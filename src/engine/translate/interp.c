@@ -1,9 +1,9 @@
-// The interpreter: fetching, a cache of decoded instructions, dispatch. The reference for what every
-// instruction does; runs whatever the block translator leaves to it, or everything.
+// The interpreter: fetching, a cache of decoded instructions, dispatch. The reference for what
+// every instruction does; runs whatever the block translator leaves to it, or everything.
 //
-// The cache is keyed by the host address of the code bytes (that is, by guest-physical address) and the
-// code size, so that page-table changes need no flush. A cached instruction lies within one page of RAM
-// that tvm_protect_code() guards, and is dropped when its bytes change.
+// The cache is keyed by the host address of the code bytes (that is, by guest-physical address) and
+// the code size, so that page-table changes need no flush. A cached instruction lies within one
+// page of RAM that tvm_protect_code() guards, and is dropped when its bytes change.
 #include "engine/translate/interp.h"
 
 #include <stdlib.h>
@@ -69,15 +69,17 @@ void icache_invalidate(struct tcpu *c, gpa_t at, uint64_t len)
     }
 }
 
-// --- dispatch ----------------------------------------------------------------------------------------------
+// --- dispatch
+// ----------------------------------------------------------------------------------------------
 
 static bool is_state_save(unsigned op)
 {
-    return op == OP_XSAVE || op == OP_XRSTOR || op == OP_XSAVEOPT || op == OP_XSAVEC || op == OP_XSAVES ||
-           op == OP_XRSTORS;
+    return op == OP_XSAVE || op == OP_XRSTOR || op == OP_XSAVEOPT || op == OP_XSAVEC ||
+           op == OP_XSAVES || op == OP_XRSTORS;
 }
 
-// The handler, from what never changes while the vCPU lives: the instruction and the features shown.
+// The handler, from what never changes while the vCPU lives: the instruction and the features
+// shown.
 static interp_fn *handler(const struct tcpu *c, const struct insn *insn)
 {
     const struct insn_form *form = insn_form(insn);
@@ -133,7 +135,8 @@ static enum insn_status decode(struct tcpu *c, const uint8_t *code, unsigned len
     return insn_decode(code, len, code_bytes(c), out);
 }
 
-// --- fetching ----------------------------------------------------------------------------------------------
+// --- fetching
+// ----------------------------------------------------------------------------------------------
 
 static _Noreturn void bad_code(struct tcpu *c, enum insn_status status, gva_t at, unsigned have)
 {
@@ -168,8 +171,8 @@ static struct icache_entry *fill(struct tcpu *c, gva_t at)
     const uint8_t *host = page + (at & PAGE_MASK);
     if (room > INSN_MAX)
         room = INSN_MAX;
-    // The length first, then the guard over so many bytes, then what the bytes are once guarded. Always
-    // from a copy: other vCPUs may be writing them.
+    // The length first, then the guard over so many bytes, then what the bytes are once guarded.
+    // Always from a copy: other vCPUs may be writing them.
     uint8_t code[INSN_MAX];
     code_copy(code, host, room);
     if (decode(c, code, room, &insn) != INSN_OK || !tvm_protect_code(c->vm, c, gpa, insn.len))

@@ -6,5 +6,6 @@
 err_t icache_new(struct tcpu *c, struct error *e);
 void icache_free(struct tcpu *c); // accepts a vCPU without one
 
-// Runs instructions, at least one, until something is pending or one of these bits of c->mode changes.
+// Runs instructions, at least one, until something is pending or one of these bits of c->mode
+// changes.
 void interp_run(struct tcpu *c, uint32_t mode_bits);

@@ -1,13 +1,14 @@
 // Linear memory: the way from a linear address to host memory or to an MMIO upcall, and all mem_*
-// functions. Every host address made here comes from tvm_host(), that is, from inside a slot, for one
-// page; nothing else in this folder turns a guest's number into a pointer.
-// Sources: Intel SDM vol. 3 chapters 4 and 18 (data breakpoints).
-// Not modelled: memory types; accesses that cross a page are two accesses (also where LOCKed).
+// functions. Every host address made here comes from tvm_host(), that is, from inside a slot, for
+// one page; nothing else in this folder turns a guest's number into a pointer. Sources: Intel SDM
+// vol. 3 chapters 4 and 18 (data breakpoints). Not modelled: memory types; accesses that cross a
+// page are two accesses (also where LOCKed).
 #include "base/bytes.h"
 #include "engine/translate/interp_impl.h"
 #include "engine/translate/tlb2.h"
 
-// --- translation -------------------------------------------------------------------------------------
+// --- translation
+// -------------------------------------------------------------------------------------
 
 // The translation for an access, or false with the page-fault code.
 static bool translate_or(struct tcpu *c, gva_t at, enum access access, bool user,
@@ -90,7 +91,9 @@ static bool tag_set(struct tcpu *c, const struct translation *t, enum access acc
     c->tlb2->inline_shift[user][i] = t->shift;
     c->tlb2->large_inline |= t->shift > 12;
     c->tlb2->filled[user] = true;
-    uint64_t *tag = access == ACCESS_READ ? tlb->read : access == ACCESS_WRITE ? tlb->write : tlb->exec;
+    uint64_t *tag = access == ACCESS_READ    ? tlb->read
+                    : access == ACCESS_WRITE ? tlb->write
+                                             : tlb->exec;
     tag[i] = t->page;
     return true;
 }
@@ -103,7 +106,8 @@ bool tlb_fill(struct tcpu *c, gva_t at, enum access access, bool user)
     return tag_set(c, &t, access, user);
 }
 
-// --- bytes -------------------------------------------------------------------------------------------
+// --- bytes
+// -------------------------------------------------------------------------------------------
 
 // One access of 1, 2, 4 or 8 bytes is one host access, so that guests see it whole.
 static inline uint64_t host_load(const uint8_t *p, unsigned size)
@@ -206,7 +210,8 @@ static void write_part(struct tcpu *c, gva_t at, unsigned size, bool user, uint6
     }
 }
 
-static __attribute__((noinline)) uint64_t read_slow(struct tcpu *c, gva_t at, unsigned size, bool user)
+static __attribute__((noinline)) uint64_t read_slow(struct tcpu *c, gva_t at, unsigned size,
+                                                    bool user)
 {
     unsigned first = to_page_end(at);
     if (size <= first)
@@ -274,13 +279,16 @@ void mem_write_system(struct tcpu *c, gva_t at, unsigned size, uint64_t value)
     write_as(c, at, size, false, value);
 }
 
-// --- larger operands ---------------------------------------------------------------------------------
+// --- larger operands
+// ---------------------------------------------------------------------------------
 
 static uint64_t *tag_at(struct tcpu *c, gva_t at, enum access access)
 {
     struct tlb *t = &c->tlb[c->user];
     unsigned i = at >> PAGE_SHIFT & c->tlb_mask;
-    return access == ACCESS_READ ? &t->read[i] : access == ACCESS_WRITE ? &t->write[i] : &t->exec[i];
+    return access == ACCESS_READ    ? &t->read[i]
+           : access == ACCESS_WRITE ? &t->write[i]
+                                    : &t->exec[i];
 }
 
 static void probe(struct tcpu *c, gva_t at, unsigned len, enum access access)
@@ -380,8 +388,8 @@ void *mem_host_rmw(struct tcpu *c, gva_t at, unsigned len)
     if (tag_set(c, &t, ACCESS_WRITE, c->user)) {
         tag_set(c, &t, ACCESS_READ, c->user);
     } else {
-        // The bytes change after this returns: say so now, and again at the next boundary for readers
-        // that look in between.
+        // The bytes change after this returns: say so now, and again at the next boundary for
+        // readers that look in between.
         tvm_written(c->vm, c, t.gpa + (at & PAGE_MASK), len);
         c->rmw_at = t.gpa + (at & PAGE_MASK);
         c->rmw_len = (uint8_t)len;
@@ -390,9 +398,11 @@ void *mem_host_rmw(struct tcpu *c, gva_t at, unsigned len)
     return t.host + (at & PAGE_MASK);
 }
 
-// --- code --------------------------------------------------------------------------------------------
+// --- code
+// --------------------------------------------------------------------------------------------
 
-static void fetch_part(struct tcpu *c, const struct translation *t, gva_t at, uint8_t *out, unsigned len)
+static void fetch_part(struct tcpu *c, const struct translation *t, gva_t at, uint8_t *out,
+                       unsigned len)
 {
     for (unsigned i = 0; i < len; i++)
         out[i] = t->host ? t->host[(at & PAGE_MASK) + i]

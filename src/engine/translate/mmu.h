@@ -13,11 +13,11 @@ enum page_rights {
 
 // The result of one walk, and an entry of the second-level TLB.
 struct translation {
-    gva_t page;    // linear, of this 4 KiB (or 2 MiB fragment's) start
-    gpa_t gpa;     // where it leads
-    uint8_t *host; // the same in host memory; NULL for MMIO (4 KiB entries only)
+    gva_t page;                  // linear, of this 4 KiB (or 2 MiB fragment's) start
+    gpa_t gpa;                   // where it leads
+    uint8_t *host;               // the same in host memory; NULL for MMIO (4 KiB entries only)
     const struct tvm_slot *slot; // NULL for MMIO
-    uint64_t born; // value of tlb2.time when it was made
+    uint64_t born;               // value of tlb2.time when it was made
     uint16_t pcid;
     uint8_t rights; // enum page_rights
     uint8_t shift;  // 12, 21, 22 or 30: the guest's page size

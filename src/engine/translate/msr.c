@@ -1,7 +1,7 @@
-// Model-specific registers that the CPU itself keeps, the time-stamp counter, and CPUID. Others are asked
-// of the machine by upcall; what nobody knows is #GP(0).
-// Sources: Intel SDM vol. 4, vol. 3 chapters 11 and 17; AMD APM vol. 2 appendix A.
-// Not modelled: performance counters, machine-check banks, effects of memory types.
+// Model-specific registers that the CPU itself keeps, the time-stamp counter, and CPUID. Others are
+// asked of the machine by upcall; what nobody knows is #GP(0). Sources: Intel SDM vol. 4, vol. 3
+// chapters 11 and 17; AMD APM vol. 2 appendix A. Not modelled: performance counters, machine-check
+// banks, effects of memory types.
 #include "engine/translate/system_impl.h"
 #include "engine/translate/tlb2.h"
 
@@ -34,7 +34,8 @@ uint64_t guest_tsc(const struct tcpu *c)
     return ((uint64_t)hi << 32 | lo) + c->tsc_offset;
 }
 
-// --- registers that are plain members ------------------------------------------------------------------------
+// --- registers that are plain members
+// ------------------------------------------------------------------------
 
 enum msr_rule { RULE_ANY, RULE_CANONICAL, RULE_32BIT, RULE_PAT };
 
@@ -46,7 +47,10 @@ struct msr_row {
     uint16_t feature;
 };
 
-#define ROW(m, member, r, f) {m, offsetof(struct cpu_state, member), RULE_##r, 0, FEATURE_##f}
+#define ROW(m, member, r, f)                                            \
+    {                                                                   \
+        m, offsetof(struct cpu_state, member), RULE_##r, 0, FEATURE_##f \
+    }
 
 static const struct msr_row plain[] = {
     ROW(MSR_SYSENTER_CS, sysenter_cs, ANY, SEP),
@@ -96,7 +100,8 @@ static bool rule_allows(unsigned rule, uint64_t value)
     return true;
 }
 
-// --- MTRRs: kept, checked, without effect ---------------------------------------------------------------------
+// --- MTRRs: kept, checked, without effect
+// ---------------------------------------------------------------------
 
 #define MTRR_CAP (CPU_MTRR_VARIABLE | BIT(8) | BIT(10)) // fixed ranges, write combining
 
@@ -124,7 +129,8 @@ static bool mtrr_allows(const struct tcpu *c, uint32_t msr, uint64_t value)
     if (msr < MSR_MTRR_FIX64K) {
         if (value & ~(c->phys_mask | PAGE_MASK))
             return false;
-        return msr & 1 ? !(value & 0x7ff) : !(value & 0xf00) && memory_type_valid(value & 0xff, false);
+        return msr & 1 ? !(value & 0x7ff)
+                       : !(value & 0xf00) && memory_type_valid(value & 0xff, false);
     }
     for (unsigned i = 0; i < 8; i++) {
         if (!memory_type_valid(value >> (8 * i) & 0xff, false))
@@ -133,7 +139,8 @@ static bool mtrr_allows(const struct tcpu *c, uint32_t msr, uint64_t value)
     return true;
 }
 
-// --- the rest -----------------------------------------------------------------------------------------------
+// --- the rest
+// -----------------------------------------------------------------------------------------------
 
 static bool ask_read(struct tcpu *c, uint32_t msr, uint64_t *value)
 {
@@ -160,7 +167,7 @@ static bool amd_read(const struct tcpu *c, uint32_t msr, uint64_t *value)
         return false;
     switch (msr) {
     case MSR_AMD_SYSCFG: *value = 0; return true;
-    case MSR_AMD_HWCR: *value = BIT(24); return true; // the TSC runs at P0's frequency
+    case MSR_AMD_HWCR: *value = BIT(24); return true;  // the TSC runs at P0's frequency
     case MSR_AMD_DE_CFG: *value = BIT(1); return true; // LFENCE serializes
     default: return false;
     }
@@ -252,7 +259,8 @@ void msr_set(struct tcpu *c, uint32_t msr, uint64_t value)
         gp(c);
 }
 
-// --- instructions -----------------------------------------------------------------------------------------------
+// --- instructions
+// -----------------------------------------------------------------------------------------------
 
 void sys_rdmsr(struct tcpu *c, const struct insn *insn)
 {

@@ -1,6 +1,6 @@
 // Segmentation: linear addresses, descriptors, loading of segment registers.
-// Source: Intel SDM vol. 3 chapters 3 and 5, vol. 2 MOV, LDS. Null FS and GS loads clear the base, as
-// processors do since Zen 2. Not modelled: EFER.LMSLE.
+// Source: Intel SDM vol. 3 chapters 3 and 5, vol. 2 MOV, LDS. Null FS and GS loads clear the base,
+// as processors do since Zen 2. Not modelled: EFER.LMSLE.
 #include "base/bytes.h"
 #include "engine/translate/system_impl.h"
 
@@ -27,7 +27,8 @@ static bool access_allowed(const struct tcpu *c, const struct cpu_segment *seg, 
 
 static inline void alignment_check(struct tcpu *c, gva_t at, unsigned size)
 {
-    if (__builtin_expect(c->mode & MODE_ALIGN, 0) && is_power_of_two(size) && size <= 8 && (at & (size - 1)))
+    if (__builtin_expect(c->mode & MODE_ALIGN, 0) && is_power_of_two(size) && size <= 8 &&
+        (at & (size - 1)))
         cpu_raise(c, VEC_AC, 0);
 }
 
@@ -48,7 +49,8 @@ gva_t seg_linear(struct tcpu *c, unsigned seg, uint64_t offset, unsigned size, e
     return at;
 }
 
-// --- descriptors ---------------------------------------------------------------------------------------
+// --- descriptors
+// ---------------------------------------------------------------------------------------
 
 bool descriptor_read(struct tcpu *c, uint16_t selector, bool wide, struct descriptor *out)
 {
@@ -103,7 +105,8 @@ struct cpu_segment descriptor_system(uint16_t selector, const struct descriptor 
     return s;
 }
 
-// --- segment registers ---------------------------------------------------------------------------------
+// --- segment registers
+// ---------------------------------------------------------------------------------
 
 struct cpu_segment segment_v86(uint16_t selector)
 {

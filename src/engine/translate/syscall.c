@@ -1,6 +1,6 @@
-// SYSCALL, SYSRET, SYSENTER, SYSEXIT. Vendors differ: AMD has SYSCALL in legacy and compatibility mode and
-// no SYSENTER in long mode, Intel the reverse; Intel's SYSRET refuses a non-canonical target in ring 0.
-// Sources: Intel SDM vol. 2, AMD APM vol. 3.
+// SYSCALL, SYSRET, SYSENTER, SYSEXIT. Vendors differ: AMD has SYSCALL in legacy and compatibility
+// mode and no SYSENTER in long mode, Intel the reverse; Intel's SYSRET refuses a non-canonical
+// target in ring 0. Sources: Intel SDM vol. 2, AMD APM vol. 3.
 #include "engine/translate/system_impl.h"
 
 #define FLAT_CODE64 0xa09b // P, S, accessed readable code, L, G
@@ -12,7 +12,8 @@ static bool code64(const struct tcpu *c)
     return (c->mode & MODE_CODE_SIZE) == MODE_CODE64;
 }
 
-static void flat_load(struct tcpu *c, unsigned seg, uint64_t selector, unsigned attr, unsigned level)
+static void flat_load(struct tcpu *c, unsigned seg, uint64_t selector, unsigned attr,
+                      unsigned level)
 {
     c->s.seg[seg] = (struct cpu_segment){.limit = 0xffffffff,
                                          .selector = (uint16_t)((selector & ~3ull) | level),

@@ -1,7 +1,7 @@
 // Control and debug registers, flags, halting, and the instructions about caches and TLBs.
 // Sources: Intel SDM vol. 2, vol. 3 chapters 2, 4.10, 17 and 20.3 (VME, PVI).
-// Not modelled: caching modes (CD, NW, INVD do nothing), SMAP, CET, protection keys: their CR4 bits are
-// reserved here.
+// Not modelled: caching modes (CD, NW, INVD do nothing), SMAP, CET, protection keys: their CR4 bits
+// are reserved here.
 #include "engine/translate/system_impl.h"
 #include "engine/translate/tlb2.h"
 
@@ -21,14 +21,17 @@ static _Noreturn void gp(struct tcpu *c)
     cpu_raise(c, VEC_GP, 0);
 }
 
-// --- CR0, CR3, CR4 ---------------------------------------------------------------------------------------------
+// --- CR0, CR3, CR4
+// ---------------------------------------------------------------------------------------------
 
 void pdpte_load(struct tcpu *c, uint64_t cr3)
 {
-    uint64_t entry[4], reserved = BITS(63, 52) | BITS(8, 5) | BITS(2, 1) | (BITS(51, 12) & ~c->phys_mask);
+    uint64_t entry[4],
+        reserved = BITS(63, 52) | BITS(8, 5) | BITS(2, 1) | (BITS(51, 12) & ~c->phys_mask);
     for (unsigned i = 0; i < 4; i++) {
         const uint8_t *host = tvm_host(c->vm, (cr3 & BITS(31, 5)) + 8 * i, 8, NULL);
-        entry[i] = host ? __atomic_load_n((const uint64_t *)(const void *)host, __ATOMIC_RELAXED) : 0;
+        entry[i] =
+            host ? __atomic_load_n((const uint64_t *)(const void *)host, __ATOMIC_RELAXED) : 0;
         if ((entry[i] & PTE_P) && (entry[i] & reserved))
             gp(c);
     }
@@ -46,7 +49,8 @@ static void write_cr0(struct tcpu *c, uint64_t value)
     const uint64_t known = CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM |
                            CR0_NW | CR0_CD | CR0_PG;
     uint64_t old = c->s.cr0, efer = c->s.efer;
-    if (value >> 32 || ((value & CR0_PG) && !(value & CR0_PE)) || ((value & CR0_NW) && !(value & CR0_CD)))
+    if (value >> 32 || ((value & CR0_PG) && !(value & CR0_PE)) ||
+        ((value & CR0_NW) && !(value & CR0_CD)))
         gp(c);
     value = (value & known) | CR0_ET;
     if (!(value & CR0_PG) && (code64(c) || (c->s.cr4 & CR4_PCIDE)))
@@ -95,11 +99,20 @@ static uint64_t cr4_known(const struct tcpu *c)
         uint32_t bit;
         uint16_t feature;
     } rows[] = {
-        {CR4_VME | CR4_PVI, FEATURE_VME}, {CR4_TSD, FEATURE_TSC},          {CR4_DE, FEATURE_DE},
-        {CR4_PSE, FEATURE_PSE},           {CR4_PAE, FEATURE_PAE},          {CR4_MCE, FEATURE_MCE},
-        {CR4_PGE, FEATURE_PGE},           {CR4_OSFXSR, FEATURE_FXSR},      {CR4_OSXMMEXCPT, FEATURE_SSE},
-        {CR4_UMIP, FEATURE_UMIP},         {CR4_FSGSBASE, FEATURE_FSGSBASE}, {CR4_PCIDE, FEATURE_PCID},
-        {CR4_OSXSAVE, FEATURE_XSAVE},     {CR4_SMEP, FEATURE_SMEP},
+        {CR4_VME | CR4_PVI, FEATURE_VME},
+        {CR4_TSD, FEATURE_TSC},
+        {CR4_DE, FEATURE_DE},
+        {CR4_PSE, FEATURE_PSE},
+        {CR4_PAE, FEATURE_PAE},
+        {CR4_MCE, FEATURE_MCE},
+        {CR4_PGE, FEATURE_PGE},
+        {CR4_OSFXSR, FEATURE_FXSR},
+        {CR4_OSXMMEXCPT, FEATURE_SSE},
+        {CR4_UMIP, FEATURE_UMIP},
+        {CR4_FSGSBASE, FEATURE_FSGSBASE},
+        {CR4_PCIDE, FEATURE_PCID},
+        {CR4_OSXSAVE, FEATURE_XSAVE},
+        {CR4_SMEP, FEATURE_SMEP},
     };
     uint64_t known = CR4_PCE;
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
@@ -192,7 +205,8 @@ void sys_clts(struct tcpu *c, const struct insn *insn)
     tcpu_update_mode(c);
 }
 
-// --- debug registers ----------------------------------------------------------------------------------------------
+// --- debug registers
+// ----------------------------------------------------------------------------------------------
 
 static void write_dr(struct tcpu *c, unsigned dr, uint64_t value)
 {
@@ -225,7 +239,8 @@ void sys_mov_dr(struct tcpu *c, const struct insn *insn)
         operand_write(c, insn, 0, dr < 4 ? c->s.dr[dr] : dr == 6 ? c->s.dr6 : c->s.dr7);
 }
 
-// --- TLB and caches ------------------------------------------------------------------------------------------------
+// --- TLB and caches
+// ------------------------------------------------------------------------------------------------
 
 void sys_invlpg(struct tcpu *c, const struct insn *insn)
 {
@@ -295,7 +310,8 @@ void sys_xsetbv(struct tcpu *c, const struct insn *insn)
     tcpu_update_mode(c);
 }
 
-// --- flags and halting ------------------------------------------------------------------------------------------------
+// --- flags and halting
+// ------------------------------------------------------------------------------------------------
 
 void sys_hlt(struct tcpu *c, const struct insn *insn)
 {
@@ -354,7 +370,8 @@ void sys_pushf(struct tcpu *c, const struct insn *insn)
 void sys_popf(struct tcpu *c, const struct insn *insn)
 {
     bool virtual_if = v86_virtual(c, insn);
-    uint64_t flags = stack_peek(c, insn->opsize, 0), mask = FLAGS_ARITH | FLAG_TF | FLAG_DF | FLAG_NT;
+    uint64_t flags = stack_peek(c, insn->opsize, 0),
+             mask = FLAGS_ARITH | FLAG_TF | FLAG_DF | FLAG_NT;
     if (virtual_if) {
         if ((flags & FLAG_TF) || ((flags & FLAG_IF) && (c->s.rflags & FLAG_VIP)))
             gp(c);

@@ -1,6 +1,6 @@
-// IN, OUT, INS, OUTS with repetition, and I/O breakpoints. A repeated instruction stops at an instruction
-// boundary whenever something is pending, with its registers as far as it got.
-// Source: Intel SDM vol. 2 and vol. 1 chapter 19.
+// IN, OUT, INS, OUTS with repetition, and I/O breakpoints. A repeated instruction stops at an
+// instruction boundary whenever something is pending, with its registers as far as it got. Source:
+// Intel SDM vol. 2 and vol. 1 chapter 19.
 #include "engine/translate/system_impl.h"
 
 static void io_watch(struct tcpu *c, uint16_t port, unsigned size)
@@ -9,7 +9,8 @@ static void io_watch(struct tcpu *c, uint16_t port, unsigned size)
         return;
     static const uint8_t bytes[4] = {1, 2, 8, 4};
     for (unsigned i = 0; i < 4; i++) {
-        uint64_t len = bytes[bits_get(c->s.dr7, 19 + 4 * i, 18 + 4 * i)], start = c->s.dr[i] & ~(len - 1);
+        uint64_t len = bytes[bits_get(c->s.dr7, 19 + 4 * i, 18 + 4 * i)],
+                 start = c->s.dr[i] & ~(len - 1);
         if (bits_get(c->s.dr7, 17 + 4 * i, 16 + 4 * i) == 2 && (c->s.dr7 >> (2 * i) & 3) &&
             port < start + len && start < (uint64_t)port + size) {
             c->s.pending_dbg |= BIT(i);

@@ -1,6 +1,6 @@
-// Instructions on segment and descriptor-table registers: MOV and POP of segment registers, LxS, LAR, LSL,
-// VERR, VERW, ARPL, LLDT, LTR, SLDT, STR, LGDT, LIDT, SGDT,
-// SIDT. Source: Intel SDM vol. 2.
+// Instructions on segment and descriptor-table registers: MOV and POP of segment registers, LxS,
+// LAR, LSL, VERR, VERW, ARPL, LLDT, LTR, SLDT, STR, LGDT, LIDT, SGDT, SIDT. Source: Intel SDM
+// vol. 2.
 #include "engine/translate/system_impl.h"
 
 static void need_protected(struct tcpu *c) // these do not exist in real and virtual-8086 mode
@@ -88,8 +88,8 @@ void sys_lldt(struct tcpu *c, const struct insn *insn)
         c->s.ldtr = (struct cpu_segment){.selector = selector};
         return;
     }
-    if ((selector & 4) || !descriptor_read(c, selector, true, &d) || descriptor_type(&d) != SYS_LDT ||
-        !is_canonical(descriptor_system(selector, &d).base))
+    if ((selector & 4) || !descriptor_read(c, selector, true, &d) ||
+        descriptor_type(&d) != SYS_LDT || !is_canonical(descriptor_system(selector, &d).base))
         cpu_raise(c, VEC_GP, selector & ~3u);
     if (!descriptor_present(&d))
         cpu_raise(c, VEC_NP, selector & ~3u);
@@ -117,7 +117,8 @@ void sys_ltr(struct tcpu *c, const struct insn *insn)
     c->s.tr = descriptor_system(selector, &d);
 }
 
-// --- asking about selectors --------------------------------------------------------------------------------
+// --- asking about selectors
+// --------------------------------------------------------------------------------
 
 static bool visible(const struct tcpu *c, uint16_t selector, const struct descriptor *d)
 {
@@ -131,8 +132,9 @@ static bool lar_type(const struct tcpu *c, unsigned type)
         return true;
     if (c->mode & MODE_LONG)
         return type == SYS_LDT || type == SYS_TSS || type == SYS_TSS_BUSY || type == SYS_CALL_GATE;
-    return type == SYS_TSS16 || type == SYS_LDT || type == SYS_TSS16_BUSY || type == SYS_CALL_GATE16 ||
-           type == SYS_TASK_GATE || type == SYS_TSS || type == SYS_TSS_BUSY || type == SYS_CALL_GATE;
+    return type == SYS_TSS16 || type == SYS_LDT || type == SYS_TSS16_BUSY ||
+           type == SYS_CALL_GATE16 || type == SYS_TASK_GATE || type == SYS_TSS ||
+           type == SYS_TSS_BUSY || type == SYS_CALL_GATE;
 }
 
 static bool lsl_type(const struct tcpu *c, unsigned type)
@@ -172,7 +174,8 @@ void sys_verr(struct tcpu *c, const struct insn *insn)
     c->s.rflags = bits_set(c->s.rflags, 6, 6, ok);
 }
 
-// --- table registers ----------------------------------------------------------------------------------------
+// --- table registers
+// ----------------------------------------------------------------------------------------
 
 static unsigned table_base_size(const struct tcpu *c)
 {

@@ -1,5 +1,5 @@
-// The table of system and control instructions, BOUND, and the mode bits that translated code is keyed by.
-// Sources: Intel SDM vol. 2 and vol. 3 chapter 2.
+// The table of system and control instructions, BOUND, and the mode bits that translated code is
+// keyed by. Sources: Intel SDM vol. 2 and vol. 3 chapter 2.
 #include "engine/translate/system_impl.h"
 
 interp_fn *const interp_system[OP_COUNT] = {
@@ -89,7 +89,8 @@ void sys_bound(struct tcpu *c, const struct insn *insn)
         cpu_raise(c, VEC_BR, 0);
 }
 
-// --- the mode ------------------------------------------------------------------------------------------------
+// --- the mode
+// ------------------------------------------------------------------------------------------------
 
 static bool flat_data(const struct cpu_segment *s)
 {
@@ -100,7 +101,8 @@ static bool flat_data(const struct cpu_segment *s)
 
 static bool flat_code(const struct cpu_segment *s)
 {
-    return s->base == 0 && s->limit == 0xffffffff && (s->attr & SEGA_P) && (s->attr & SEGA_WRITABLE);
+    return s->base == 0 && s->limit == 0xffffffff && (s->attr & SEGA_P) &&
+           (s->attr & SEGA_WRITABLE);
 }
 
 static uint32_t segment_mode(const struct cpu_state *s)

@@ -1,4 +1,5 @@
-// Inside the system half of the interpreter: descriptors, stack frames of far transfers, events, tasks.
+// Inside the system half of the interpreter: descriptors, stack frames of far transfers, events,
+// tasks.
 #pragma once
 
 #include "engine/translate/interp_impl.h"
@@ -7,13 +8,13 @@
 // --- segment.c: descriptors ----------------------------------------------------------------------
 
 struct descriptor {
-    gva_t at;       // of its first byte
+    gva_t at; // of its first byte
     uint32_t lo, hi;
     uint64_t upper; // bytes 8..15 of 16-byte descriptors (long mode's system ones), else 0
 };
 
-// Reads a descriptor; false when the selector lies beyond its table. Null selectors are the caller's to
-// refuse. wide: in long mode also reads the second half of a system descriptor.
+// Reads a descriptor; false when the selector lies beyond its table. Null selectors are the
+// caller's to refuse. wide: in long mode also reads the second half of a system descriptor.
 bool descriptor_read(struct tcpu *c, uint16_t selector, bool wide, struct descriptor *out);
 void descriptor_set_accessed(struct tcpu *c, struct descriptor *d);
 struct cpu_segment descriptor_segment(uint16_t selector, const struct descriptor *d);
@@ -35,10 +36,10 @@ static inline bool descriptor_present(const struct descriptor *d)
     return d->hi >> 15 & 1;
 }
 
-#define DESC_CODE(type) (((type) & 0x18) == 0x18)
-#define DESC_CONFORMING(type) (((type) & 0x1c) == 0x1c)
-#define DESC_WRITABLE_DATA(type) (((type) & 0x1a) == 0x12)
-#define DESC_READABLE(type) (((type) & 0x18) == 0x10 || ((type) & 0x1a) == 0x1a)
+#define DESC_CODE(type) (((type)&0x18) == 0x18)
+#define DESC_CONFORMING(type) (((type)&0x1c) == 0x1c)
+#define DESC_WRITABLE_DATA(type) (((type)&0x1a) == 0x12)
+#define DESC_READABLE(type) (((type)&0x18) == 0x10 || ((type)&0x1a) == 0x1a)
 
 static inline bool selector_null(uint16_t selector)
 {
@@ -52,7 +53,8 @@ void segment_load_real(struct tcpu *c, unsigned seg, uint16_t selector);
 // After a return to an outer ring: data segments that it may not use become null.
 void segments_drop_inner(struct tcpu *c);
 
-// --- frame.c: stacks of far transfers ---------------------------------------------------------------
+// --- frame.c: stacks of far transfers
+// ---------------------------------------------------------------
 
 struct frame {
     struct cpu_segment ss;
@@ -70,7 +72,8 @@ void frame_push(struct tcpu *c, struct frame *f, uint64_t value);
 uint64_t frame_pop(struct tcpu *c, struct frame *f);
 void frame_commit(struct tcpu *c, const struct frame *f); // SS and rsp, not the mode
 
-// --- exception.c --------------------------------------------------------------------------------------
+// --- exception.c
+// --------------------------------------------------------------------------------------
 
 // The event in s.event_*: delivers it, with what it means for double faults.
 void event_deliver(struct tcpu *c);
@@ -82,7 +85,8 @@ static inline uint32_t selector_error(const struct tcpu *c, uint16_t selector)
     return (selector & ~3u) | c->event_ext;
 }
 
-// --- control.c and far.c -------------------------------------------------------------------------------
+// --- control.c and far.c
+// -------------------------------------------------------------------------------
 
 // Loads CS for a transfer to ring cpl; the descriptor has been checked. Sets the accessed bit.
 void code_load(struct tcpu *c, uint16_t selector, struct descriptor *d, unsigned new_cpl);
@@ -90,24 +94,29 @@ void code_load(struct tcpu *c, uint16_t selector, struct descriptor *d, unsigned
 void code_target_check(struct tcpu *c, const struct descriptor *d, uint64_t offset);
 // Long mode refuses code segments with both L and D.
 bool code_size_valid(const struct tcpu *c, const struct descriptor *d);
-void flags_load(struct tcpu *c, uint64_t value, uint64_t mask); // bits under mask; IF may become set
+void flags_load(struct tcpu *c, uint64_t value,
+                uint64_t mask); // bits under mask; IF may become set
 uint64_t iret_flags_mask(const struct tcpu *c, unsigned opsize);
 void set_cpl(struct tcpu *c, unsigned new_cpl); // in SS where it stays as it is
 
-// --- task.c ---------------------------------------------------------------------------------------------
+// --- task.c
+// ---------------------------------------------------------------------------------------------
 
 enum task_reason { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
-// Switches to the task whose TSS descriptor is d. error: to be pushed on the new stack if has_error.
+// Switches to the task whose TSS descriptor is d. error: to be pushed on the new stack if
+// has_error.
 void task_switch(struct tcpu *c, uint16_t selector, struct descriptor *d, enum task_reason reason,
                  bool has_error, uint32_t error);
 // Follows a task gate's selector. vector_error: for the checks on the gate's TSS.
-void task_gate(struct tcpu *c, const struct descriptor *gate, enum task_reason reason, bool has_error,
-               uint32_t error);
+void task_gate(struct tcpu *c, const struct descriptor *gate, enum task_reason reason,
+               bool has_error, uint32_t error);
 void task_return(struct tcpu *c);
 
-// --- handlers, in interp_system[] ---------------------------------------------------------------------
+// --- handlers, in interp_system[]
+// ---------------------------------------------------------------------
 
-interp_fn sys_jmp_far, sys_call_far, sys_ret_far, sys_iret, sys_int, sys_int3, sys_into, sys_int1, sys_bound;
+interp_fn sys_jmp_far, sys_call_far, sys_ret_far, sys_iret, sys_int, sys_int3, sys_into, sys_int1,
+    sys_bound;
 interp_fn sys_ud;
 interp_fn sys_mov_sreg, sys_lxs, sys_arpl, sys_sldt, sys_str, sys_lldt, sys_ltr;
 interp_fn sys_verr, sys_lar, sys_sgdt, sys_lgdt;
@@ -118,7 +127,8 @@ interp_fn sys_rdmsr, sys_wrmsr, sys_rdtsc, sys_rdtscp, sys_rdpmc, sys_rdpid, sys
 interp_fn sys_syscall, sys_sysret, sys_sysenter, sys_sysexit;
 interp_fn sys_in, sys_out, sys_ins, sys_outs;
 
-// --- cr.c, msr.c ----------------------------------------------------------------------------------------
+// --- cr.c, msr.c
+// ----------------------------------------------------------------------------------------
 
 void pdpte_load(struct tcpu *c, uint64_t cr3); // PAE: #GP(0) on reserved bits
 uint64_t guest_tsc(const struct tcpu *c);

@@ -1,7 +1,7 @@
-// Hardware task switches with 16- and 32-bit task state segments. Source: Intel SDM vol. 3 chapter 7.
-// Faults before the new task register is loaded belong to the old task, later ones to the new.
-// Not modelled: the order of checks inside the new task beyond the order below; the T bit of the TSS
-// becomes a debug trap.
+// Hardware task switches with 16- and 32-bit task state segments. Source: Intel SDM vol. 3
+// chapter 7. Faults before the new task register is loaded belong to the old task, later ones to
+// the new. Not modelled: the order of checks inside the new task beyond the order below; the T bit
+// of the TSS becomes a debug trap.
 #include "engine/translate/system_impl.h"
 
 // Offsets in a 32-bit TSS; 16-bit ones are computed.
@@ -40,8 +40,8 @@ static void task_read(struct tcpu *c, uint64_t base, bool wide, struct task *t)
     t->eip = tss_read(c, base, wide ? TSS_EIP : 14, size);
     t->eflags = tss_read(c, base, wide ? TSS_EFLAGS : 16, size);
     for (unsigned i = 0; i < 8; i++)
-        t->gpr[i] = tss_read(c, base, (wide ? TSS_GPR : 18) + i * size, size) |
-                    (wide ? 0 : 0xffff0000);
+        t->gpr[i] =
+            tss_read(c, base, (wide ? TSS_GPR : 18) + i * size, size) | (wide ? 0 : 0xffff0000);
     for (unsigned i = 0; i < (wide ? 6u : 4u); i++)
         t->seg[seg_order[i]] = (uint16_t)tss_read(c, base, (wide ? TSS_SEG : 34) + i * size, 2);
     t->ldt = (uint16_t)tss_read(c, base, wide ? TSS_LDT : 42, 2);
@@ -75,8 +75,8 @@ static void load_ldt(struct tcpu *c, uint16_t selector)
     c->s.ldtr = (struct cpu_segment){.selector = selector};
     if (selector_null(selector))
         return;
-    if ((selector & 4) || !descriptor_read(c, selector, false, &d) || descriptor_type(&d) != SYS_LDT ||
-        !descriptor_present(&d))
+    if ((selector & 4) || !descriptor_read(c, selector, false, &d) ||
+        descriptor_type(&d) != SYS_LDT || !descriptor_present(&d))
         cpu_raise(c, VEC_TS, selector_error(c, selector));
     c->s.ldtr = descriptor_segment(selector, &d);
 }
@@ -115,8 +115,7 @@ static void load_data(struct tcpu *c, unsigned seg, uint16_t selector, unsigned 
     if (!descriptor_read(c, selector, false, &d))
         cpu_raise(c, VEC_TS, selector_error(c, selector));
     unsigned type = descriptor_type(&d), dpl = descriptor_dpl(&d);
-    if (!DESC_READABLE(type) ||
-        (!DESC_CONFORMING(type) && (dpl < level || dpl < (selector & 3u))))
+    if (!DESC_READABLE(type) || (!DESC_CONFORMING(type) && (dpl < level || dpl < (selector & 3u))))
         cpu_raise(c, VEC_TS, selector_error(c, selector));
     if (!descriptor_present(&d))
         cpu_raise(c, VEC_NP, selector_error(c, selector));
@@ -124,7 +123,8 @@ static void load_data(struct tcpu *c, unsigned seg, uint16_t selector, unsigned 
     c->s.seg[seg] = descriptor_segment(selector, &d);
 }
 
-// Segment registers of the new task; until each is loaded it holds a null segment with its selector.
+// Segment registers of the new task; until each is loaded it holds a null segment with its
+// selector.
 static void load_segments(struct tcpu *c, const struct task *t)
 {
     for (unsigned i = 0; i < SEG_COUNT; i++)
@@ -207,8 +207,8 @@ void task_switch(struct tcpu *c, uint16_t selector, struct descriptor *d, enum t
     }
 }
 
-void task_gate(struct tcpu *c, const struct descriptor *gate, enum task_reason reason, bool has_error,
-               uint32_t error)
+void task_gate(struct tcpu *c, const struct descriptor *gate, enum task_reason reason,
+               bool has_error, uint32_t error)
 {
     uint16_t selector = (uint16_t)(gate->lo >> 16);
     struct descriptor d;

@@ -1,13 +1,12 @@
-// The second-level TLB: 4 KiB and large pages, tagged with PCID, flushed in constant time by age; and the
-// flushing of both levels. Architectural flush points are the only moments at which guests may rely on a
-// change of their page tables, and every one of them ends here (SDM vol. 3, 4.10).
+// The second-level TLB: 4 KiB and large pages, tagged with PCID, flushed in constant time by age;
+// and the flushing of both levels. Architectural flush points are the only moments at which guests
+// may rely on a change of their page tables, and every one of them ends here (SDM vol. 3, 4.10).
 // Not modelled: paging-structure caches (every miss walks from the top).
 #include "engine/translate/tlb2.h"
 
 #include <stdlib.h>
 
 #include "engine/translate/interp_impl.h"
-#include "engine/translate/jit.h"
 #include "engine/translate/jit.h"
 
 static bool alive(const struct tlb2 *t, const struct translation *e, unsigned pcid)
@@ -91,7 +90,8 @@ void tlb2_free(struct tcpu *c)
     c->tlb2 = NULL;
 }
 
-// --- flushing ----------------------------------------------------------------------------------------
+// --- flushing
+// ----------------------------------------------------------------------------------------
 
 static void tags_clear(uint64_t *tag, unsigned count)
 {

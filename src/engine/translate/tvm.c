@@ -1,18 +1,21 @@
-// Guest-physical memory of the translator: slots, page flags, the dirty log, and the agreement between
-// vCPUs about pages that hold code.
+// Guest-physical memory of the translator: slots, page flags, the dirty log, and the agreement
+// between vCPUs about pages that hold code.
 //
-// The agreement. Each vCPU has its own TLBs and translations. Before one of them reads bytes in order to
-// keep a translation, no vCPU may be able to write these bytes unnoticed:
-//   reader: sets the line bits and PAGE_CODE; asks every other vCPU to drop write tags for the page and
+// The agreement. Each vCPU has its own TLBs and translations. Before one of them reads bytes in
+// order to keep a translation, no vCPU may be able to write these bytes unnoticed:
+//   reader: sets the line bits and PAGE_CODE; asks every other vCPU to drop write tags for the page
+//   and
 //           waits until each has done so; sets PAGE_CODE_READY; reads the bytes.
-//   writer: sees no tag, takes the slow path: stores, then (full barrier) looks at the line bits and
+//   writer: sees no tag, takes the slow path: stores, then (full barrier) looks at the line bits
+//   and
 //           tells every vCPU to drop translations of these lines.
-// Of a reader and a writer that race, one sees the other: both have a full barrier between their own
-// store and the load of the other's. Requests lie in an inbox for each vCPU. Page requests are carried
-// out at every poll and while waiting oneself, so two readers cannot wait for each other; a vCPU that is
-// outside guest code counts as having done them and catches up in tvm_enter() before it touches guest
-// memory. Range requests need no answer: they are carried out at the next instruction boundary.
-// Not modelled: more than TVM_SLOTS ranges; pages never lose PAGE_CODE while several vCPUs exist.
+// Of a reader and a writer that race, one sees the other: both have a full barrier between their
+// own store and the load of the other's. Requests lie in an inbox for each vCPU. Page requests are
+// carried out at every poll and while waiting oneself, so two readers cannot wait for each other; a
+// vCPU that is outside guest code counts as having done them and catches up in tvm_enter() before
+// it touches guest memory. Range requests need no answer: they are carried out at the next
+// instruction boundary. Not modelled: more than TVM_SLOTS ranges; pages never lose PAGE_CODE while
+// several vCPUs exist.
 #include "engine/translate/tvm.h"
 
 #include <sched.h>
@@ -83,7 +86,8 @@ err_t tvm_map(struct tvm *vm, gpa_t at, uint64_t len, void *host, bool rom, stru
         return error_set(e, ERR_INVALID, "host memory of a range is whole pages");
     for (unsigned i = 0; i < vm->slots; i++) {
         if (ranges_overlap(at, len, vm->slot[i].at, vm->slot[i].len))
-            return error_set(e, ERR_EXISTS, "memory ranges overlap at %#llx", (unsigned long long)at);
+            return error_set(e, ERR_EXISTS, "memory ranges overlap at %#llx",
+                             (unsigned long long)at);
     }
     return slot_add(vm, at, len, host, rom, e);
 }
@@ -122,7 +126,8 @@ void tvm_release(struct tvm *vm)
         slot_release(&vm->slot[--vm->slots]);
 }
 
-// --- inboxes ---------------------------------------------------------------------------------------
+// --- inboxes
+// ---------------------------------------------------------------------------------------
 
 static void inbox_lock(struct tvm_inbox *in)
 {
@@ -135,7 +140,8 @@ static void inbox_unlock(struct tvm_inbox *in)
     __atomic_store_n(&in->lock, 0, __ATOMIC_RELEASE);
 }
 
-// Asks vCPU i to drop write tags for a page, or for all with page == ~0. Returns the number to wait for.
+// Asks vCPU i to drop write tags for a page, or for all with page == ~0. Returns the number to wait
+// for.
 static uint64_t ask_page(struct tvm *vm, unsigned i, gpa_t page)
 {
     struct tvm_inbox *in = &vm->inbox[i];
@@ -231,7 +237,8 @@ void tvm_catch_up(struct tcpu *c)
     }
 }
 
-// Withdraws write tags for page (or all) from every vCPU but self, which waits as one that is outside.
+// Withdraws write tags for page (or all) from every vCPU but self, which waits as one that is
+// outside.
 static void withdraw(struct tvm *vm, struct tcpu *self, gpa_t page)
 {
     uint64_t ticket[TVM_VCPUS];
@@ -253,7 +260,8 @@ static void withdraw(struct tvm *vm, struct tcpu *self, gpa_t page)
         tvm_enter(self);
 }
 
-// --- code ------------------------------------------------------------------------------------------
+// --- code
+// ------------------------------------------------------------------------------------------
 
 static uint64_t lines_of(gpa_t gpa, uint64_t len) // within one page, len > 0
 {
@@ -284,13 +292,14 @@ bool tvm_protect_code(struct tvm *vm, struct tcpu *self, gpa_t gpa, unsigned len
     return true;
 }
 
-// With one vCPU nobody else can hold translations: lines that were written lose their code entirely, and
-// a page without code becomes writable at full speed again.
+// With one vCPU nobody else can hold translations: lines that were written lose their code
+// entirely, and a page without code becomes writable at full speed again.
 static void reclaim(const struct tvm_slot *slot, struct tcpu *self, uint64_t n, uint64_t lines)
 {
     unsigned first = (unsigned)__builtin_ctzll(lines), last = 63 - (unsigned)__builtin_clzll(lines);
     gpa_t page = slot->at + (n << PAGE_SHIFT);
-    drop_code(self, page + (first << TVM_LINE_SHIFT), (uint64_t)(last - first + 1) << TVM_LINE_SHIFT);
+    drop_code(self, page + (first << TVM_LINE_SHIFT),
+              (uint64_t)(last - first + 1) << TVM_LINE_SHIFT);
     slot->lines[n] &= ~BITS(last, first);
     if (!slot->lines[n])
         __atomic_fetch_and(&slot->flags[n], ~(PAGE_CODE | PAGE_CODE_READY), __ATOMIC_SEQ_CST);
@@ -328,7 +337,8 @@ void tvm_code_written(struct tvm *vm, struct tcpu *self, gpa_t gpa, uint64_t len
     }
 }
 
-// --- the dirty log -----------------------------------------------------------------------------------
+// --- the dirty log
+// -----------------------------------------------------------------------------------
 
 void tvm_written(struct tvm *vm, struct tcpu *self, gpa_t at, uint64_t len)
 {
@@ -362,7 +372,7 @@ void tvm_take_dirty(struct tvm *vm, gpa_t at, uint64_t len, uint64_t *bitmap)
         __atomic_fetch_and(flags, ~PAGE_DIRTY, __ATOMIC_SEQ_CST);
         bitmap[i / 64] |= BIT(i % 64);
     }
-    // A write through an old tag until now is in a page already reported, and whoever copies the page
-    // does so after this returns.
+    // A write through an old tag until now is in a page already reported, and whoever copies the
+    // page does so after this returns.
     withdraw(vm, NULL, ~0ull);
 }

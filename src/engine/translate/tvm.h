@@ -59,33 +59,35 @@ struct tvm {
 // The slot that holds gpa, or NULL (MMIO).
 const struct tvm_slot *tvm_slot(const struct tvm *vm, gpa_t gpa);
 
-// The host address of len bytes of RAM or ROM at gpa, within one page; NULL when it is anything else.
+// The host address of len bytes of RAM or ROM at gpa, within one page; NULL when it is anything
+// else.
 uint8_t *tvm_host(const struct tvm *vm, gpa_t gpa, unsigned len, const struct tvm_slot **slot);
 
 err_t tvm_map(struct tvm *vm, gpa_t at, uint64_t len, void *host, bool rom, struct error *e);
 err_t tvm_unmap(struct tvm *vm, gpa_t at, uint64_t len, struct error *e);
 void tvm_release(struct tvm *vm); // frees the slots
 
-// Bytes of guest memory changed: marks pages dirty while logging and drops translations of them. self
-// is the calling vCPU, or NULL from other threads. Call it after the bytes are in place.
+// Bytes of guest memory changed: marks pages dirty while logging and drops translations of them.
+// self is the calling vCPU, or NULL from other threads. Call it after the bytes are in place.
 void tvm_written(struct tvm *vm, struct tcpu *self, gpa_t at, uint64_t len);
 
 void tvm_take_dirty(struct tvm *vm, gpa_t at, uint64_t len, uint64_t *bitmap);
 
-// A write of len bytes at gpa has happened, and the page has PAGE_CODE: every vCPU drops translations
-// that overlap; the calling vCPU (or NULL from other threads) at once, others before they next see an
-// interrupt or finish their current block. Costs little when no translation overlaps.
+// A write of len bytes at gpa has happened, and the page has PAGE_CODE: every vCPU drops
+// translations that overlap; the calling vCPU (or NULL from other threads) at once, others before
+// they next see an interrupt or finish their current block. Costs little when no translation
+// overlaps.
 void tvm_code_written(struct tvm *vm, struct tcpu *self, gpa_t gpa, uint64_t len);
 
-// Announces that self is about to read len bytes at gpa, within one page, in order to hold translations
-// of them: sets PAGE_CODE and withdraws write tags for the page from every vCPU before returning. Read
-// the bytes after it. Never invalidates translations of self on the way. False when gpa is not RAM or
-// ROM: such code must not be cached.
+// Announces that self is about to read len bytes at gpa, within one page, in order to hold
+// translations of them: sets PAGE_CODE and withdraws write tags for the page from every vCPU before
+// returning. Read the bytes after it. Never invalidates translations of self on the way. False when
+// gpa is not RAM or ROM: such code must not be cached.
 bool tvm_protect_code(struct tvm *vm, struct tcpu *self, gpa_t gpa, unsigned len);
 
 // Brackets around whatever may block or take long on a vCPU's thread (upcalls, leaving run()): in
-// between, requests to this vCPU count as carried out, and tvm_enter() catches up with them. Nestable.
-// The guest's memory and TLBs must not be touched in between.
+// between, requests to this vCPU count as carried out, and tvm_enter() catches up with them.
+// Nestable. The guest's memory and TLBs must not be touched in between.
 void tvm_leave(struct tcpu *c);
 void tvm_enter(struct tcpu *c);
 

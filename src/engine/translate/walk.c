@@ -1,7 +1,7 @@
-// The page walk: 32-bit, PAE and 4-level paging, with accessed and dirty bits set by compare-and-swap in
-// the guest's own entries. Sources: Intel SDM vol. 3 chapter 4, AMD APM vol. 2 chapter 5.
-// Not modelled: 5-level paging, protection keys, SMAP (not exposed); page tables outside RAM read as
-// not present.
+// The page walk: 32-bit, PAE and 4-level paging, with accessed and dirty bits set by
+// compare-and-swap in the guest's own entries. Sources: Intel SDM vol. 3 chapter 4, AMD APM vol. 2
+// chapter 5. Not modelled: 5-level paging, protection keys, SMAP (not exposed); page tables outside
+// RAM read as not present.
 #include "engine/translate/interp_impl.h"
 #include "engine/translate/mmu.h"
 
@@ -48,8 +48,8 @@ static bool entry_mark(struct tcpu *c, struct entry *e, uint64_t bits)
     bool done;
     if (e->size == 8) {
         uint64_t old = e->value;
-        done = __atomic_compare_exchange_n((uint64_t *)e->at, &old, old | bits, false, __ATOMIC_SEQ_CST,
-                                           __ATOMIC_SEQ_CST);
+        done = __atomic_compare_exchange_n((uint64_t *)e->at, &old, old | bits, false,
+                                           __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     } else {
         uint32_t old = (uint32_t)e->value;
         done = __atomic_compare_exchange_n((uint32_t *)e->at, &old, old | (uint32_t)bits, false,
@@ -133,7 +133,8 @@ static enum walk_result walk8(struct tcpu *c, gva_t at, enum access access, bool
             out->rights &= (uint8_t)~RIGHT_EXEC;
         if (level == 1 || (e.value & PTE_PS)) {
             out->shift = (uint8_t)shift;
-            out->gpa = (e.value & address & ~(BIT(shift) - 1)) | (at & (BIT(shift) - 1) & ~PAGE_MASK);
+            out->gpa =
+                (e.value & address & ~(BIT(shift) - 1)) | (at & (BIT(shift) - 1) & ~PAGE_MASK);
             return finish(c, &e, access, user, out, reason);
         }
         if (!entry_mark(c, &e, PTE_A))

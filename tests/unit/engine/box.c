@@ -57,8 +57,8 @@ static void cr8_write(void *opaque, unsigned vcpu, uint8_t value)
 {
 }
 
-static const struct engine_upcalls upcalls = {pio_read, pio_write, mmio_read, mmio_write, msr_read,
-                                              msr_write, intr_ack, cr8_read, cr8_write};
+static const struct engine_upcalls upcalls = {pio_read,  pio_write, mmio_read, mmio_write, msr_read,
+                                              msr_write, intr_ack,  cr8_read,  cr8_write};
 
 static struct cpuid_leaf *leaf(struct cpuid_table *t, uint32_t function, uint32_t index)
 {
@@ -66,8 +66,8 @@ static struct cpuid_leaf *leaf(struct cpuid_table *t, uint32_t function, uint32_
         if (t->leaf[i].function == function && t->leaf[i].index == index)
             return &t->leaf[i];
     }
-    t->leaf[t->count] = (struct cpuid_leaf){.function = function, .index = index,
-                                            .has_index = function == 7 || function == 13};
+    t->leaf[t->count] = (struct cpuid_leaf){
+        .function = function, .index = index, .has_index = function == 7 || function == 13};
     return &t->leaf[t->count++];
 }
 
@@ -108,7 +108,8 @@ struct box *box_new(uint32_t debug)
     memset(b, 0, sizeof *b);
     b->vector = -1;
     fill_cpuid(table);
-    struct engine_vm_config config = {.vcpus = 1, .cpuid = table, .tsc_khz = 1000000, .debug = debug};
+    struct engine_vm_config config = {
+        .vcpus = 1, .cpuid = table, .tsc_khz = 1000000, .debug = debug};
     b->ram = mmap(NULL, BOX_RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct error e = {0};
     if (engine_translate.vm_new(&config, &upcalls, b, &b->vm, &e) ||
@@ -152,9 +153,9 @@ void box_write(struct box *b, uint64_t at, unsigned size, uint64_t value)
 
 void box_gdt(struct box *b, unsigned selector, uint32_t base, uint32_t limit, unsigned attr)
 {
-    uint64_t d = (limit & 0xffff) | (uint64_t)(base & 0xffffff) << 16 | (uint64_t)(attr & 0xff) << 40 |
-                 (uint64_t)(limit >> 16 & 15) << 48 | (uint64_t)(attr >> 12 & 15) << 52 |
-                 (uint64_t)(base >> 24) << 56;
+    uint64_t d = (limit & 0xffff) | (uint64_t)(base & 0xffffff) << 16 |
+                 (uint64_t)(attr & 0xff) << 40 | (uint64_t)(limit >> 16 & 15) << 48 |
+                 (uint64_t)(attr >> 12 & 15) << 52 | (uint64_t)(base >> 24) << 56;
     box_write(b, BOX_GDT + selector, 8, d);
 }
 

@@ -1,5 +1,5 @@
-// A small machine for tests of the translator: one vCPU, 4 MiB of RAM at 0, tables at fixed places, and
-// upcalls that note what was asked. Each IDT vector leads to a HLT of its own.
+// A small machine for tests of the translator: one vCPU, 4 MiB of RAM at 0, tables at fixed places,
+// and upcalls that note what was asked. Each IDT vector leads to a HLT of its own.
 #pragma once
 
 #include "cpu/x86.h"
@@ -34,7 +34,7 @@ struct box {
     struct engine_vcpu *vcpu;
     struct tcpu *c;
     uint8_t *ram;
-    struct cpu_state s; // to be set; as it was after the last run
+    struct cpu_state s;           // to be set; as it was after the last run
     uint64_t mmio_at, mmio_value; // of the last access
     unsigned mmio_reads, mmio_writes, mmio_size;
     int vector; // that intr_ack gives, -1: none
@@ -50,7 +50,8 @@ void box_long(struct box *b);      // RAM mapped one to one with 4 KiB pages, us
 void box_ring3(struct box *b);     // after protected or long: user segments and stack
 
 void box_gdt(struct box *b, unsigned selector, uint32_t base, uint32_t limit, unsigned attr);
-void box_gate(struct box *b, unsigned vector, unsigned type_dpl, unsigned selector, uint32_t offset);
+void box_gate(struct box *b, unsigned vector, unsigned type_dpl, unsigned selector,
+              uint32_t offset);
 uint64_t *box_pte(struct box *b, gva_t at); // long: the entry of a page below 2 MiB
 
 void box_put(struct box *b, uint64_t at, const void *bytes, size_t len);
@@ -64,5 +65,6 @@ enum engine_exit box_run(struct box *b, const void *code, size_t len);
 // The vector whose handler stopped the run, or -1.
 int box_stopped_in(const struct box *b);
 
-// One memory access in the state b->s: 0, or 1 + error code of the #PF it raised (other faults: ~0).
+// One memory access in the state b->s: 0, or 1 + error code of the #PF it raised (other faults:
+// ~0).
 uint64_t box_access(struct box *b, gva_t at, enum access access, bool user);

@@ -99,7 +99,7 @@ static void fault_in_delivering_a_page_fault_is_a_double_fault(void)
     struct box *b = box_new(0);
     box_long(b);
     box_gate(b, VEC_PF, 0x0e, SEL_CODE, BOX_HANDLER); // not present
-    BOX_RUN(b, 0x8a, 0x04, 0x25, 0, 0, 0x40, 0);     // mov al,[0x400000]: not mapped
+    BOX_RUN(b, 0x8a, 0x04, 0x25, 0, 0, 0x40, 0);      // mov al,[0x400000]: not mapped
     CHECK_EQ(box_stopped_in(b), VEC_DF);
     CHECK_EQ(STACKED(b, 0), 0);
     CHECK_EQ(STACKED(b, 1), BOX_CODE);
@@ -320,8 +320,8 @@ static void overlong_instruction_is_gp(void)
 {
     struct box *b = box_new(0);
     box_long(b);
-    BOX_RUN(b, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
-            0x90);
+    BOX_RUN(b, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
+            0x66, 0x90);
     CHECK_EQ(box_stopped_in(b), VEC_GP);
     CHECK_EQ(STACKED(b, 0), 0);
     box_free(b);
@@ -332,13 +332,15 @@ TEST_MAIN(TEST(ud2_faults_at_itself_without_an_error_code), TEST(bad_selector_is
           TEST(software_interrupt_needs_the_gates_privilege),
           TEST(external_interrupt_ignores_the_gates_privilege_and_clears_if),
           TEST(ist_replaces_the_stack), TEST(fault_in_delivering_a_page_fault_is_a_double_fault),
-          TEST(page_fault_after_ud_is_delivered_by_itself), TEST(fault_in_a_double_fault_shuts_down),
-          TEST(real_mode_pushes_three_words), TEST(sti_holds_interrupts_for_one_instruction),
+          TEST(page_fault_after_ud_is_delivered_by_itself),
+          TEST(fault_in_a_double_fault_shuts_down), TEST(real_mode_pushes_three_words),
+          TEST(sti_holds_interrupts_for_one_instruction),
           TEST(mov_ss_holds_interrupts_for_one_instruction),
           TEST(halted_cpu_wakes_for_an_interrupt_only_with_if),
           TEST(nmi_waits_for_iret_of_the_one_before), TEST(trap_flag_stops_after_one_instruction),
           TEST(trap_flag_stops_after_each_repetition),
           TEST(code_breakpoint_faults_before_its_instruction_and_rf_passes_it),
           TEST(data_breakpoint_traps_after_the_write), TEST(general_detect_guards_debug_registers),
-          TEST(kick_is_remembered_until_run_returns), TEST(changed_code_is_seen_by_the_next_instruction),
+          TEST(kick_is_remembered_until_run_returns),
+          TEST(changed_code_is_seen_by_the_next_instruction),
           TEST(code_that_ends_at_an_unmapped_page_faults_there), TEST(overlong_instruction_is_gp))

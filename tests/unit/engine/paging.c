@@ -175,7 +175,8 @@ static void stale_translation_lives_until_invlpg(void)
     b->s.gpr[RDI] = 0x60000;
     b->s.gpr[RSI] = BOX_TABLES + 0x3000 + 0x60 * 8;
     // mov al,[rdi]; mov qword [rsi],0x61007; invlpg [rdi]; mov ah,[rdi]; hlt
-    BOX_RUN(b, 0x8a, 0x07, 0x48, 0xc7, 0x06, 0x07, 0x10, 0x06, 0x00, 0x0f, 0x01, 0x3f, 0x8a, 0x27, 0xf4);
+    BOX_RUN(b, 0x8a, 0x07, 0x48, 0xc7, 0x06, 0x07, 0x10, 0x06, 0x00, 0x0f, 0x01, 0x3f, 0x8a, 0x27,
+            0xf4);
     CHECK_EQ(b->s.gpr[RAX] & 0xffff, 0x2211);
     box_free(b);
 }
@@ -190,13 +191,14 @@ static void invlpg_drops_all_fragments_of_a_large_page(void)
     b->s.gpr[RDI] = 0x201000;
     b->s.gpr[RSI] = BOX_TABLES + 0x2000 + 8;
     // mov al,[rdi]; mov qword [rsi],0x87; invlpg [rdi+0x1000]; mov ah,[rdi]; hlt
-    BOX_RUN(b, 0x8a, 0x07, 0x48, 0xc7, 0x06, 0x87, 0, 0, 0, 0x0f, 0x01, 0xbf, 0, 0x10, 0, 0, 0x8a, 0x27,
-            0xf4);
+    BOX_RUN(b, 0x8a, 0x07, 0x48, 0xc7, 0x06, 0x87, 0, 0, 0, 0x0f, 0x01, 0xbf, 0, 0x10, 0, 0, 0x8a,
+            0x27, 0xf4);
     CHECK_EQ(b->s.gpr[RAX] & 0xffff, 0x2211);
     box_free(b);
 }
 
-// Translates `at`, points its page elsewhere, writes CR3, and tells whether the old page is still seen.
+// Translates `at`, points its page elsewhere, writes CR3, and tells whether the old page is still
+// seen.
 static bool survives_cr3(struct box *b, gva_t at, uint64_t new_cr3)
 {
     struct tcpu *c = b->c;
@@ -286,13 +288,16 @@ static void all_of_it_holds_with_two_tlb_entries(void)
 
 TEST_MAIN(TEST(long_mode_read_sets_accessed_and_write_sets_dirty),
           TEST(absent_page_faults_with_the_access_in_the_error_code),
-          TEST(supervisor_page_refuses_user_accesses), TEST(read_only_page_obeys_wp_for_the_supervisor),
+          TEST(supervisor_page_refuses_user_accesses),
+          TEST(read_only_page_obeys_wp_for_the_supervisor),
           TEST(rights_of_upper_levels_narrow_lower_ones), TEST(nx_page_refuses_fetches),
           TEST(smep_refuses_supervisor_fetches_from_user_pages),
           TEST(address_bits_beyond_the_physical_width_are_reserved),
           TEST(large_pages_map_2_mib_and_1_gib), TEST(pae_uses_the_four_entries_held_in_the_cpu),
           TEST(thirty_two_bit_paging_has_4_kib_and_4_mib_pages),
           TEST(write_across_pages_faults_before_the_first_changes),
-          TEST(stale_translation_lives_until_invlpg), TEST(invlpg_drops_all_fragments_of_a_large_page),
-          TEST(global_pages_survive_cr3_writes), TEST(pcid_keeps_entries_when_bit_63_asks_for_it),
-          TEST(memory_outside_ram_is_asked_of_the_machine), TEST(all_of_it_holds_with_two_tlb_entries))
+          TEST(stale_translation_lives_until_invlpg),
+          TEST(invlpg_drops_all_fragments_of_a_large_page), TEST(global_pages_survive_cr3_writes),
+          TEST(pcid_keeps_entries_when_bit_63_asks_for_it),
+          TEST(memory_outside_ram_is_asked_of_the_machine),
+          TEST(all_of_it_holds_with_two_tlb_entries))

@@ -1,5 +1,5 @@
-// Far transfers: call gates, IRET, task switches, virtual-8086 mode, fast system calls, port permission.
-// Intel SDM vol. 3 chapters 5, 7 and 20; vol. 1 chapter 19.
+// Far transfers: call gates, IRET, task switches, virtual-8086 mode, fast system calls, port
+// permission. Intel SDM vol. 3 chapters 5, 7 and 20; vol. 1 chapter 19.
 #include "box.h"
 
 #define STACKED32(b, n) box_read(b, (b)->s.gpr[RSP] + 4 * (n), 4)
@@ -7,8 +7,8 @@
 
 static void call_gate(struct box *b, unsigned attr, unsigned params, uint32_t offset)
 {
-    uint64_t d = (offset & 0xffff) | SEL_CODE << 16 | (uint64_t)params << 32 | (uint64_t)attr << 40 |
-                 (uint64_t)(offset >> 16) << 48;
+    uint64_t d = (offset & 0xffff) | SEL_CODE << 16 | (uint64_t)params << 32 |
+                 (uint64_t)attr << 40 | (uint64_t)(offset >> 16) << 48;
     box_write(b, BOX_GDT + SEL_GATE, 8, d);
     box_write(b, BOX_GDT + SEL_GATE + 8, 8, 0);
 }
@@ -157,8 +157,9 @@ static void busy_tss_is_refused(void)
 static void enter_v86(struct box *b, unsigned iopl)
 {
     box_protected(b);
-    const uint32_t frame[] = {TARGET & 0xffff, 0, (uint32_t)(FLAG_VM | 2 | iopl << 12), 0x5000, 0x100,
-                              0x200,           0x300, 0x400, 0x500};
+    const uint32_t frame[] = {TARGET & 0xffff, 0,     (uint32_t)(FLAG_VM | 2 | iopl << 12),
+                              0x5000,          0x100, 0x200,
+                              0x300,           0x400, 0x500};
     box_put(b, 0x4000, frame, sizeof frame);
     b->s.gpr[RSP] = 0x4000;
 }
@@ -285,8 +286,8 @@ static void real_to_long_mode_and_back_by_control_registers(void)
     // mov eax,cr0; or eax,1<<31; mov cr0,eax; jmp far 0x30:TARGET
     box_put(b, TARGET, (const uint8_t[]){0x48, 0xff, 0xc3, 0xf4}, 4); // inc rbx; hlt
     b->s.gpr[RBX] = 0xffffffff;
-    BOX_RUN(b, 0x0f, 0x20, 0xc0, 0x0d, 0, 0, 0, 0x80, 0x0f, 0x22, 0xc0, 0xea, 0x00, 0xa0, 0, 0, SEL_SPARE,
-            0);
+    BOX_RUN(b, 0x0f, 0x20, 0xc0, 0x0d, 0, 0, 0, 0x80, 0x0f, 0x22, 0xc0, 0xea, 0x00, 0xa0, 0, 0,
+            SEL_SPARE, 0);
     CHECK_EQ(b->s.rip, TARGET + 4);
     CHECK_EQ(b->s.efer & EFER_LMA, EFER_LMA);
     CHECK_EQ(b->s.gpr[RBX], 0x100000000);
@@ -296,11 +297,12 @@ static void real_to_long_mode_and_back_by_control_registers(void)
 TEST_MAIN(TEST(call_gate_to_ring_0_copies_parameters_and_retf_returns),
           TEST(call_gate_frame_holds_the_callers_stack),
           TEST(call_gate_refuses_callers_below_its_privilege),
-          TEST(long_mode_call_gate_takes_its_stack_from_the_tss), TEST(jump_to_a_tss_switches_tasks),
-          TEST(call_to_a_tss_nests_and_iret_comes_back), TEST(task_gate_gets_the_error_code_on_its_stack),
-          TEST(busy_tss_is_refused), TEST(iret_enters_virtual_8086_mode_and_faults_leave_it),
-          TEST(int_n_in_virtual_8086_mode_needs_iopl_3), TEST(iret_to_an_outer_ring_nulls_inner_segments),
-          TEST(syscall_and_sysret_change_rings),
+          TEST(long_mode_call_gate_takes_its_stack_from_the_tss),
+          TEST(jump_to_a_tss_switches_tasks), TEST(call_to_a_tss_nests_and_iret_comes_back),
+          TEST(task_gate_gets_the_error_code_on_its_stack), TEST(busy_tss_is_refused),
+          TEST(iret_enters_virtual_8086_mode_and_faults_leave_it),
+          TEST(int_n_in_virtual_8086_mode_needs_iopl_3),
+          TEST(iret_to_an_outer_ring_nulls_inner_segments), TEST(syscall_and_sysret_change_rings),
           TEST(sysret_to_a_non_canonical_address_is_gp_in_ring_0),
           TEST(port_access_from_ring_3_asks_the_bitmap),
           TEST(real_to_long_mode_and_back_by_control_registers))
