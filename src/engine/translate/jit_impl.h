@@ -127,7 +127,7 @@ struct jit {
     uint32_t page_hash[JIT_PAGE_HASH];
     uint32_t gpa_hash[JIT_PAGE_HASH];
     uint32_t block_hash[JIT_BLOCK_HASH];
-    uint8_t signal_stack[16384];
+    uint8_t signal_stack[16384] __attribute__((aligned(16)));
 };
 
 static inline const void *jit_exec(const struct jit *jit, uint32_t offset)

@@ -431,10 +431,10 @@ bool case_make(const struct template *t, unsigned mode, uint64_t seed, struct te
         aim_gather(c, &in, &r);
     if (form->flags & FORM_STRING)
         aim_string(c, &in, &r);
-    if (in.op == OP_ENTER) {
-        c->code[1] &= 0xfc;
-        c->code[2] &= 1;
-        c->code[3] = below(&r, 4) ? 0 : (uint8_t)draw(&r);
+    if (in.op == OP_ENTER) { // a small frame, most often without levels
+        c->code[in.len - 3] &= 0xfc;
+        c->code[in.len - 2] &= 1;
+        c->code[in.len - 1] = below(&r, 4) ? 0 : (uint8_t)draw(&r);
     }
     steer(c, &in, &r);
     if (form->flags & FORM_BRANCH && !aim_branch(c, &in, &r))
