@@ -94,19 +94,23 @@ static void do_sipi(struct vcpu *vcpu, struct cpu_state *s)
         fail(vcpu, &e);
 }
 
-static bool must_wake(struct vcpu *vcpu)
+// What ends a wait depends on how the processor waits: SIPI only by what the machine wants of it, HLT
+// also by an NMI and, with interrupts enabled, by an interrupt.
+static bool must_wake(struct vcpu *vcpu, const struct cpu_state *s)
 {
-    return __atomic_load_n(&vcpu->attention, __ATOMIC_SEQ_CST) ||
-           __atomic_load_n(&vcpu->intr, __ATOMIC_SEQ_CST) ||
-           __atomic_load_n(&vcpu->nmi, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&vcpu->attention, __ATOMIC_SEQ_CST))
+        return true;
+    if (s->activity == CPU_WAIT_FOR_SIPI)
+        return false;
+    return __atomic_load_n(&vcpu->nmi, __ATOMIC_SEQ_CST) ||
+           (s->rflags & FLAG_IF && __atomic_load_n(&vcpu->intr, __ATOMIC_SEQ_CST));
 }
 
-static void sleep_until_woken(struct vcpu *vcpu, bool ignore_interrupts)
+static void sleep_until_woken(struct vcpu *vcpu, const struct cpu_state *s)
 {
     pthread_mutex_lock(&vcpu->lock);
     vcpu->asleep = true;
-    while (ignore_interrupts ? !__atomic_load_n(&vcpu->attention, __ATOMIC_SEQ_CST)
-                             : !must_wake(vcpu))
+    while (!must_wake(vcpu, s))
         pthread_cond_wait(&vcpu->wake, &vcpu->lock);
     vcpu->asleep = false;
     pthread_mutex_unlock(&vcpu->lock);
@@ -146,8 +150,8 @@ static void act_on_exit(struct vcpu *vcpu, enum engine_exit exit, struct cpu_sta
     switch (exit) {
     case ENGINE_KICKED: break;
     case ENGINE_HALTED:
-        vm->engine->get(vcpu->engine, ENGINE_EVENTS, s);
-        sleep_until_woken(vcpu, s->activity == CPU_WAIT_FOR_SIPI);
+        vm->engine->get(vcpu->engine, ENGINE_EVENTS | ENGINE_REGS, s);
+        sleep_until_woken(vcpu, s);
         break;
     case ENGINE_SHUTDOWN:
         vm_fail(vm, VM_END_SHUTDOWN, "the guest's processor shut down after a triple fault");

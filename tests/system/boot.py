@@ -254,12 +254,12 @@ def sigterm(opts, work):
     with Guest(opts, "-m", "256", "--kernel", kernel("cloud"), "--initrd", initrd, "--append", ARGS,
                timeout=opts.timeout) as guest:
         guest.expect("guest# ")
-        guest.send("cat /proc/bus/input/devices | grep -c 'Power Button'; "
-                   "head -c 1 /dev/input/event0 > /dev/null && echo BUTTON && poweroff -f\n")
-        guest.expect("1\n")
+        guest.send("e=$(grep -A 5 'Power Button' /proc/bus/input/devices | grep -o 'event[0-9]*'); echo on $e.\n")
+        guest.expect("on event")
+        guest.send("head -c 1 /dev/input/$e > /dev/null && echo BUTTON-$((40 + 2)) && poweroff -f\n")
         time.sleep(1)
         os.kill(guest.child.pid, signal.SIGTERM)
-        guest.expect("BUTTON")
+        guest.expect("BUTTON-42")
         guest.expect_status(0)
 
 
@@ -270,7 +270,7 @@ def disk(opts, work):
         f.truncate(64 << 20)
         f.seek(4096)
         f.write(b"from the host\n")
-    initrd = initramfs_with(work, "disk", "cloud", "virtio", "virtio_ring", "virtio_pci_modern_dev",
+    initrd = initramfs_with(work, "disk", "cloud", "virtio_ring", "virtio", "virtio_pci_modern_dev",
                             "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
     args = ("-m", "256", "--kernel", kernel("cloud"), "--initrd", initrd, "--append", ARGS, "--disk", image)
     with Guest(opts, *args, timeout=opts.timeout) as guest:
