@@ -27,6 +27,9 @@ struct engine_upcalls {
     err_t (*msr_read)(void *opaque, unsigned vcpu, uint32_t msr, uint64_t *value);
     err_t (*msr_write)(void *opaque, unsigned vcpu, uint32_t msr, uint64_t value);
 
+    // The guest set its TSC ahead of virtual time by this much, the value of TSC_ADJUST. May be NULL.
+    void (*tsc_adjusted)(void *opaque, unsigned vcpu, uint64_t adjust);
+
     // The vCPU can take an external interrupt now and set_intr(true) was said: acknowledges it and
     // returns its vector (0..255), or -1 when it has gone away.
     int (*intr_ack)(void *opaque, unsigned vcpu);

@@ -81,6 +81,15 @@ static err_t msr_write(void *opaque, unsigned vcpu, uint32_t msr, uint64_t value
     return err;
 }
 
+static void tsc_adjusted(void *opaque, unsigned vcpu, uint64_t adjust)
+{
+    struct vm *vm = opaque;
+    irq_lock(&vm->irq);
+    vm->vcpu[vcpu].tsc_adjust = adjust;
+    lapic_tsc_changed(vm->vcpu[vcpu].lapic);
+    irq_unlock(&vm->irq);
+}
+
 static int intr_ack(void *opaque, unsigned vcpu)
 {
     struct vm *vm = opaque;
@@ -111,6 +120,7 @@ const struct engine_upcalls vm_upcalls = {
     .mmio_write = mmio_write,
     .msr_read = msr_read,
     .msr_write = msr_write,
+    .tsc_adjusted = tsc_adjusted,
     .intr_ack = intr_ack,
     .cr8_read = cr8_read,
     .cr8_write = cr8_write,

@@ -142,6 +142,7 @@ static void follow_clock(struct vcpu *vcpu, struct cpu_state *s)
     vm->engine->get(vcpu->engine, ENGINE_MSRS, s);
     s->tsc = clock_tsc(&vm->clock) + s->tsc_adjust;
     (void)!vm->engine->set(vcpu->engine, ENGINE_MSRS, s, NULL);
+    vm_upcalls.tsc_adjusted(vm, vcpu->index, s->tsc_adjust);
 }
 
 static void act_on_exit(struct vcpu *vcpu, enum engine_exit exit, struct cpu_state *s)

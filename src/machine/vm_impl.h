@@ -27,7 +27,7 @@ struct vcpu {
     struct engine_vcpu *engine;
     struct device *lapic;
     struct host_thread thread;
-    bool attached; // the engine knows this thread
+    uint64_t tsc_adjust; // how far the guest set its TSC ahead (guarded by the router lock)
 
     uint32_t attention;   // [any] enum vcpu_attention
     uint8_t sipi_vector;  // [any] of the latest VCPU_SIPI

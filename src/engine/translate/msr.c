@@ -222,6 +222,19 @@ static void set_efer(struct tcpu *c, uint64_t value)
     tcpu_update_mode(c);
 }
 
+// The guest's TSC moves by this much, and TSC_ADJUST with it.
+static void move_tsc(struct tcpu *c, uint64_t by)
+{
+    c->tsc_offset += by;
+    c->s.tsc_adjust += by;
+    if (!c->vm->up->tsc_adjusted)
+        return;
+    fpu_to_memory(c);
+    tvm_leave(c);
+    c->vm->up->tsc_adjusted(c->vm->opaque, c->index, c->s.tsc_adjust);
+    tvm_enter(c);
+}
+
 void msr_set(struct tcpu *c, uint32_t msr, uint64_t value)
 {
     const struct msr_row *row = plain_row(c, msr);
@@ -237,17 +250,12 @@ void msr_set(struct tcpu *c, uint32_t msr, uint64_t value)
     case MSR_P5_MC_ADDR:
     case MSR_P5_MC_TYPE:
     case MSR_UCODE_REV: return;
-    case MSR_TSC: // a write moves TSC_ADJUST by as much
-        value -= guest_tsc(c);
-        c->tsc_offset += value;
-        c->s.tsc_adjust += value;
-        return;
+    case MSR_TSC: move_tsc(c, value - guest_tsc(c)); return;
     case MSR_EFER: set_efer(c, value); return;
     case MSR_TSC_ADJUST:
         if (!feature_has(&c->features, FEATURE_TSC_ADJUST))
             break;
-        c->tsc_offset += value - c->s.tsc_adjust;
-        c->s.tsc_adjust = value;
+        move_tsc(c, value - c->s.tsc_adjust);
         return;
     case MSR_MISC_ENABLE:
         if (c->vendor_amd)

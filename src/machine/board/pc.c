@@ -46,7 +46,7 @@ static bool ioapic_deliver(void *opaque, const struct apic_message *m)
 static uint64_t lapic_tsc_now(void *opaque, unsigned index)
 {
     struct vm *vm = opaque;
-    return clock_tsc(&vm->clock);
+    return clock_tsc(&vm->clock) + vm->vcpu[index].tsc_adjust;
 }
 
 static size_t serial_write(void *opaque, const uint8_t *data, size_t len)
