@@ -84,7 +84,7 @@ static bool tag_set(struct tcpu *c, const struct translation *t, enum access acc
     unsigned i = t->page >> PAGE_SHIFT & c->tlb_mask;
     if (c->tlb2->inline_page[user][i] != t->page ||
         tlb->addend[i] != (uint64_t)(uintptr_t)t->host - t->page) {
-        tlb->read[i] = tlb->write[i] = tlb->exec[i] = TLB_NO_TAG;
+        tlb->read[i] = tlb->write[i] = tlb->exec[i] = tlb_no_tag(i);
         c->tlb2->inline_page[user][i] = t->page;
         tlb->addend[i] = (uint64_t)(uintptr_t)t->host - t->page;
     }

@@ -19,8 +19,14 @@
 
 #define TLB_BITS 8
 #define TLB_ENTRIES (1u << TLB_BITS)
-// A tag that no access can match: not page-aligned.
-#define TLB_NO_TAG 0x800ull
+// The tag of a free entry. It must differ in bits 12 and up from every address that is looked up there,
+// canonical or not, because translated code compares by exclusive or and does not look lower. Entry 0's
+// has the page number of another entry; all others have one of entry 0's.
+#define TLB_NO_TAG (1ull << 63)
+static inline uint64_t tlb_no_tag(unsigned entry)
+{
+    return entry ? TLB_NO_TAG : TLB_NO_TAG | PAGE_SIZE;
+}
 
 // The inline TLB that translated code looks at: direct-mapped by the low bits of the page number.
 // tag = page-aligned linear address; host address = linear address + addend. A tag is set only where

@@ -96,7 +96,9 @@ void tlb2_free(struct tcpu *c)
 static void tags_clear(uint64_t *tag, unsigned count)
 {
     uint64_t none = TLB_NO_TAG, n = count;
+    uint64_t *first = tag;
     __asm__ volatile("rep stosq" : "+D"(tag), "+c"(n) : "a"(none) : "memory");
+    *first = tlb_no_tag(0);
 }
 
 void tlb_flush_inline(struct tcpu *c)
@@ -117,9 +119,9 @@ void tlb_flush_inline(struct tcpu *c)
 
 static void inline_drop(struct tcpu *c, unsigned user, unsigned i)
 {
-    c->tlb[user].read[i] = TLB_NO_TAG;
-    c->tlb[user].write[i] = TLB_NO_TAG;
-    c->tlb[user].exec[i] = TLB_NO_TAG;
+    c->tlb[user].read[i] = tlb_no_tag(i);
+    c->tlb[user].write[i] = tlb_no_tag(i);
+    c->tlb[user].exec[i] = tlb_no_tag(i);
 }
 
 void tlb_flush_all(struct tcpu *c)
@@ -181,8 +183,8 @@ void tlb_protect_page(struct tcpu *c, gpa_t page)
     for (unsigned user = 0; user < 2; user++) {
         struct tlb *t = &c->tlb[user];
         for (unsigned i = 0; i < TLB_ENTRIES; i++) {
-            if (t->write[i] != TLB_NO_TAG && (!host || t->write[i] + t->addend[i] == host))
-                t->write[i] = TLB_NO_TAG;
+            if (t->write[i] != tlb_no_tag(i) && (!host || t->write[i] + t->addend[i] == host))
+                t->write[i] = tlb_no_tag(i);
         }
     }
 }

@@ -336,7 +336,19 @@ static void random_numbers_set_carry_alone(void)
     fake_cpu_free(c);
 }
 
-TEST_MAIN(TEST(add_to_a_read_only_page_faults_as_a_write_and_changes_nothing),
+// Translated code takes address ^ tag < 4096 for a match, whatever the address.
+static void free_tlb_entries_match_no_address(void)
+{
+    for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+        CHECK((tlb_no_tag(i) >> PAGE_SHIFT & (TLB_ENTRIES - 1)) != i);
+        if (i < 2) // with a TLB of two entries
+            CHECK((tlb_no_tag(i) >> PAGE_SHIFT & 1) != i);
+        CHECK_EQ(tlb_no_tag(i) & PAGE_MASK, 0);
+    }
+}
+
+TEST_MAIN(TEST(free_tlb_entries_match_no_address),
+          TEST(add_to_a_read_only_page_faults_as_a_write_and_changes_nothing),
           TEST(push_that_faults_keeps_rsp), TEST(push_rsp_pushes_the_old_value),
           TEST(pop_to_memory_based_on_rsp_uses_the_new_rsp),
           TEST(pop_to_memory_that_faults_keeps_rsp), TEST(pop_rsp_loads_the_value),
