@@ -6,29 +6,45 @@
 #include "base/bytes.h"
 #include "base/copy.h"
 
-void emit_u8(struct emit *e, uint8_t v)
-{
-    emit_bytes(e, &v, 1);
-}
-
-void emit_u32(struct emit *e, uint32_t v)
-{
-    emit_bytes(e, &v, 4);
-}
-
-void emit_u64(struct emit *e, uint64_t v)
-{
-    emit_bytes(e, &v, 8);
-}
-
-void emit_bytes(struct emit *e, const void *bytes, size_t n)
+// The translator spends much of its time here: a constant length makes one store.
+static inline void append(struct emit *e, const void *bytes, size_t n)
 {
     if ((size_t)(e->end - e->at) < n) {
         e->overflow = true;
         return;
     }
-    copy_bytes(e->at, bytes, n);
+    __builtin_memcpy(e->at, bytes, n);
     e->at += n;
+}
+
+void emit_u8(struct emit *e, uint8_t v)
+{
+    append(e, &v, 1);
+}
+
+void emit_u32(struct emit *e, uint32_t v)
+{
+    append(e, &v, 4);
+}
+
+void emit_u64(struct emit *e, uint64_t v)
+{
+    append(e, &v, 8);
+}
+
+void emit_bytes(struct emit *e, const void *bytes, size_t n)
+{
+    const uint8_t *p = bytes;
+    if ((size_t)(e->end - e->at) < n) {
+        e->overflow = true;
+        return;
+    }
+    for (size_t i = 0; i < n && i < 16; i++)
+        *e->at++ = p[i];
+    if (n > 16) {
+        copy_bytes(e->at, p + 16, n - 16);
+        e->at += n - 16;
+    }
 }
 
 void emit_align(struct emit *e, size_t align)
@@ -275,6 +291,26 @@ void emit_rorx(struct emit *e, unsigned size, unsigned dst, unsigned src, unsign
 void emit_shrx(struct emit *e, unsigned size, unsigned dst, unsigned src, unsigned count_reg)
 {
     emit_vex_rr(e, size, 3, MAP_0F38, 0xf7, dst, count_reg, src);
+}
+
+void emit_pext(struct emit *e, unsigned dst, unsigned src, unsigned mask)
+{
+    emit_vex_rr(e, 4, 2, MAP_0F38, 0xf5, dst, src, mask);
+}
+
+void emit_pdep(struct emit *e, unsigned dst, unsigned src, unsigned mask)
+{
+    emit_vex_rr(e, 4, 3, MAP_0F38, 0xf5, dst, src, mask);
+}
+
+void emit_sarx(struct emit *e, unsigned size, unsigned dst, unsigned src, unsigned count_reg)
+{
+    emit_vex_rr(e, size, 2, MAP_0F38, 0xf7, dst, count_reg, src);
+}
+
+void emit_shlx(struct emit *e, unsigned size, unsigned dst, unsigned src, unsigned count_reg)
+{
+    emit_vex_rr(e, size, 1, MAP_0F38, 0xf7, dst, count_reg, src);
 }
 
 void emit_setcc_m(struct emit *e, enum condition cond, struct emit_mem mem)

@@ -108,6 +108,12 @@ void emit_rorx(struct emit *e, unsigned size, unsigned dst, unsigned src, unsign
 void emit_shrx(struct emit *e, unsigned size, unsigned dst, unsigned src,
                unsigned count_reg); // BMI2
 
+void emit_sarx(struct emit *e, unsigned size, unsigned dst, unsigned src, unsigned count_reg);
+void emit_shlx(struct emit *e, unsigned size, unsigned dst, unsigned src, unsigned count_reg);
+// 32-bit, BMI2. Together they are an AND that leaves the flags alone.
+void emit_pext(struct emit *e, unsigned dst, unsigned src, unsigned mask);
+void emit_pdep(struct emit *e, unsigned dst, unsigned src, unsigned mask);
+
 enum condition {
     COND_O,
     COND_NO,

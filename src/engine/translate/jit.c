@@ -94,7 +94,6 @@ void jit_run(struct tcpu *c)
     struct jit *jit = c->jit;
     if (!jit->attached)
         jit_attach(c);
-    c->s.rflags &= ~FLAG_RF; // matters only to breakpoints, and none is armed
     do {
         const void *host = jit_continue(c);
         if (host == jit->leave) {

@@ -118,8 +118,8 @@ static bool trans_direction(struct trans *t)
 
 static bool trans_known(struct trans *t)
 {
-    return emits_nothing(t, t->in) || trans_branch(t) || trans_stack(t) || trans_lea(t) ||
-           trans_direction(t) || trans_native(t);
+    return emits_nothing(t, t->in) || trans_branch(t) || trans_stack(t) || trans_system(t) ||
+           trans_lea(t) || trans_direction(t) || trans_native(t);
 }
 
 // One instruction: by whoever can, else by the interpreter. What an emitter began and gave up is

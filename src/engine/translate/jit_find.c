@@ -141,6 +141,7 @@ const void *jit_continue(struct tcpu *c)
 {
     struct jit *jit = c->jit;
     c->insn_rip = c->s.rip;
+    c->s.rflags &= ~FLAG_RF; // matters only to breakpoints, and none is armed
     if (__atomic_load_n(&c->pending, __ATOMIC_RELAXED) || !jit_eligible(c))
         return jit->leave;
     uint32_t page = jit_find_page(c, c->s.rip);

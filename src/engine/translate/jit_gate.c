@@ -37,7 +37,6 @@ static void save_flags(struct emit *e)
     emit_shift_ri(e, SHIFT_SHL, 4, RAX, 11);
     emit_alu_ri(e, ALU_AND, 4, RDX, (int32_t)(FLAGS_ARITH & 0xff));
     emit_alu_rr(e, ALU_OR, 4, RAX, RDX);
-    emit_alu_mi(e, ALU_AND, 4, GS(s.rflags), ~(int32_t)FLAGS_ARITH);
     emit_alu_mr(e, ALU_OR, 4, GS(s.rflags), RAX);
 }
 
@@ -45,6 +44,7 @@ static void save_flags(struct emit *e)
 static void load_flags(struct emit *e)
 {
     emit_load(e, 4, RAX, GS(s.rflags));
+    emit_alu_mi(e, ALU_AND, 4, GS(s.rflags), ~(int32_t)FLAGS_ARITH);
     emit_mov_rr(e, 4, RDX, RAX);
     emit_shift_ri(e, SHIFT_SHR, 4, RDX, 11);
     emit_alu_ri(e, ALU_AND, 4, RDX, 1);
@@ -78,6 +78,7 @@ static void emit_enter(struct jit *jit, struct emit *e)
 static void emit_leave(struct jit *jit, struct emit *e)
 {
     jit->leave = emit_exec(e);
+    save_flags(e); // emit_resume() has just taken them out of s.rflags
     emit_lea(e, 8, RSP, emit_at(RSP, 8));
     for (unsigned i = ARRAY_LEN(callee_saved); i-- > 0;)
         emit_pop(e, callee_saved[i]);

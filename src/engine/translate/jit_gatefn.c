@@ -22,9 +22,7 @@ static bool canonical(uint64_t at)
     return (uint64_t)((int64_t)(at << 16) >> 16) == at;
 }
 
-// The interpreter runs instruction `insn` of a block; then the block goes on if nothing is in the
-// way.
-static const void *step(struct tcpu *c, uint32_t block, unsigned insn)
+const void *jit_step(struct tcpu *c, uint32_t block, unsigned insn)
 {
     struct jit *jit = c->jit;
     struct jit_block *b = &jit->block[block];
@@ -45,7 +43,7 @@ static const void *gate_step(struct tcpu *c, uint32_t id, uint64_t value)
 {
     const struct jit_site *site = &c->jit->site[id];
     c->counter[COUNTER_STEPS]++;
-    return step(c, site->block, site->insn);
+    return jit_step(c, site->block, site->insn);
 }
 
 static const void *gate_slow(struct tcpu *c, uint32_t id, uint64_t at)
@@ -64,7 +62,7 @@ static const void *gate_slow(struct tcpu *c, uint32_t id, uint64_t at)
         return jit_exec(jit, site->resume);
     }
     c->counter[COUNTER_SLOW_ACCESSES]++;
-    return step(c, site->block, site->insn);
+    return jit_step(c, site->block, site->insn);
 }
 
 // Tests can have every branch leave translated code.
@@ -108,7 +106,7 @@ static const void *bad_target(struct tcpu *c, const struct jit_site *site)
 {
     if (site->size)
         c->s.gpr[RSP] -= (uint64_t)(int16_t)site->size;
-    return step(c, site->block, site->insn);
+    return jit_step(c, site->block, site->insn);
 }
 
 static const void *gate_indirect(struct tcpu *c, uint32_t id, uint64_t target)
@@ -125,7 +123,7 @@ static const void *gate_indirect(struct tcpu *c, uint32_t id, uint64_t target)
     if (!block)
         return jit->leave;
     const struct jit_block *b = &jit->block[block];
-    c->hot.ibtc[c->user][target >> 4 & (IBTC_ENTRIES - 1)] =
+    c->hot.ibtc[c->user][ibtc_index(target)] =
         (struct ibtc_entry){target, jit_exec(jit, b->checked)};
     return jit_exec(jit, b->entry);
 }
@@ -184,11 +182,11 @@ static const void *gate_trap(struct tcpu *c, uint32_t id, uint64_t value)
         cpu_raise(c, VEC_MF, 0);
     if (c->hot.trap_no == VEC_XM)
         cpu_raise(c, c->s.cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD, 0);
-    return step(c, block, (unsigned)insn);
+    return jit_step(c, block, (unsigned)insn);
 }
 
 gate_fn *const jit_gate_fns[GATE_COUNT] = {
-    [GATE_SLOW] = gate_slow, [GATE_STEP] = gate_step,         [GATE_LINK] = gate_link,
-    [GATE_POLL] = gate_poll, [GATE_INDIRECT] = gate_indirect, [GATE_PAGE] = gate_page,
-    [GATE_FPU] = gate_fpu,   [GATE_TRAP] = gate_trap,
+    [GATE_SLOW] = gate_slow,         [GATE_STEP] = gate_step,         [GATE_LINK] = gate_link,
+    [GATE_POLL] = gate_poll,         [GATE_INDIRECT] = gate_indirect, [GATE_PAGE] = gate_page,
+    [GATE_STRING] = jit_gate_string, [GATE_FPU] = gate_fpu,           [GATE_TRAP] = gate_trap,
 };

@@ -4,7 +4,7 @@
 
 #include "base/types.h"
 
-#define IBTC_ENTRIES 4096 // indirect-branch targets, indexed by bits 4..15 of rip
+#define IBTC_ENTRIES 4096 // indirect-branch targets, indexed by ibtc_index()
 #define CTLB_ENTRIES 256  // code pages, indexed by the low bits of the page number
 
 struct tcpu;
@@ -15,6 +15,13 @@ struct ibtc_entry {
     const void *host;
 };
 #define IBTC_FREE (1ull << 63) // rip of a free entry: not canonical
+
+// Translated code computes the same, without touching the flags.
+static inline unsigned ibtc_index(uint64_t rip)
+{
+    uint32_t low = (uint32_t)rip;
+    return (low + (low >> 12 | low << 20)) >> 4 & (IBTC_ENTRIES - 1);
+}
 
 struct jit_hot {
     struct tcpu *self;

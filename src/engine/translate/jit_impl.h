@@ -3,9 +3,8 @@
 //
 // Invariants:
 // - Translated code runs with the guest's registers in the host's as jit_host_reg says, the
-// arithmetic
-//   flags in the host's, the other flags in s.rflags, %gs at struct tcpu, and an aligned host
-//   stack.
+//   arithmetic flags in the host's, the others in s.rflags (with zeros for the former), %gs at
+//   struct tcpu, and an aligned host stack.
 // - Every way from translated code into C is a gate: it brings all registers and flags into c->s,
 // calls
 //   a gate_fn with an id and a value, loads c->s again and jumps to where the function says.
@@ -41,6 +40,7 @@ enum gate {
     GATE_INDIRECT, // an indirect branch that missed, or something pending; id: site, value: target
     GATE_PAGE,     // a checked entry whose page must be asked for, or a dropped block; id: block
     GATE_FPU,      // the guest's vector state must come into the machine; id: site
+    GATE_STRING,   // STOS or MOVS; id: site
     GATE_TRAP,     // a host exception; hot.trap_pc and trap_no
     GATE_COUNT,
 };
@@ -81,6 +81,8 @@ struct jit_mark { // where an instruction begins, relative to its block
 };
 
 #define SITE_ALIGNED 0x80 // the access faults when it is not aligned to its size
+
+enum site_string { SITE_MOVS = 1, SITE_REP = 2 }; // access of a string's site
 
 struct jit_site { // an instruction's way out of line
     uint32_t block;
@@ -161,6 +163,10 @@ void jit_patch(struct jit *jit, uint32_t at, uint32_t target); // 32-bit displac
 
 // jit_gatefn.c
 extern gate_fn *const jit_gate_fns[GATE_COUNT];
+gate_fn jit_gate_string; // jit_string.c
+// The interpreter runs instruction `insn` of a block; then the block goes on if nothing is in the
+// way.
+const void *jit_step(struct tcpu *c, uint32_t block, unsigned insn);
 
 // jit_signal.c: the thread's %gs base, its signal stack, and the process's handlers.
 void jit_attach(struct tcpu *c);

@@ -141,16 +141,22 @@ void trans_jump_if(struct trans *t, enum condition condition, uint64_t target)
     t->jit->link[link].patch = jit_offset(t->jit, t->e) - 4;
 }
 
-// bits 4..15 of the target times 16: an entry of the IBTC, to be scaled by 8.
-static void ibtc_index(struct trans *t)
+// ibtc_index() of the target in T1, times two: to be scaled by 8.
+static void emit_ibtc_index(struct trans *t)
 {
     struct emit *e = t->e;
-    emit_movzx(e, T0, T1, 2);
     if (t->jit->bmi2) {
+        emit_rorx(e, 4, T2, T1, 12);
+        emit_lea(e, 4, T0, emit_indexed(T1, T2, 1, 0));
+        emit_movzx(e, T0, T0, 2);
         emit_mov_ri(e, T2, 4);
         emit_shrx(e, 4, T0, T0, T2);
         emit_lea(e, 4, T0, emit_indexed(T0, T0, 1, 0));
     } else { // the flags are on the host's stack
+        emit_mov_rr(e, 4, T0, T1);
+        emit_shift_ri(e, SHIFT_ROR, 4, T0, 12);
+        emit_alu_rr(e, ALU_ADD, 4, T0, T1);
+        emit_movzx(e, T0, T0, 2);
         emit_shift_ri(e, SHIFT_SHR, 4, T0, 4);
         emit_shift_ri(e, SHIFT_SHL, 4, T0, 1);
     }
@@ -166,7 +172,7 @@ void trans_indirect(struct trans *t, int pushed)
     trans_poll(t, true, stub);
     if (save)
         emit_u8(e, 0x9c); // pushf
-    ibtc_index(t);
+    emit_ibtc_index(t);
     if (save)
         emit_u8(e, 0x9d); // popf
     struct emit_mem entry = {REG_NONE, T0, 8, true, (int32_t)table};

@@ -152,6 +152,7 @@ bool trans_continues(const struct insn *in)
     if (!(flags & FORM_SYSTEM))
         return true;
     switch (in->op) {
+    case OP_STI:
     case OP_CLI:
     case OP_RDTSC:
     case OP_RDTSCP:

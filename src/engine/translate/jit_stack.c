@@ -90,6 +90,20 @@ static bool trans_pop(struct trans *t)
     return true;
 }
 
+// The host's arithmetic flags and the guest's others. In the host's low 16 bits of RFLAGS nothing
+// else is set than bit 1 and IF.
+static void trans_pushf(struct trans *t)
+{
+    struct emit_mem mem = check_push(t);
+    emit_u8(t->e, 0x9c); // pushf
+    emit_pop(t->e, T2);
+    emit_movzx(t->e, T2, T2, 2);
+    emit_load(t->e, 4, T0, GS(s.rflags));
+    emit_lea(t->e, 4, T2, emit_indexed(T0, T2, 1, -(int32_t)(FLAG_IF | FLAG_FIXED)));
+    emit_store(t->e, (unsigned)width(t), mem, T2);
+    move_rsp(t, -width(t));
+}
+
 static void trans_leave(struct trans *t)
 {
     unsigned size = (unsigned)width(t);
@@ -109,6 +123,7 @@ bool trans_stack(struct trans *t)
     switch (in->op) {
     case OP_PUSH: return trans_push(t);
     case OP_POP: return trans_pop(t);
+    case OP_PUSHF: trans_pushf(t); return true;
     case OP_LEAVE: trans_leave(t); return true;
     default: return false;
     }

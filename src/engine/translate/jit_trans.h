@@ -82,6 +82,7 @@ bool trans_lea(struct trans *t);
 // jit_branch.c, jit_stack.c: false as above.
 bool trans_branch(struct trans *t);
 bool trans_stack(struct trans *t);
+bool trans_system(struct trans *t); // jit_system.c
 // Stores the register or immediate below rsp and moves rsp; the value is in value_reg, or an
 // immediate.
 void trans_push_reg(struct trans *t, unsigned host);

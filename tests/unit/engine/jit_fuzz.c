@@ -163,7 +163,11 @@ static bool same(struct guest *want, struct guest *got, const struct stream *s, 
                    want->state.xsave[i]);
             test_failures++;
         }
-    CHECK_EQ(memcmp(got->ram + GUEST_CODE, want->ram + GUEST_CODE, GUEST_BYTES - GUEST_CODE), 0);
+    for (unsigned i = GUEST_CODE; i < GUEST_BYTES; i++)
+        if (got->ram[i] != want->ram[i]) {
+            printf("# memory at %#x: %#x, expected %#x\n", i, got->ram[i], want->ram[i]);
+            test_failures++;
+        }
     return test_failures == 0;
 }
 

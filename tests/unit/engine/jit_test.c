@@ -119,6 +119,16 @@ static void calls_returns_and_indirect_jumps_arrive(void)
     RUN64(calls);
 }
 
+SNIPPET(empty, "mov rax, [0x100]; mov byte ptr [0x101], 5; mov rbx, cr3; mov cr3, rbx; mov cl, "
+               "[0x101]; mov edx, [0x7fe];"
+               "mov r8, 0x8000000000000000; mov r9, [r8+0x10]");
+
+// Neither page 0 nor a non-canonical page is taken for the page of an empty entry.
+static void empty_tlb_entries_match_nothing(void)
+{
+    RUN64(empty);
+}
+
 SNIPPET(crossing, "mov rdi, 0x31ffc; mov rax, 0x1122334455667788; mov [rdi], rax; add [rdi], rax; "
                   "mov rbx, [rdi+1]; lock xadd [rdi], rax;"
                   "mov rdi, 0x1c0008; mov rdx, [rdi]; mov [rdi], rdx; movups xmm0, [rsi]; mov rdi, "
@@ -224,6 +234,7 @@ int main(void)
         TEST(flags_survive_memory_checks),
         TEST(flags_survive_the_poll_of_a_conditional_branch),
         TEST(calls_returns_and_indirect_jumps_arrive),
+        TEST(empty_tlb_entries_match_nothing),
         TEST(accesses_across_pages_and_to_devices_are_made),
         TEST(strings_are_copied_and_filled),
         TEST(vector_and_x87_instructions_run_natively),

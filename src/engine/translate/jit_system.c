@@ -1,0 +1,106 @@
+// System instructions that translated code does itself: the interrupt flag, selectors, and string
+// instructions by way of a gate of their own.
+#include "engine/translate/jit_trans.h"
+
+// s.rflags AND mask, plus `set`.
+static void change_rflags(struct trans *t, uint32_t mask, uint32_t set)
+{
+    struct emit *e = t->e;
+    emit_load(e, 4, T0, GS(s.rflags));
+    emit_mov_ri(e, T2, mask);
+    emit_pext(e, T0, T0, T2);
+    emit_pdep(e, T0, T0, T2);
+    if (set)
+        emit_lea(e, 4, T0, emit_at(T0, (int32_t)set));
+    emit_store(e, 4, GS(s.rflags), T0);
+}
+
+static void set_if(struct trans *t, bool on)
+{
+    uint32_t keep = ~(uint32_t)FLAG_IF;
+    if (t->flags_live)
+        change_rflags(t, keep, on ? (uint32_t)FLAG_IF : 0);
+    else if (on)
+        emit_alu_mi(t->e, ALU_OR, 4, GS(s.rflags), (int32_t)FLAG_IF);
+    else
+        emit_alu_mi(t->e, ALU_AND, 4, GS(s.rflags), (int32_t)keep);
+}
+
+// STI with an interrupt waiting is the interpreter's. Otherwise no shadow needs to be kept: the
+// next poll is after the next instruction at the earliest.
+static void trans_sti(struct trans *t)
+{
+    emit_load(t->e, 4, T0, GS(intr_level));
+    uint8_t *none = emit_jrcxz(t->e);
+    trans_step(t);
+    emit_land_short(t->e, none);
+    set_if(t, true);
+}
+
+static bool trans_if(struct trans *t)
+{
+    if (!(t->c->mode & (MODE_CPL0 | MODE_IOPL_OK)) || !t->jit->bmi2)
+        return false;
+    if (t->in->op == OP_STI)
+        trans_sti(t);
+    else
+        set_if(t, false);
+    return true;
+}
+
+// MOV from a segment register.
+static bool trans_selector(struct trans *t)
+{
+    const struct operand *to = &t->in->operand[0], *from = &t->in->operand[1];
+    struct address a;
+    if (from->kind != OPND_SEG)
+        return false;
+    struct emit_mem selector =
+        emit_gs(offsetof(struct tcpu, s.seg) + from->reg * sizeof(struct cpu_segment) +
+                offsetof(struct cpu_segment, selector));
+    if (to->kind == OPND_MEM) {
+        if (!trans_address(t, t->in, &a))
+            return false;
+        struct emit_mem mem = trans_check(t, &a, 2, ACCESS_WRITE);
+        emit_load(t->e, 2, T2, selector);
+        emit_store(t->e, 2, mem, T2);
+        return true;
+    }
+    unsigned host = host_reg(to->reg);
+    emit_load(t->e, 2, T2, selector);
+    if (host == NO_HOST)
+        emit_store(t->e, to->size == 2 ? 2 : 8, gpr_slot(to->reg), T2);
+    else
+        emit_mov_rr(t->e, to->size == 2 ? 2 : 4, host, T2);
+    return true;
+}
+
+// STOS and MOVS through flat segments.
+static bool trans_string(struct trans *t)
+{
+    const struct insn *in = t->in;
+    if (!t->code64 || in->addrsize != 8 || in->seg == SEG_FS || in->seg == SEG_GS)
+        return false;
+    uint32_t site = trans_site(t, ACCESS_WRITE, in->opsize);
+    uint8_t kind = in->op == OP_MOVS ? SITE_MOVS : 0;
+    kind |= in->prefix & (PREFIX_REP | PREFIX_REPNE) ? SITE_REP : 0;
+    t->jit->site[site].access = kind;
+    emit_mov_ri(t->e, T0, site);
+    emit_jmp_to(t->e, t->jit->gate[GATE_STRING]);
+    t->jit->site[site].resume = jit_offset(t->jit, t->e);
+    return true;
+}
+
+bool trans_system(struct trans *t)
+{
+    if (t->in->prefix & PREFIX_LOCK)
+        return false;
+    switch (t->in->op) {
+    case OP_CLI:
+    case OP_STI: return trans_if(t);
+    case OP_MOV_SREG: return trans_selector(t);
+    case OP_STOS:
+    case OP_MOVS: return trans_string(t);
+    default: return false;
+    }
+}
