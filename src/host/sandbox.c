@@ -21,8 +21,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// A sanitizer's run-time makes system calls of its own (at the end even ptrace), so such a build,
-// which is for tests only, keeps the other layers and leaves this one out.
+// A sanitizer's run-time makes system calls of its own (at the end even ptrace) and reads /proc, so
+// such a build, which is for tests only, leaves filters and Landlock out.
 static const bool filters_on = !BERTH_SANITIZED;
 
 #define CALL(name) SCMP_SYS(name)
@@ -290,7 +290,7 @@ static int landlock_version(void)
 // where there is no Landlock: the filters do not depend on it.
 static bool deny_files(void)
 {
-    if (!landlock_version())
+    if (!filters_on || !landlock_version())
         return true;
     const struct landlock_ruleset_attr attr = {
         .handled_access_fs = LANDLOCK_ACCESS_FS_MAKE_SYM * 2 - 1}; // its highest right

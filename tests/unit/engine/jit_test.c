@@ -109,7 +109,7 @@ static void flags_survive_the_poll_of_a_conditional_branch(void)
 
 SNIPPET(calls, "mov ebx, 10; 1: call 2f; dec ebx; jnz 1b; lea rax, [rip+3f]; call rax; push rax; "
                "mov [rsi], rax; call [rsi];"
-               "pop rdx; push qword ptr [rsi]; pop [rdi]; jmp 4f; 2: push rbp; mov rbp, rsp; sub "
+               "pop rdx; push qword ptr [rsi]; pop qword ptr [rdi]; jmp 4f; 2: push rbp; mov rbp, rsp; sub "
                "rsp, 32; add r12, rbx; leave; ret; 3: inc r13; ret 0;"
                "4: push 5; push 0x12345678; pop rax; pop rcx; lea r8, [rip+5f]; jmp r8; ud2; 5: "
                "push rsp; pop r14; jrcxz 6f; inc r15; 6: loop 6b");
