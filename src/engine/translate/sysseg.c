@@ -60,7 +60,8 @@ void sys_arpl(struct tcpu *c, const struct insn *insn)
     need_protected(c);
     uint64_t dst = operand_read(c, insn, 0), src = operand_read(c, insn, 1);
     bool raise = (dst & 3) < (src & 3);
-    operand_write(c, insn, 0, raise ? (dst & ~3ull) | (src & 3) : dst);
+    if (raise) // else nothing is written, not even to a read-only page
+        operand_write(c, insn, 0, (dst & ~3ull) | (src & 3));
     c->s.rflags = bits_set(c->s.rflags, 6, 6, raise);
 }
 
@@ -156,7 +157,7 @@ void sys_lar(struct tcpu *c, const struct insn *insn)
     bool ok = !selector_null(selector) && descriptor_read(c, selector, true, &d) &&
               (lar ? lar_type : lsl_type)(c, descriptor_type(&d)) && visible(c, selector, &d);
     if (ok)
-        operand_write(c, insn, 0, lar ? d.hi & 0x00f0ff00 : descriptor_segment(selector, &d).limit);
+        operand_write(c, insn, 0, lar ? d.hi & 0x00ffff00 : descriptor_segment(selector, &d).limit);
     c->s.rflags = bits_set(c->s.rflags, 6, 6, ok);
 }
 

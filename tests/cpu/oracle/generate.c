@@ -1,7 +1,7 @@
 // Test cases from the decoder's own table: every opcode in every form that has an outcome worth
 // comparing, with random registers, addressing and values.
 //
-// Left out: system instructions, FS and GS overrides (the host's FS is the thread's), AVX-512 where the
+// Left out: system instructions that act, FS and GS overrides (the host's FS is the thread's), AVX-512 where the
 // host lacks it, instructions that store x87 pointers, 16-bit addressing.
 #include <stdlib.h>
 #include <string.h>
@@ -333,8 +333,96 @@ static void aim_stack(struct test_case *c, const struct insn *in, struct random 
         c->in.gpr[RBP] = WORLD_DATA + 4096 + 8 * below(r, 256);
 }
 
+static uint64_t effective(const struct test_case *c, const struct insn *in)
+{
+    uint64_t at = in->base == REG_RIP ? WORLD_CODE + in->len : in->base < 16 ? c->in.gpr[in->base] : 0;
+    if (in->index != REG_NONE)
+        at += c->in.gpr[in->index] * in->scale;
+    return (at + (uint64_t)in->disp) & mask_of(c);
+}
+
+static uint16_t some_selector(struct random *r, bool code)
+{
+    static const uint16_t selectors[] = {0, 3, 0x23, 0x2b, 0x33, 0x18, 0x2a, 0x30};
+    if (percent(r, 70))
+        return code ? (percent(r, 50) ? 0x33 : 0x23) : 0x2b;
+    return selectors[below(r, 8)];
+}
+
+// Selectors and far pointers that have a chance of being accepted.
+static bool steer_selectors(struct test_case *c, struct insn *in, struct random *r)
+{
+    bool memory = in->has_modrm && in->modrm < 0xc0;
+    bool jump = insn_form(in)->flags & FORM_BRANCH, iret = in->op == OP_IRET;
+    uint64_t to = WORLD_CODE + 32 + below(r, 32), flags = draw(r) & (FLAGS_ARITH | FLAG_IF);
+    uint16_t selector = some_selector(r, jump);
+    uint64_t frame[5] = {to, selector, flags | FLAG_FIXED, c->in.gpr[RSP], SELECTOR_DATA};
+    uint8_t bytes[64];
+    unsigned size = in->opsize, words = iret ? 5 : 2;
+    switch (in->op) {
+    case OP_RET_FAR:
+    case OP_IRET:
+    case OP_POP_SREG:
+    case OP_POPF:
+        if (in->op == OP_POPF || in->op == OP_POP_SREG)
+            frame[0] = in->op == OP_POPF ? frame[2] | (draw(r) & (FLAG_IOPL | FLAG_DF)) : selector;
+        for (unsigned i = 0; i < words; i++)
+            store_le(bytes + i * size, size, frame[i]);
+        patch_data(c, c->in.gpr[RSP], bytes, words * size);
+        break;
+    case OP_JMP_FAR:
+    case OP_CALL_FAR:
+        if (in->operand[0].kind == OPND_FAR) {
+            store_le(c->code + in->len - 2 - size, size, to);
+            store_le16(c->code + in->len - 2, selector);
+            break;
+        }
+        [[fallthrough]];
+    case OP_LDS:
+    case OP_LES:
+    case OP_LSS:
+    case OP_LFS:
+    case OP_LGS:
+        store_le(bytes, size, to);
+        store_le16(bytes + size, selector);
+        patch_data(c, effective(c, in), bytes, size + 2);
+        break;
+    default: // MOV Sreg, LAR, LSL, VERR, VERW
+        store_le16(bytes, selector);
+        if (memory)
+            patch_data(c, effective(c, in), bytes, 2);
+        else
+            c->in.gpr[in->operand[in->operands - 1].reg] = selector;
+        return memory || in->operand[in->operands - 1].reg != RSP;
+    }
+    return true;
+}
+
+static bool takes_selectors(const struct insn *in)
+{
+    switch (in->op) {
+    case OP_MOV_SREG: return in->opcode == 0x8e;
+    case OP_RET_FAR:
+    case OP_IRET:
+    case OP_POP_SREG:
+    case OP_POPF:
+    case OP_JMP_FAR:
+    case OP_CALL_FAR:
+    case OP_LDS:
+    case OP_LES:
+    case OP_LSS:
+    case OP_LFS:
+    case OP_LGS:
+    case OP_LAR:
+    case OP_LSL:
+    case OP_VERR:
+    case OP_VERW: return true;
+    default: return false;
+    }
+}
+
 // Branches go a few bytes ahead, into INT3s.
-static bool aim_branch(struct test_case *c, struct insn *in, struct random *r)
+static bool aim_branch(struct test_case *c, const struct insn *in, struct random *r)
 {
     uint64_t to = WORLD_CODE + 32 + below(r, 32);
     uint64_t place = c->in.gpr[RSP];
@@ -352,16 +440,26 @@ static bool aim_branch(struct test_case *c, struct insn *in, struct random *r)
     if (in->has_modrm && in->modrm < 0xc0) {
         if (in->base == RSP || in->index == RSP)
             return false;
-        place = in->base == REG_RIP ? WORLD_CODE + in->len : in->base < 16 ? c->in.gpr[in->base] : 0;
-        if (in->index != REG_NONE)
-            place += c->in.gpr[in->index] * in->scale;
-        place = (place + (uint64_t)in->disp) & mask_of(c);
+        place = effective(c, in);
     }
     if (in->op == OP_RET_NEAR || (in->has_modrm && in->modrm < 0xc0))
         patch_data(c, place, &to, in->opsize);
     if (in->op == OP_JCXZ && percent(r, 50))
         c->in.gpr[RCX] = 0;
     return true;
+}
+
+// An aligned place with room for the area, and a header that XRSTOR accepts.
+static void steer_xsave(struct test_case *c, const struct insn *in, struct random *r)
+{
+    uint8_t header[64] = {(uint8_t)below(r, 8)};
+    if (in->base >= 16 || in->index != REG_NONE || in->base == RAX || in->base == RDX)
+        return;
+    c->in.gpr[in->base] -= effective(c, in) & 63;
+    c->in.gpr[RDX] = 0;
+    c->in.gpr[RAX] = below(r, 8);
+    if (in->op == OP_XRSTOR && percent(r, 90))
+        patch_data(c, effective(c, in) + 512, header, sizeof header);
 }
 
 // Values without which an instruction would always take the same way.
@@ -381,6 +479,14 @@ static void steer(struct test_case *c, const struct insn *in, struct random *r)
         if (in->operand[1].kind == OPND_GPR && !(in->base == in->operand[1].reg) &&
             in->index != in->operand[1].reg)
             gpr[in->operand[1].reg] = (uint64_t)(int64_t)((int)below(r, 4096) - 2048) & mask_of(c);
+        break;
+    case OP_XGETBV: // the other register there is tells what is in use, which varies
+        gpr[RCX] = percent(r, 50) ? 0 : integer(r) | 2;
+        break;
+    case OP_XSAVE:
+    case OP_XSAVEC:
+    case OP_XRSTOR:
+        steer_xsave(c, in, r);
         break;
     case OP_XLAT:
         gpr[RBX] = target(r, 256) - (gpr[RAX] & 0xff);
@@ -409,6 +515,12 @@ static bool bit_test_wild(const struct test_case *c, const struct insn *in)
            (in->base == reg || in->index == reg);
 }
 
+// Dot products report what their first step raised before they take the second.
+static bool several_steps(unsigned op)
+{
+    return op == OP_DPPS || op == OP_DPPD || op == OP_VDPPS || op == OP_VDPPD;
+}
+
 bool case_make(const struct template *t, unsigned mode, uint64_t seed, struct test_case *c)
 {
     struct random r = {seed};
@@ -420,7 +532,13 @@ bool case_make(const struct template *t, unsigned mode, uint64_t seed, struct te
     if (!encode(t, &r, c, &in))
         return false;
     const struct insn_form *form = insn_form(&in);
+    if (several_steps(in.op))
+        store_le32(c->in.xsave + 24, load_le32(c->in.xsave + 24) | 0x1f80);
     c->undefined = form->flags_undefined;
+    // Processors differ in which vector instructions and far pointers heed AC.
+    const uint32_t without_ac = FORM_X87 | FORM_MMX | FORM_SSE | FORM_AVX | FORM_SYSTEM;
+    if (!(form->flags & without_ac) && percent(&r, 3))
+        c->in.rflags |= FLAG_AC;
     if (form->flags & FORM_STACK)
         aim_stack(c, &in, &r);
     if (in.has_modrm && in.modrm < 0xc0 && in.op != OP_NOP)
@@ -437,7 +555,13 @@ bool case_make(const struct template *t, unsigned mode, uint64_t seed, struct te
         c->code[in.len - 1] = below(&r, 4) ? 0 : (uint8_t)draw(&r);
     }
     steer(c, &in, &r);
-    if (form->flags & FORM_BRANCH && !aim_branch(c, &in, &r))
+    if (in.op == OP_RET_FAR && in.imm_bytes) { // less than would reach the hole
+        c->code[in.len - 2] &= 0xf8;
+        c->code[in.len - 1] = 0;
+    }
+    if (takes_selectors(&in) && !steer_selectors(c, &in, &r))
+        return false;
+    if (form->flags & FORM_BRANCH && !(form->flags & FORM_SYSTEM) && !aim_branch(c, &in, &r))
         return false;
     if (form->flags & FORM_STACK && in.op != OP_LEAVE && uses(&in, RSP) && in.base != RSP)
         c->in.gpr[RSP] = WORLD_DATA + 4096;
@@ -446,15 +570,40 @@ bool case_make(const struct template *t, unsigned mode, uint64_t seed, struct te
 
 // --- what there is --------------------------------------------------------------------------------------
 
+// System instructions that do the same at CPL 3 whatever system is above, most of them by refusing.
+static bool system_wanted(unsigned op)
+{
+    static const uint16_t some[] = {
+        OP_MOV_SREG, OP_POP_SREG, OP_LDS,    OP_LES,    OP_LSS,      OP_LFS,    OP_LGS,      OP_ARPL,
+        OP_BOUND,    OP_POPF,     OP_JMP_FAR, OP_CALL_FAR, OP_RET_FAR, OP_IRET, OP_INTO,     OP_INT3,
+           OP_LAR,      OP_LSL,    OP_VERR,   OP_VERW,     OP_IN,     OP_OUT,      OP_INS,
+        OP_OUTS,     OP_HLT,      OP_CLI,    OP_STI,    OP_CLTS,     OP_INVD,   OP_WBINVD,   OP_INVLPG,
+        OP_LGDT,     OP_LIDT,     OP_LLDT,   OP_LTR,    OP_LMSW,     OP_MOV_CR, OP_MOV_DR,   OP_WRMSR,
+        OP_RDMSR,    OP_RDPMC,    OP_SWAPGS, OP_XSETBV, OP_SYSRET,   OP_INVPCID, OP_XGETBV,  OP_WRGSBASE,
+        OP_UD0,      OP_UD1,      OP_UD2,    OP_XSAVE,  OP_XRSTOR,   OP_XSAVEC,
+    };
+    for (size_t i = 0; i < sizeof some / sizeof some[0]; i++) {
+        if (some[i] == op)
+            return true;
+    }
+    return false;
+}
+
 static bool wanted(const struct insn *in, const struct feature_set *features)
 {
     const struct insn_form *form = insn_form(in);
-    if (form->flags & (FORM_SYSTEM | FORM_AVX512) || in->encoding == ENC_EVEX)
+    if (form->flags & FORM_SYSTEM && !system_wanted(in->op))
+        return false;
+    if (form->flags & FORM_AVX512 || in->encoding == ENC_EVEX)
         return false;
     if (form->feature != FEATURE_NONE && !feature_has(features, form->feature))
         return false;
     // AMD truncates near branches with 66, and takes LOOPE for LOOPNE with F2, and the reverse.
     if (form->flags & FORM_BRANCH && in->prefix & (PREFIX_OPSIZE | PREFIX_REP | PREFIX_REPNE))
+        return false;
+    // AMD has no far pointers with 64-bit offsets.
+    if (in->opsize == 8 && (in->op == OP_LSS || in->op == OP_LFS || in->op == OP_LGS ||
+                            in->op == OP_JMP_FAR || in->op == OP_CALL_FAR))
         return false;
     // Also #UD with registers on AMD, a no-op on Intel.
     if (in->op == OP_NOP && in->map == MAP_0F && in->opcode == 0x0d)

@@ -71,8 +71,22 @@ static void cr8_write(void *opaque, unsigned vcpu, uint8_t value)
 {
 }
 
-static const struct engine_upcalls upcalls = {no_pio,       no_pio_write, no_mmio,  no_mmio_write, no_msr,
-                                              no_msr_write, no_interrupt, cr8_read, cr8_write};
+static void no_adjust(void *opaque, unsigned vcpu, uint64_t value)
+{
+}
+
+static const struct engine_upcalls upcalls = {
+    .pio_read = no_pio,
+    .pio_write = no_pio_write,
+    .mmio_read = no_mmio,
+    .mmio_write = no_mmio_write,
+    .msr_read = no_msr,
+    .msr_write = no_msr_write,
+    .tsc_adjusted = no_adjust,
+    .intr_ack = no_interrupt,
+    .cr8_read = cr8_read,
+    .cr8_write = cr8_write,
+};
 
 // Maps one 4-KiB page; makes the tables above it as needed.
 static void map_page(struct guest *g, uint64_t linear, uint64_t gpa, uint64_t flags)
@@ -107,6 +121,7 @@ static void make_tables(struct guest *g)
     store_le64(g->ram + GDT + SELECTOR_CODE64 - 3, 0x00affb000000ffff);
     store_le64(g->ram + TSS + 4, IST_TOP);
     store_le64(g->ram + TSS + 0x24, IST_TOP);
+    store_le16(g->ram + TSS + 0x66, 0x68); // no I/O permission bitmap
 }
 
 static struct cpu_segment user_segment(unsigned selector, unsigned attr)
@@ -127,6 +142,7 @@ static void make_start(struct guest *g)
     for (unsigned i = 0; i < SEG_COUNT; i++)
         s->seg[i] = user_segment(SELECTOR_DATA, 0xc0f3);
     s->seg[SEG_FS] = s->seg[SEG_GS] = (struct cpu_segment){0};
+    s->ldtr = (struct cpu_segment){0};
     s->gdtr = (struct cpu_table){.base = GDT, .limit = 0x7f};
     s->idtr = (struct cpu_table){.base = IDT, .limit = 0xfff};
     s->tr = (struct cpu_segment){
@@ -202,6 +218,10 @@ static bool capture(struct guest *g, struct test_case *c, const struct cpu_state
     o->vector = (uint32_t)vector;
     o->error = has_error ? load_le32(g->ram + sp) : 0;
     o->cr2 = s->cr2;
+    for (unsigned i = 0; i < SEG_COUNT; i++)
+        o->selector[i] = s->seg[i].selector;
+    o->selector[SEG_CS] = load_le16(frame + 8);
+    o->selector[SEG_SS] = load_le16(frame + 32);
     memcpy(o->data, g->ram + DATA_GPA, WORLD_DATA_BYTES);
     return true;
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -43,13 +44,38 @@ static void capture(struct test_case *c, const ucontext_t *u)
     o->vector = (uint32_t)g[REG_TRAPNO];
     o->error = (uint32_t)g[REG_ERR];
     o->cr2 = (uint64_t)g[REG_CR2];
+    o->selector[SEG_CS] = (uint16_t)g[REG_CSGSFS];
+    o->selector[SEG_SS] = (uint16_t)((uint64_t)g[REG_CSGSFS] >> 48);
+    __asm__ volatile("mov %%ds, %0" : "=r"(o->selector[SEG_DS]));
+    __asm__ volatile("mov %%es, %0" : "=r"(o->selector[SEG_ES]));
+    __asm__ volatile("mov %%fs, %0" : "=r"(o->selector[SEG_FS]));
+    __asm__ volatile("mov %%gs, %0" : "=r"(o->selector[SEG_GS]));
     memcpy(o->data, (void *)WORLD_DATA, WORLD_DATA_BYTES);
+}
+
+// 64-bit code ignores DS and ES; 32-bit code must find them usable. Nothing in the child needs FS.
+static void set_segments(void)
+{
+    __asm__ volatile("mov %0, %%ds\n\tmov %0, %%es\n\tmov %1, %%fs\n\tmov %1, %%gs"
+                     :
+                     : "r"(SELECTOR_DATA), "r"(0));
+}
+
+// The kernel leaves AC to the handler, whose own accesses need not be aligned.
+static inline void clear_ac(void)
+{
+    __asm__ volatile("lea -128(%%rsp), %%rsp\n\tpushfq\n\tandl $0xfffbffff, (%%rsp)\n\tpopfq\n\t"
+                     "lea 128(%%rsp), %%rsp"
+                     :
+                     :
+                     : "cc", "memory");
 }
 
 static void enter(const struct test_case *c, ucontext_t *u)
 {
     greg_t *g = u->uc_mcontext.gregs;
     uint8_t *fp = (uint8_t *)u->uc_mcontext.fpregs;
+    set_segments();
     memcpy((void *)WORLD_CODE, c->code, CODE_BYTES);
     memcpy((void *)WORLD_DATA, child.data, WORLD_DATA_BYTES);
     memcpy((uint8_t *)WORLD_DATA + c->patch_at, c->patch, c->patch_len);
@@ -63,16 +89,24 @@ static void enter(const struct test_case *c, ucontext_t *u)
     memcpy(fp + XSAVE_HEADER, c->in.xsave + XSAVE_HEADER, XSAVE_BYTES - XSAVE_HEADER);
 }
 
+// Without the C library, whose thread data FS no longer points to.
+_Noreturn static void leave(void)
+{
+    for (;;)
+        __asm__ volatile("syscall" : : "a"(SYS_exit_group), "D"(0) : "rcx", "r11", "memory");
+}
+
 static void on_signal(int sig, siginfo_t *info, void *context)
 {
     ucontext_t *u = context;
+    clear_ac();
     if (child.running) {
         capture(&child.cases[*child.next], u);
         ++*child.next;
     }
     child.running = true;
     if (*child.next == child.count)
-        _exit(0);
+        leave();
     enter(&child.cases[*child.next], u);
 }
 
@@ -132,8 +166,6 @@ static void child_main(void)
     alarm(60);
     if (!make_world() || !catch_signals() || !lock_in())
         _exit(2);
-    // 64-bit code ignores DS and ES; 32-bit code must find them usable.
-    __asm__ volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(SELECTOR_DATA));
     raise(SIGUSR1);
     _exit(3);
 }

@@ -30,6 +30,8 @@ struct outcome {
     uint32_t vector; // what ended the case: 3 is its INT3
     uint32_t error;
     uint64_t cr2; // after #PF
+    uint16_t selector[6]; // by enum segment
+    uint32_t pad;
     uint8_t data[WORLD_DATA_BYTES];
 };
 
@@ -40,7 +42,7 @@ struct test_case {
     uint8_t patch_len;
     uint8_t pad;
     uint32_t patch_at; // in data: bytes set before the run
-    uint8_t patch[32];
+    uint8_t patch[64];
     uint8_t code[CODE_BYTES];
     uint64_t undefined; // flags that need not agree
     struct registers in;
