@@ -118,14 +118,14 @@ def busybox():
     raise Skip("busybox-static is not installed")
 
 
-def initramfs(work, init=SHELL_INIT, name="initrd", files=()):
+def initramfs(work, init=SHELL_INIT, name="initrd", files=(), shell=None):
     out = os.path.join(work, name + ".cpio")
     if os.path.exists(out):
         return out
     root = os.path.join(work, name + ".root")
     for d in ("bin", "dev", "proc", "sys", "tmp", "mnt"):
         os.makedirs(os.path.join(root, d))
-    shutil.copy(busybox(), os.path.join(root, "bin/busybox"))
+    shutil.copy(shell or busybox(), os.path.join(root, "bin/busybox"))
     for source, target in files:
         os.makedirs(os.path.dirname(os.path.join(root, target)), exist_ok=True)
         shutil.copy(source, os.path.join(root, target))
@@ -168,8 +168,12 @@ def power_off(guest):
 
 
 def boots_to_shell(opts, work, image, memory="256", bits=64, append="", extra=()):
-    with Guest(opts, "-m", memory, "--kernel", image, "--initrd", initramfs(work), "--append", ARGS + append,
-               *extra, timeout=opts.timeout) as guest:
+    if bits == 64:
+        initrd = initramfs(work)
+    else:
+        initrd = initramfs(work, name="initrd32", shell=tool("fetch-kernel", "busybox-i386"))
+    with Guest(opts, "-m", memory, "--kernel", image, "--initrd", initrd, "--append", ARGS + append, *extra,
+               timeout=opts.timeout) as guest:
         shell_session(guest, bits)
         power_off(guest)
 
