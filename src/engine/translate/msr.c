@@ -9,6 +9,7 @@
 #define MSR_P5_MC_TYPE 1
 #define MSR_AMD_SYSCFG 0xc0010010
 #define MSR_AMD_HWCR 0xc0010015
+#define MSR_AMD_NB_CFG 0xc001001f
 #define MSR_AMD_DE_CFG 0xc0011029
 
 static _Noreturn void gp(struct tcpu *c)
@@ -166,7 +167,8 @@ static bool amd_read(const struct tcpu *c, uint32_t msr, uint64_t *value)
     if (!c->vendor_amd)
         return false;
     switch (msr) {
-    case MSR_AMD_SYSCFG: *value = 0; return true;
+    case MSR_AMD_SYSCFG:
+    case MSR_AMD_NB_CFG: *value = 0; return true;
     case MSR_AMD_HWCR: *value = BIT(24); return true;  // the TSC runs at P0's frequency
     case MSR_AMD_DE_CFG: *value = BIT(1); return true; // LFENCE serializes
     default: return false;
