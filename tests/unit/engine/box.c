@@ -57,8 +57,15 @@ static void cr8_write(void *opaque, unsigned vcpu, uint8_t value)
 {
 }
 
-static const struct engine_upcalls upcalls = {pio_read,  pio_write, mmio_read, mmio_write, msr_read,
-                                              msr_write, intr_ack,  cr8_read,  cr8_write};
+static const struct engine_upcalls upcalls = {.pio_read = pio_read,
+                                              .pio_write = pio_write,
+                                              .mmio_read = mmio_read,
+                                              .mmio_write = mmio_write,
+                                              .msr_read = msr_read,
+                                              .msr_write = msr_write,
+                                              .intr_ack = intr_ack,
+                                              .cr8_read = cr8_read,
+                                              .cr8_write = cr8_write};
 
 static struct cpuid_leaf *leaf(struct cpuid_table *t, uint32_t function, uint32_t index)
 {
