@@ -7,16 +7,16 @@
 #define DR6_BS 0x4000ul
 #define DR6_BD 0x2000ul
 
-#define DR_ACCESSORS(n)                                   \
-    static inline word read_dr##n(void)                   \
-    {                                                     \
-        word v;                                           \
-        __asm__ volatile("mov %%dr" #n ", %0" : "=r"(v)); \
-        return v;                                         \
-    }                                                     \
-    static inline void write_dr##n(word v)                \
-    {                                                     \
-        __asm__ volatile("mov %0, %%dr" #n ::"r"(v));     \
+#define DR_ACCESSORS(n)                                         \
+    __attribute__((unused)) static inline word read_dr##n(void) \
+    {                                                           \
+        word v;                                                 \
+        __asm__ volatile("mov %%dr" #n ", %0" : "=r"(v));       \
+        return v;                                               \
+    }                                                           \
+    static inline void write_dr##n(word v)                      \
+    {                                                           \
+        __asm__ volatile("mov %0, %%dr" #n ::"r"(v));           \
     }
 DR_ACCESSORS(0)
 DR_ACCESSORS(6)
