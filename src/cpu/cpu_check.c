@@ -1,5 +1,5 @@
-// Makes a CPU state from outside fit to run: a snapshot may have been damaged or forged, and engines
-// rely on what no processor can be brought to hold. Refuses; repairs nothing.
+// Makes a CPU state from outside fit to run: a snapshot may have been damaged or forged, and
+// engines rely on what no processor can be brought to hold. Refuses; repairs nothing.
 //
 // Sources: Intel SDM volume 3 sections 2.5 (control registers), 12.11 (MTRRs), 12.12 (PAT), 28.3.1;
 // volume 1 section 13.8 (XSAVE header). Not checked: descriptors against their tables in memory.
@@ -8,11 +8,11 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define CR0_KNOWN \
-    (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
+#define CR0_KNOWN                                                                              \
+    (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | \
+     CR0_PG)
 // Without what no guest is ever shown: LA57, VMX, SMAP, protection keys.
-#define CR4_KNOWN \
-    (BITS(11, 0) | CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP)
+#define CR4_KNOWN (BITS(11, 0) | CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP)
 #define EFER_KNOWN (EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_FFXSR)
 #define RFLAGS_KNOWN (BITS(21, 0) & ~(BIT(3) | BIT(5) | BIT(15)))
 #define SEGA_KNOWN 0xf0ff

@@ -1,8 +1,8 @@
 // The CPU's state: its table for save and load, its values after RESET and INIT, and the check that
 // makes a state from outside fit to run.
 //
-// Sources: Intel SDM volume 3, table 10-1 (state after RESET, INIT) and chapter 28.3.1 (what a guest's
-// state must obey); volume 1 section 13.8 (what XRSTOR refuses).
+// Sources: Intel SDM volume 3, table 10-1 (state after RESET, INIT) and chapter 28.3.1 (what a
+// guest's state must obey); volume 1 section 13.8 (what XRSTOR refuses).
 #include "cpu/cpu_state.h"
 
 #include <string.h>
@@ -105,8 +105,8 @@ static void reset_segments(struct cpu_state *s)
 // After RESET, unlike FNINIT, all exceptions are unmasked and the registers hold +0.
 static void reset_fpu(struct cpu_state *s)
 {
-    put_u16(s->xsave, 0x0040);         // FCW
-    s->xsave[4] = 0xff;                // abridged FTW: nothing empty
+    put_u16(s->xsave, 0x0040); // FCW
+    s->xsave[4] = 0xff;        // abridged FTW: nothing empty
     put_u16(s->xsave + XSAVE_MXCSR, 0x1f80);
     s->xsave[XSAVE_HEADER] = XCR0_X87 | XCR0_SSE;
     s->xcr0 = XCR0_X87;

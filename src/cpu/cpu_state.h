@@ -94,13 +94,13 @@ enum cpu_event_type { CPU_EVENT_INTR, CPU_EVENT_NMI, CPU_EVENT_EXCEPTION, CPU_EV
 
 extern const struct state_desc cpu_state_desc;
 
-// The state after RESET (bsp: the boot processor runs; others wait for SIPI). model_id is EDX's value
-// at reset (family, model, stepping). SDM vol. 3 table 10-1.
+// The state after RESET (bsp: the boot processor runs; others wait for SIPI). model_id is EDX's
+// value at reset (family, model, stepping). SDM vol. 3 table 10-1.
 void cpu_state_reset(struct cpu_state *s, bool bsp, uint32_t model_id);
 
 // The state after INIT: like RESET, but x87, SSE, MSRs, CR0.CD/NW, MTRRs, TSC are kept.
 void cpu_state_init(struct cpu_state *s, bool bsp, uint32_t model_id);
 
-// Makes a stream from outside fit to run: refuses what no CPU can hold (reserved bits, non-canonical
-// bases, LMA without PAE, XSAVE headers that XRSTOR would refuse).
+// Makes a stream from outside fit to run: refuses what no CPU can hold (reserved bits,
+// non-canonical bases, LMA without PAE, XSAVE headers that XRSTOR would refuse).
 err_t cpu_state_check(const struct cpu_state *s, uint64_t host_xcr0, struct error *e);

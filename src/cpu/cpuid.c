@@ -35,9 +35,8 @@ struct cpuid_leaf *cpuid_add(struct cpuid_table *table, uint32_t function, int i
     if (table->count == CPUID_LEAVES)
         table->count--; // never reached: a table needs about 40
     struct cpuid_leaf *leaf = &table->leaf[table->count++];
-    *leaf = (struct cpuid_leaf){.function = function,
-                                .index = index < 0 ? 0 : (uint32_t)index,
-                                .has_index = index >= 0};
+    *leaf = (struct cpuid_leaf){
+        .function = function, .index = index < 0 ? 0 : (uint32_t)index, .has_index = index >= 0};
     return leaf;
 }
 
@@ -71,9 +70,9 @@ static void read_indexed(struct cpuid_table *out, uint32_t function, uint32_t ma
 
 void cpuid_read_host(struct cpuid_table *out)
 {
-    static const uint32_t plain[] = {0,          1,          6,          0x80000000, 0x80000001,
-                                     0x80000002, 0x80000003, 0x80000004, 0x80000005, 0x80000006,
-                                     0x80000007, 0x80000008};
+    static const uint32_t plain[] = {0,          1,          6,          0x80000000,
+                                     0x80000001, 0x80000002, 0x80000003, 0x80000004,
+                                     0x80000005, 0x80000006, 0x80000007, 0x80000008};
     uint32_t basic = __get_cpuid_max(0, NULL), extended = __get_cpuid_max(0x80000000, NULL);
     memset(out, 0, sizeof *out);
     for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++) {
@@ -99,9 +98,11 @@ void cpuid_features(const struct cpuid_table *table, struct feature_set *out)
     }
 }
 
-// --- the guest's answers ----------------------------------------------------------------------------
+// --- the guest's answers
+// ----------------------------------------------------------------------------
 
-// Size of the XSAVE area for the components in xcr0: where the last one ends, or (compacted) the sum.
+// Size of the XSAVE area for the components in xcr0: where the last one ends, or (compacted) the
+// sum.
 static uint32_t xsave_size(const struct cpuid_table *table, uint64_t xcr0, bool compacted)
 {
     uint32_t size = 576;
@@ -140,12 +141,12 @@ static void patch(const struct cpuid_table *table, unsigned vcpu, uint32_t funct
         regs[0] = vcpu;
         regs[1] |= vcpu & 0xff;
         break;
-    default:
-        break;
+    default: break;
     }
 }
 
-// Intel processors answer for functions beyond the last with the last basic one's data; AMD's with 0.
+// Intel processors answer for functions beyond the last with the last basic one's data; AMD's with
+// 0.
 static uint32_t clamp_function(const struct cpuid_table *table, uint32_t function)
 {
     const struct cpuid_leaf *zero = cpuid_find(table, 0, 0);

@@ -1,5 +1,6 @@
 // CPUID as data: what the host has, what a named CPU model wants, what a guest is shown.
-// Sources: Intel SDM vol. 2 CPUID; AMD APM vol. 3 appendix E; Linux Documentation/virt/kvm/x86/cpuid.rst.
+// Sources: Intel SDM vol. 2 CPUID; AMD APM vol. 3 appendix E; Linux
+// Documentation/virt/kvm/x86/cpuid.rst.
 #pragma once
 
 #include "base/error.h"
@@ -26,22 +27,23 @@ struct cpuid_request {
     const char *model; // a name from cpu_models, "max" or "host"; NULL means the default
     unsigned vcpus;
     uint64_t tsc_khz;
-    uint32_t apic_khz;    // bus clock of the local APIC timer
-    bool tsc_reliable;    // invariant TSC may be shown
-    bool pv_clock;        // show the KVM clock leaves
+    uint32_t apic_khz; // bus clock of the local APIC timer
+    bool tsc_reliable; // invariant TSC may be shown
+    bool pv_clock;     // show the KVM clock leaves
 };
 
 // Reads the host's own leaves with the CPUID instruction.
 void cpuid_read_host(struct cpuid_table *out);
 
 // Builds the guest's table: the model's features, of which every one must be in host; leaf 1/0xb/4
-// topology, frequency and paravirtual leaves. ERR_NOT_FOUND: no such model (the text lists the names).
-// ERR_UNSUPPORTED: the host lacks a feature of a named model (the text names it).
+// topology, frequency and paravirtual leaves. ERR_NOT_FOUND: no such model (the text lists the
+// names). ERR_UNSUPPORTED: the host lacks a feature of a named model (the text names it).
 err_t cpuid_build(const struct cpuid_request *request, const struct cpuid_table *host,
                   struct cpuid_table *out, struct error *e);
 
 // What CPUID executed on vCPU `vcpu` returns, with the leaves that depend on it and on current CR4
-// and XCR0 (OSXSAVE, OSPKE, XSAVE area size in use) patched. Unknown functions give the documented answer.
+// and XCR0 (OSXSAVE, OSPKE, XSAVE area size in use) patched. Unknown functions give the documented
+// answer.
 void cpuid_query(const struct cpuid_table *table, unsigned vcpu, uint32_t function, uint32_t index,
                  uint64_t cr4, uint64_t xcr0, uint32_t regs[4]);
 

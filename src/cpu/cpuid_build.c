@@ -1,9 +1,9 @@
 // What a guest is shown: a model's features and the leaves that describe its machine.
 //
-// Features fall into three classes. Native ones run on the host's own units and must be there. Emulated
-// ones are Berth's work whatever the host has (paging, MSRs, the APIC). Hidden ones are never shown:
-// they cost speed under translation (SMAP), or nobody here implements them.
-// Sources: Intel SDM vol. 2 CPUID; AMD APM vol. 3 appendix E; Linux Documentation/virt/kvm/x86/cpuid.rst.
+// Features fall into three classes. Native ones run on the host's own units and must be there.
+// Emulated ones are Berth's work whatever the host has (paging, MSRs, the APIC). Hidden ones are
+// never shown: they cost speed under translation (SMAP), or nobody here implements them. Sources:
+// Intel SDM vol. 2 CPUID; AMD APM vol. 3 appendix E; Linux Documentation/virt/kvm/x86/cpuid.rst.
 #include "cpu/cpuid_impl.h"
 
 #include <cpuid.h>
@@ -14,21 +14,23 @@
 #define MAX_EXTENDED_INTEL 0x80000008
 #define PHYS_BITS_MAX 46
 #define LINEAR_BITS 48
-#define AMD_TOPOEXT BIT(22) // leaves 8000001d and 8000001e are there
+#define AMD_TOPOEXT BIT(22)     // leaves 8000001d and 8000001e are there
 #define HYPER_THREADING BIT(28) // leaf 1: EBX counts logical processors
 #define KVM_CLOCKSOURCE2 BIT(3)
 #define KVM_CLOCKSOURCE_STABLE BIT(24)
 #define XCR0_ALL (1u | 2u | 4u | 0xe0u)
 
 static const uint16_t emulated[] = {
-    FEATURE_FPU,      FEATURE_VME,     FEATURE_DE,           FEATURE_PSE,      FEATURE_TSC,
-    FEATURE_MSR,      FEATURE_PAE,     FEATURE_MCE,          FEATURE_CX8,      FEATURE_APIC,
-    FEATURE_SEP,      FEATURE_MTRR,    FEATURE_PGE,          FEATURE_MCA,      FEATURE_PAT,
-    FEATURE_PSE36,    FEATURE_CLFLUSH, FEATURE_SYSCALL,      FEATURE_NX,       FEATURE_LM,
-    FEATURE_PDPE1GB,  FEATURE_RDTSCP,  FEATURE_LAHF_LM,      FEATURE_PCID,     FEATURE_INVPCID,
-    FEATURE_SMEP,     FEATURE_UMIP,    FEATURE_FSGSBASE,     FEATURE_X2APIC,   FEATURE_TSC_DEADLINE,
-    FEATURE_TSC_ADJUST, FEATURE_ARAT,  FEATURE_HYPERVISOR,   FEATURE_ERMS,     FEATURE_FSRM,
-    FEATURE_RDPID,    FEATURE_CONSTANT_TSC,
+    FEATURE_FPU,          FEATURE_VME,          FEATURE_DE,         FEATURE_PSE,
+    FEATURE_TSC,          FEATURE_MSR,          FEATURE_PAE,        FEATURE_MCE,
+    FEATURE_CX8,          FEATURE_APIC,         FEATURE_SEP,        FEATURE_MTRR,
+    FEATURE_PGE,          FEATURE_MCA,          FEATURE_PAT,        FEATURE_PSE36,
+    FEATURE_CLFLUSH,      FEATURE_SYSCALL,      FEATURE_NX,         FEATURE_LM,
+    FEATURE_PDPE1GB,      FEATURE_RDTSCP,       FEATURE_LAHF_LM,    FEATURE_PCID,
+    FEATURE_INVPCID,      FEATURE_SMEP,         FEATURE_UMIP,       FEATURE_FSGSBASE,
+    FEATURE_X2APIC,       FEATURE_TSC_DEADLINE, FEATURE_TSC_ADJUST, FEATURE_ARAT,
+    FEATURE_HYPERVISOR,   FEATURE_ERMS,         FEATURE_FSRM,       FEATURE_RDPID,
+    FEATURE_CONSTANT_TSC,
 };
 
 // Shown with every model: the platform's share, and what makes guests use fast paths.
@@ -37,30 +39,40 @@ static const uint16_t platform[] = {FEATURE_APIC,       FEATURE_X2APIC, FEATURE_
                                     FEATURE_ERMS,       FEATURE_FSRM,   FEATURE_CONSTANT_TSC};
 
 static const uint16_t hidden[] = {
-    FEATURE_SMAP, FEATURE_LA57, FEATURE_PKU, FEATURE_SVM, FEATURE_MONITOR, FEATURE_XSAVES,
-    FEATURE_AVX512F,      // the translator's vector unit stops at AVX2; takes its kin with it
-    FEATURE_OSXSAVE,      // follows CR4
-    FEATURE_HT,           // follows the number of vCPUs
-    FEATURE_CMP_LEGACY,   // likewise
-    FEATURE_CR8_LEGACY,   // LOCK MOV CR0 is not decoded
-    FEATURE_FXSR_OPT,     // FXSAVE that leaves registers out
-    FEATURE_MISALIGNSSE,  // a bit in MXCSR that other hosts refuse
+    FEATURE_SMAP,        FEATURE_LA57, FEATURE_PKU, FEATURE_SVM, FEATURE_MONITOR, FEATURE_XSAVES,
+    FEATURE_AVX512F,     // the translator's vector unit stops at AVX2; takes its kin with it
+    FEATURE_OSXSAVE,     // follows CR4
+    FEATURE_HT,          // follows the number of vCPUs
+    FEATURE_CMP_LEGACY,  // likewise
+    FEATURE_CR8_LEGACY,  // LOCK MOV CR0 is not decoded
+    FEATURE_FXSR_OPT,    // FXSAVE that leaves registers out
+    FEATURE_MISALIGNSSE, // a bit in MXCSR that other hosts refuse
 };
 
 // Features that go when the one before them goes.
 static const struct {
     uint16_t needs, feature;
 } dependencies[] = {
-    {FEATURE_XSAVE, FEATURE_XSAVEOPT},      {FEATURE_XSAVE, FEATURE_XSAVEC},
-    {FEATURE_XSAVE, FEATURE_XGETBV1},       {FEATURE_XSAVE, FEATURE_AVX},
-    {FEATURE_AVX, FEATURE_AVX2},            {FEATURE_AVX, FEATURE_FMA},
-    {FEATURE_AVX, FEATURE_F16C},            {FEATURE_AVX, FEATURE_VAES},
-    {FEATURE_AVX, FEATURE_VPCLMULQDQ},      {FEATURE_AVX2, FEATURE_AVX512F},
-    {FEATURE_AVX512F, FEATURE_AVX512DQ},    {FEATURE_AVX512F, FEATURE_AVX512IFMA},
-    {FEATURE_AVX512F, FEATURE_AVX512CD},    {FEATURE_AVX512F, FEATURE_AVX512BW},
-    {FEATURE_AVX512F, FEATURE_AVX512VL},    {FEATURE_AVX512F, FEATURE_AVX512VBMI},
-    {FEATURE_AVX512F, FEATURE_AVX512VBMI2}, {FEATURE_AVX512F, FEATURE_AVX512VNNI},
-    {FEATURE_AVX512F, FEATURE_AVX512BITALG}, {FEATURE_AVX512F, FEATURE_AVX512VPOPCNTDQ},
+    {FEATURE_XSAVE, FEATURE_XSAVEOPT},
+    {FEATURE_XSAVE, FEATURE_XSAVEC},
+    {FEATURE_XSAVE, FEATURE_XGETBV1},
+    {FEATURE_XSAVE, FEATURE_AVX},
+    {FEATURE_AVX, FEATURE_AVX2},
+    {FEATURE_AVX, FEATURE_FMA},
+    {FEATURE_AVX, FEATURE_F16C},
+    {FEATURE_AVX, FEATURE_VAES},
+    {FEATURE_AVX, FEATURE_VPCLMULQDQ},
+    {FEATURE_AVX2, FEATURE_AVX512F},
+    {FEATURE_AVX512F, FEATURE_AVX512DQ},
+    {FEATURE_AVX512F, FEATURE_AVX512IFMA},
+    {FEATURE_AVX512F, FEATURE_AVX512CD},
+    {FEATURE_AVX512F, FEATURE_AVX512BW},
+    {FEATURE_AVX512F, FEATURE_AVX512VL},
+    {FEATURE_AVX512F, FEATURE_AVX512VBMI},
+    {FEATURE_AVX512F, FEATURE_AVX512VBMI2},
+    {FEATURE_AVX512F, FEATURE_AVX512VNNI},
+    {FEATURE_AVX512F, FEATURE_AVX512BITALG},
+    {FEATURE_AVX512F, FEATURE_AVX512VPOPCNTDQ},
 };
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
@@ -92,7 +104,8 @@ static void available(const struct cpuid_table *host, struct feature_set *out)
     }
 }
 
-// --- choosing -------------------------------------------------------------------------------------
+// --- choosing
+// -------------------------------------------------------------------------------------
 
 static const struct cpu_model *find_model(const char *name, struct error *e)
 {
@@ -133,7 +146,8 @@ static err_t choose_features(const struct cpu_model *model, const struct cpuid_t
     return OK;
 }
 
-// --- leaves -----------------------------------------------------------------------------------------
+// --- leaves
+// -----------------------------------------------------------------------------------------
 
 struct build {
     const struct cpuid_request *request;
@@ -253,8 +267,8 @@ static void add_xsave(struct build *b)
     first->ecx = xcr0 ? end : 0;
 }
 
-// Leaf 15: TSC = crystal * ebx / eax. The crystal is the APIC timer's clock; the ratio is kept so small
-// that guests may multiply in 32 bits.
+// Leaf 15: TSC = crystal * ebx / eax. The crystal is the APIC timer's clock; the ratio is kept so
+// small that guests may multiply in 32 bits.
 static void add_frequencies(struct build *b)
 {
     const struct cpuid_request *r = b->request;
@@ -390,8 +404,7 @@ err_t cpuid_build(const struct cpuid_request *request, const struct cpuid_table 
         return err;
     if (!request->tsc_reliable)
         feature_drop(&b.features, FEATURE_CONSTANT_TSC);
-    b.amd = b.model->features ? b.model->vendor_amd
-                              : host_leaf(&b, 0, 0)->ebx == signature_AMD_ebx;
+    b.amd = b.model->features ? b.model->vendor_amd : host_leaf(&b, 0, 0)->ebx == signature_AMD_ebx;
     b.id_bits = bits_for(request->vcpus);
     memset(out, 0, sizeof *out);
     out->vcpus = request->vcpus;

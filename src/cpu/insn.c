@@ -1,8 +1,10 @@
 // The decoder's driver: prefixes, opcode, row selection, ModRM memory operands, immediates and the
-// rules on what may be combined. What the opcodes are is in opcodes.tab; operands are insn_operand.c.
+// rules on what may be combined. What the opcodes are is in opcodes.tab; operands are
+// insn_operand.c.
 //
 // Sources: Intel SDM volume 2, chapters 2 (format, REX, VEX, EVEX) and 3.
-// Not modelled: AMD's rule that 66 truncates near branches in 64-bit code (Intel's is followed), XOP.
+// Not modelled: AMD's rule that 66 truncates near branches in 64-bit code (Intel's is followed),
+// XOP.
 #include "cpu/insn_impl.h"
 
 #include <string.h>
@@ -14,13 +16,13 @@
 #define REX_R 4
 #define REX_W 8
 
-// What lies between the prefixes and the finished insn. The code is copied to where reading beyond its
-// end yields zeros, so that parsing needs no bounds checks; the length is judged afterwards.
+// What lies between the prefixes and the finished insn. The code is copied to where reading beyond
+// its end yields zeros, so that parsing needs no bounds checks; the length is judged afterwards.
 struct parse {
     uint8_t code[48];
-    unsigned at;      // next byte
-    unsigned seen;    // bytes that had to be looked at, even if not consumed
-    unsigned mode;    // 2, 4, 8
+    unsigned at;   // next byte
+    unsigned seen; // bytes that had to be looked at, even if not consumed
+    unsigned mode; // 2, 4, 8
     bool opsize_prefix;
     uint8_t rep_byte; // last of f2, f3
     uint8_t segment;  // override that has effect, or SEG_COUNT
@@ -37,19 +39,11 @@ static uint64_t read_le(const uint8_t *p, unsigned size)
 {
     uint64_t value = 0;
     switch (size) {
-    case 1:
-        return *p;
-    case 2:
-        memcpy(&value, p, 2);
-        return value;
-    case 4:
-        memcpy(&value, p, 4);
-        return value;
-    case 8:
-        memcpy(&value, p, 8);
-        return value;
-    default:
-        return 0;
+    case 1: return *p;
+    case 2: memcpy(&value, p, 2); return value;
+    case 4: memcpy(&value, p, 4); return value;
+    case 8: memcpy(&value, p, 8); return value;
+    default: return 0;
     }
 }
 
@@ -68,23 +62,15 @@ static void parse_prefixes(struct parse *p, struct insn *out)
         case 0x26:
         case 0x2e:
         case 0x36:
-        case 0x3e:
-            parse_segment(p, byte >> 3 & 3);
-            break;
+        case 0x3e: parse_segment(p, byte >> 3 & 3); break;
         case 0x64:
-        case 0x65:
-            parse_segment(p, byte - 0x64 + SEG_FS);
-            break;
+        case 0x65: parse_segment(p, byte - 0x64 + SEG_FS); break;
         case 0x66:
             p->opsize_prefix = true;
             out->prefix |= PREFIX_OPSIZE;
             break;
-        case 0x67:
-            out->prefix |= PREFIX_ADDRSIZE;
-            break;
-        case 0xf0:
-            out->prefix |= PREFIX_LOCK;
-            break;
+        case 0x67: out->prefix |= PREFIX_ADDRSIZE; break;
+        case 0xf0: out->prefix |= PREFIX_LOCK; break;
         case 0xf2:
         case 0xf3:
             p->rep_byte = byte;
@@ -194,23 +180,17 @@ static unsigned select_child(struct parse *p, const struct insn *out, unsigned s
 {
     uint8_t modrm = p->code[p->at];
     switch (select) {
-    case SELECT_MODE:
-        return p->mode == 8;
-    case SELECT_PP:
-        return p->pp;
-    case SELECT_OPSIZE:
-        return (out->rex & REX_W) != 0;
-    case SELECT_W:
-        return (out->rex & REX_W) != 0;
+    case SELECT_MODE: return p->mode == 8;
+    case SELECT_PP: return p->pp;
+    case SELECT_OPSIZE: return (out->rex & REX_W) != 0;
+    case SELECT_W: return (out->rex & REX_W) != 0;
     case SELECT_L:
         // With registers EVEX.b turns the length bits into a rounding mode; 512 bits are implied.
         if (out->evex_zb & 1 && modrm >= 0xc0)
             return 2;
         return p->veclen < 3 ? p->veclen : 2;
-    case SELECT_REXB:
-        return out->rex & REX_B;
-    default:
-        break;
+    case SELECT_REXB: return out->rex & REX_B;
+    default: break;
     }
     p->seen = p->at + 1;
     if (select == SELECT_MOD)
@@ -370,14 +350,10 @@ static void parse_modrm(struct parse *p, struct insn *out)
 static unsigned immediate_bytes(const struct insn *out, uint8_t size)
 {
     switch (size) {
-    case SIZE_V:
-        return out->opsize;
-    case SIZE_Z:
-        return out->opsize == 2 ? 2 : 4;
-    case SIZE_A:
-        return out->addrsize;
-    default:
-        return size;
+    case SIZE_V: return out->opsize;
+    case SIZE_Z: return out->opsize == 2 ? 2 : 4;
+    case SIZE_A: return out->addrsize;
+    default: return size;
     }
 }
 

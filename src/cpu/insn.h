@@ -30,20 +30,20 @@ enum insn_prefix {
 
 enum operand_kind {
     OPND_NONE,
-    OPND_GPR,   // reg 0..15; OPERAND_HIGH: ah, ch, dh, bh are reg 0..3
-    OPND_MEM,   // address in the insn's base/index/scale/disp/seg
-    OPND_IMM,   // value in imm (sign-extended to opsize where the instruction does)
-    OPND_IMM2,  // value in imm2 (ENTER's level, far pointer's selector is in imm2 too)
-    OPND_REL,   // branch displacement in imm, sign-extended; target = next rip + imm
-    OPND_FAR,   // ptr16:16 or ptr16:32: imm2:imm
-    OPND_SEG,   // reg: enum segment
+    OPND_GPR,  // reg 0..15; OPERAND_HIGH: ah, ch, dh, bh are reg 0..3
+    OPND_MEM,  // address in the insn's base/index/scale/disp/seg
+    OPND_IMM,  // value in imm (sign-extended to opsize where the instruction does)
+    OPND_IMM2, // value in imm2 (ENTER's level, far pointer's selector is in imm2 too)
+    OPND_REL,  // branch displacement in imm, sign-extended; target = next rip + imm
+    OPND_FAR,  // ptr16:16 or ptr16:32: imm2:imm
+    OPND_SEG,  // reg: enum segment
     OPND_CR,
     OPND_DR,
-    OPND_VEC,   // xmm, ymm, zmm by size 16, 32, 64; reg 0..31
-    OPND_MMX,   // reg 0..7
-    OPND_ST,    // reg 0..7, relative to the top of stack
-    OPND_MASK,  // k0..k7
-    OPND_ONE,   // the constant 1 of D0/D1 shifts
+    OPND_VEC,  // xmm, ymm, zmm by size 16, 32, 64; reg 0..31
+    OPND_MMX,  // reg 0..7
+    OPND_ST,   // reg 0..7, relative to the top of stack
+    OPND_MASK, // k0..k7
+    OPND_ONE,  // the constant 1 of D0/D1 shifts
 };
 
 enum operand_flags {
@@ -64,11 +64,12 @@ enum operand_field {
 };
 
 struct operand {
-    uint8_t kind;  // enum operand_kind
+    uint8_t kind; // enum operand_kind
     uint8_t reg;
     uint8_t flags; // enum operand_flags
     uint8_t field; // enum operand_field
-    uint16_t size; // bytes accessed or held; 0 where it depends on state (FSAVE, XSAVE) or is none (LEA)
+    uint16_t
+        size; // bytes accessed or held; 0 where it depends on state (FSAVE, XSAVE) or is none (LEA)
 };
 
 // What a form does beyond its operands.
@@ -82,26 +83,27 @@ enum form_flags {
     FORM_SSE = 1 << 6, // legacy-encoded vector instruction (FXSAVE, LDMXCSR too)
     FORM_AVX = 1 << 7, // VEX vector
     FORM_AVX512 = 1 << 8,
-    FORM_SYSTEM = 1 << 9,   // touches system state: always the interpreter's
-    FORM_ALIGNED = 1 << 10, // memory operand must be aligned to its size (MOVAPS, legacy SSE 16-byte)
-    FORM_COND = 1 << 11,    // condition code in opcode bits 3..0 (Jcc, SETcc, CMOVcc)
-    FORM_VSIB = 1 << 12,    // gathers: index is a vector register
+    FORM_SYSTEM = 1 << 9, // touches system state: always the interpreter's
+    FORM_ALIGNED =
+        1 << 10,         // memory operand must be aligned to its size (MOVAPS, legacy SSE 16-byte)
+    FORM_COND = 1 << 11, // condition code in opcode bits 3..0 (Jcc, SETcc, CMOVcc)
+    FORM_VSIB = 1 << 12, // gathers: index is a vector register
 };
 
 // A row of the table.
 struct insn_form {
-    uint16_t op;      // enum x86_op
-    uint16_t feature; // enum feature that must be shown to the guest, or FEATURE_NONE
-    uint32_t flags;   // enum form_flags
-    uint16_t flags_read;    // arithmetic flags (FLAGS_ARITH bits) and DF that it may read
-    uint16_t flags_written; // that it may change, undefined ones included
+    uint16_t op;              // enum x86_op
+    uint16_t feature;         // enum feature that must be shown to the guest, or FEATURE_NONE
+    uint32_t flags;           // enum form_flags
+    uint16_t flags_read;      // arithmetic flags (FLAGS_ARITH bits) and DF that it may read
+    uint16_t flags_written;   // that it may change, undefined ones included
     uint16_t flags_undefined; // of the written ones
     uint16_t pad;
 };
 extern const struct insn_form insn_forms[];
 
-// Explicit operands come first, in Intel's order; implicit ones (rax of MUL, rsp of PUSH, rcx of a REP
-// prefix) follow. PUSHA and POPA list only rsp.
+// Explicit operands come first, in Intel's order; implicit ones (rax of MUL, rsp of PUSH, rcx of a
+// REP prefix) follow. PUSHA and POPA list only rsp.
 #define INSN_OPERANDS 6
 
 struct insn {
@@ -121,10 +123,10 @@ struct insn {
     uint8_t modrm;
     bool has_sib;
     uint8_t sib;
-    uint8_t vvvv;   // VEX/EVEX register number, 0..31
-    uint8_t veclen; // 16, 32, 64 for vector encodings, else 0
-    uint8_t evex_aaa; // mask register
-    uint8_t evex_zb;  // bit 0: b (broadcast or rounding), bit 1: z, bits 3..2: L'L as encoded
+    uint8_t vvvv;       // VEX/EVEX register number, 0..31
+    uint8_t veclen;     // 16, 32, 64 for vector encodings, else 0
+    uint8_t evex_aaa;   // mask register
+    uint8_t evex_zb;    // bit 0: b (broadcast or rounding), bit 1: z, bits 3..2: L'L as encoded
     uint8_t disp_bytes; // as encoded: 0, 1, 2, 4, 8
     uint8_t imm_bytes;  // as encoded, both immediates together
     // The memory operand.

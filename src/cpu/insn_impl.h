@@ -7,36 +7,36 @@
 // Where an operand is.
 enum row_place {
     PLACE_NONE,
-    PLACE_E,      // ModRM.rm: GPR or memory
-    PLACE_G,      // ModRM.reg
-    PLACE_Z,      // low opcode bits and REX.B
-    PLACE_B,      // vvvv
-    PLACE_I,      // immediate, zero-extended
-    PLACE_IS,     // immediate, sign-extended
-    PLACE_I2,     // second immediate
-    PLACE_J,      // branch displacement
-    PLACE_O,      // moffs
-    PLACE_A,      // far pointer
-    PLACE_S,      // segment register in ModRM.reg
-    PLACE_C,      // control register
-    PLACE_D,      // debug register
-    PLACE_V,      // vector in ModRM.reg
-    PLACE_W,      // vector or memory in ModRM.rm
-    PLACE_H,      // vector in vvvv
-    PLACE_L,      // vector in imm8[7:4]
-    PLACE_P,      // MMX in ModRM.reg
-    PLACE_Q,      // MMX or memory
-    PLACE_K,      // mask in ModRM.reg
-    PLACE_KH,     // mask in vvvv
-    PLACE_KE,     // mask or memory in ModRM.rm
-    PLACE_KAAA,   // mask in EVEX.aaa
-    PLACE_ST_RM,  // x87 register in ModRM.rm
-    PLACE_ONE,    // the constant 1
-    PLACE_GPR,    // implicit register row_operand.reg
+    PLACE_E,        // ModRM.rm: GPR or memory
+    PLACE_G,        // ModRM.reg
+    PLACE_Z,        // low opcode bits and REX.B
+    PLACE_B,        // vvvv
+    PLACE_I,        // immediate, zero-extended
+    PLACE_IS,       // immediate, sign-extended
+    PLACE_I2,       // second immediate
+    PLACE_J,        // branch displacement
+    PLACE_O,        // moffs
+    PLACE_A,        // far pointer
+    PLACE_S,        // segment register in ModRM.reg
+    PLACE_C,        // control register
+    PLACE_D,        // debug register
+    PLACE_V,        // vector in ModRM.reg
+    PLACE_W,        // vector or memory in ModRM.rm
+    PLACE_H,        // vector in vvvv
+    PLACE_L,        // vector in imm8[7:4]
+    PLACE_P,        // MMX in ModRM.reg
+    PLACE_Q,        // MMX or memory
+    PLACE_K,        // mask in ModRM.reg
+    PLACE_KH,       // mask in vvvv
+    PLACE_KE,       // mask or memory in ModRM.rm
+    PLACE_KAAA,     // mask in EVEX.aaa
+    PLACE_ST_RM,    // x87 register in ModRM.rm
+    PLACE_ONE,      // the constant 1
+    PLACE_GPR,      // implicit register row_operand.reg
     PLACE_GPR_HIGH, // AH
-    PLACE_SEG,    // implicit segment register
-    PLACE_ST,     // implicit x87 register
-    PLACE_VEC,    // implicit vector register
+    PLACE_SEG,      // implicit segment register
+    PLACE_ST,       // implicit x87 register
+    PLACE_VEC,      // implicit vector register
 };
 
 // How large it is: bytes below 64 stand for themselves.
@@ -59,22 +59,22 @@ enum row_size {
 
 enum row_bits {
     ROW_MODRM = 1 << 0,
-    ROW_D64 = 1 << 1,       // operand size 64 by default in 64-bit code, 16 with 66
-    ROW_F64 = 1 << 2,       // always 64 there
-    ROW_BYTE = 1 << 3,      // operand size 1
-    ROW_NOMEM = 1 << 4,     // ModRM.mod ignored
+    ROW_D64 = 1 << 1,          // operand size 64 by default in 64-bit code, 16 with 66
+    ROW_F64 = 1 << 2,          // always 64 there
+    ROW_BYTE = 1 << 3,         // operand size 1
+    ROW_NOMEM = 1 << 4,        // ModRM.mod ignored
     ROW_66_MANDATORY = 1 << 5, // 66 selected the row and is no operand size
-    ROW_VVVV = 1 << 6,      // uses vvvv
-    ROW_LIG = 1 << 7,       // vector length ignored
+    ROW_VVVV = 1 << 6,         // uses vvvv
+    ROW_LIG = 1 << 7,          // vector length ignored
     ROW_BCST4 = 1 << 8,
     ROW_BCST8 = 1 << 9,
-    ROW_ROUNDING = 1 << 10, // EVEX.b with registers: rounding or exceptions off, 512 bits implied
-    ROW_PP = 1 << 11,       // F2 or F3 selected the row
-    ROW_MASKABLE = 1 << 12, // EVEX.aaa may be given
+    ROW_ROUNDING = 1 << 10,  // EVEX.b with registers: rounding or exceptions off, 512 bits implied
+    ROW_PP = 1 << 11,        // F2 or F3 selected the row
+    ROW_MASKABLE = 1 << 12,  // EVEX.aaa may be given
     ROW_MASK_MUST = 1 << 13, // ... and must (gathers)
     ROW_ZEROING = 1 << 14,
     ROW_STRING_DST = 1 << 15, // string instruction that accesses memory only through ES:rDI
-    ROW_MAX4 = 1 << 16,     // IN, OUT, INS, OUTS: operand size at most 4
+    ROW_MAX4 = 1 << 16,       // IN, OUT, INS, OUTS: operand size at most 4
 };
 
 struct row_operand {
@@ -85,10 +85,10 @@ struct row_operand {
 };
 
 struct insn_row {
-    uint32_t bits;   // enum row_bits
-    uint8_t imm;     // size of the immediate: 0, 1, 2, SIZE_V, SIZE_Z, SIZE_A (moffs), SIZE_P (far)
-    uint8_t imm2;    // of the second
-    uint8_t disp_n;  // EVEX disp8 scale, 0: the memory operand's size
+    uint32_t bits;  // enum row_bits
+    uint8_t imm;    // size of the immediate: 0, 1, 2, SIZE_V, SIZE_Z, SIZE_A (moffs), SIZE_P (far)
+    uint8_t imm2;   // of the second
+    uint8_t disp_n; // EVEX disp8 scale, 0: the memory operand's size
     uint8_t operands;
     struct row_operand operand[INSN_OPERANDS];
 };
@@ -97,15 +97,15 @@ struct insn_row {
 #define TREE_NODE 0x8000u
 
 enum tree_select {
-    SELECT_MODE,     // 0: 16- and 32-bit code, 1: 64-bit code
-    SELECT_PP,       // 0 none, 1 66, 2 f3, 3 f2
-    SELECT_MOD,      // 0 memory, 1 register
-    SELECT_REG,      // ModRM.reg
-    SELECT_RM,       // ModRM.rm
-    SELECT_OPSIZE,   // 0: operand size below 64, 1: 64
-    SELECT_W,        // VEX.W, EVEX.W (always 0 in legacy encodings)
-    SELECT_L,        // 0..2: 128, 256, 512
-    SELECT_REXB,     // REX.B
+    SELECT_MODE,   // 0: 16- and 32-bit code, 1: 64-bit code
+    SELECT_PP,     // 0 none, 1 66, 2 f3, 3 f2
+    SELECT_MOD,    // 0 memory, 1 register
+    SELECT_REG,    // ModRM.reg
+    SELECT_RM,     // ModRM.rm
+    SELECT_OPSIZE, // 0: operand size below 64, 1: 64
+    SELECT_W,      // VEX.W, EVEX.W (always 0 in legacy encodings)
+    SELECT_L,      // 0..2: 128, 256, 512
+    SELECT_REXB,   // REX.B
 };
 
 struct tree_node {

@@ -1,5 +1,5 @@
-// From a row's operand descriptions and the parsed encoding to struct operand: register numbers, sizes,
-// access. Sources: Intel SDM volume 2, chapter 2 (REX, VEX, EVEX register fields).
+// From a row's operand descriptions and the parsed encoding to struct operand: register numbers,
+// sizes, access. Sources: Intel SDM volume 2, chapter 2 (REX, VEX, EVEX register fields).
 #include "cpu/insn_impl.h"
 
 // The fields that registers come from.
@@ -92,9 +92,7 @@ static bool set_other(struct insn *in, const struct fields *f, struct operand *o
         o->kind = OPND_DR;
         o->reg = (uint8_t)f->reg;
         return o->reg < 8;
-    case PLACE_H:
-        set_vector(o, in->vvvv);
-        return true;
+    case PLACE_H: set_vector(o, in->vvvv); return true;
     case PLACE_L:
         if (in->mode != 8)
             in->imm &= 0x7f; // there are eight registers
@@ -104,36 +102,20 @@ static bool set_other(struct insn *in, const struct fields *f, struct operand *o
         o->kind = OPND_MMX;
         o->reg = f->reg & 7;
         return true;
-    case PLACE_K:
-        return set_mask(o, f->reg | f->evex_r2 << 4);
-    case PLACE_KH:
-        return set_mask(o, in->vvvv);
-    case PLACE_KAAA:
-        return set_mask(o, in->evex_aaa);
+    case PLACE_K: return set_mask(o, f->reg | f->evex_r2 << 4);
+    case PLACE_KH: return set_mask(o, in->vvvv);
+    case PLACE_KAAA: return set_mask(o, in->evex_aaa);
     case PLACE_ST_RM:
         o->kind = OPND_ST;
         o->reg = in->modrm & 7;
         return true;
-    case PLACE_ST:
-        o->kind = OPND_ST;
-        return true;
-    case PLACE_VEC:
-        o->kind = OPND_VEC;
-        return true;
-    case PLACE_SEG:
-        o->kind = OPND_SEG;
-        return true;
-    case PLACE_A:
-        o->kind = OPND_FAR;
-        return true;
-    case PLACE_O:
-        o->kind = OPND_MEM;
-        return true;
-    case PLACE_ONE:
-        o->kind = OPND_ONE;
-        return true;
-    default:
-        return false;
+    case PLACE_ST: o->kind = OPND_ST; return true;
+    case PLACE_VEC: o->kind = OPND_VEC; return true;
+    case PLACE_SEG: o->kind = OPND_SEG; return true;
+    case PLACE_A: o->kind = OPND_FAR; return true;
+    case PLACE_O: o->kind = OPND_MEM; return true;
+    case PLACE_ONE: o->kind = OPND_ONE; return true;
+    default: return false;
     }
 }
 
@@ -146,18 +128,10 @@ static bool set_operand(struct insn *in, const struct fields *f, struct operand 
         else
             set_gpr(in, o, f->rm);
         return true;
-    case PLACE_G:
-        set_gpr(in, o, f->reg);
-        return !f->evex_r2;
-    case PLACE_Z:
-        set_gpr(in, o, (in->opcode & 7) | (in->rex & 1) << 3);
-        return true;
-    case PLACE_B:
-        set_gpr(in, o, in->vvvv);
-        return true;
-    case PLACE_GPR:
-        o->kind = OPND_GPR;
-        return true;
+    case PLACE_G: set_gpr(in, o, f->reg); return !f->evex_r2;
+    case PLACE_Z: set_gpr(in, o, (in->opcode & 7) | (in->rex & 1) << 3); return true;
+    case PLACE_B: set_gpr(in, o, in->vvvv); return true;
+    case PLACE_GPR: o->kind = OPND_GPR; return true;
     case PLACE_GPR_HIGH:
         o->kind = OPND_GPR;
         o->flags |= OPERAND_HIGH;
@@ -165,12 +139,8 @@ static bool set_operand(struct insn *in, const struct fields *f, struct operand 
     case PLACE_I:
     case PLACE_IS:
     case PLACE_I2:
-    case PLACE_J:
-        set_immediate(in, o, place);
-        return true;
-    case PLACE_V:
-        set_vector(o, f->reg | f->evex_r2 << 4);
-        return true;
+    case PLACE_J: set_immediate(in, o, place); return true;
+    case PLACE_V: set_vector(o, f->reg | f->evex_r2 << 4); return true;
     case PLACE_W:
         if (in->modrm < 0xc0)
             set_memory(in, f, o);
@@ -188,8 +158,7 @@ static bool set_operand(struct insn *in, const struct fields *f, struct operand 
             return set_mask(o, f->rm & 7);
         set_memory(in, f, o);
         return true;
-    default:
-        return set_other(in, f, o, place);
+    default: return set_other(in, f, o, place);
     }
 }
 

@@ -113,7 +113,8 @@ enum vector {
 #define PTE_NX BIT(63)
 
 // Segment attributes: bits 8..15 and 20..23 of a descriptor's second word, packed as in VMX access
-// rights: 3..0 type, 4 S, 6..5 DPL, 7 P, 12 AVL, 13 L, 14 D/B, 15 G. P clear marks an unusable segment.
+// rights: 3..0 type, 4 S, 6..5 DPL, 7 P, 12 AVL, 13 L, 14 D/B, 15 G. P clear marks an unusable
+// segment.
 #define SEGA_TYPE BITS(3, 0)
 #define SEGA_ACCESSED BIT(0)
 #define SEGA_WRITABLE BIT(1) // data; for code: readable

@@ -1,5 +1,5 @@
-// Our decoder against Zydis: length, validity, mnemonic, memory operand, flags. The bytes are the code
-// of ELF files on this machine (swept linearly) and random strings in all three modes.
+// Our decoder against Zydis: length, validity, mnemonic, memory operand, flags. The bytes are the
+// code of ELF files on this machine (swept linearly) and random strings in all three modes.
 //
 // usage: zydis_diff [--all] [--random N] [--seed S] [--verbose] [FILE...]
 // Known differences are listed in known_difference() with their reasons.
@@ -25,33 +25,75 @@ struct run {
     bool verbose;
 };
 
-// --- names ----------------------------------------------------------------------------------------
+// --- names
+// ----------------------------------------------------------------------------------------
 
 // Zydis's name (or ours) -> the name both are compared under.
 static const struct {
     const char *name, *common;
 } aliases[] = {
-    {"cwde", "cbw"},         {"cdqe", "cbw"},          {"cdq", "cwd"},
-    {"cqo", "cwd"},          {"pushad", "pusha"},      {"popad", "popa"},
-    {"pushfd", "pushf"},     {"pushfq", "pushf"},      {"popfd", "popf"},
-    {"popfq", "popf"},       {"iretd", "iret"},        {"iretq", "iret"},
-    {"jecxz", "jcxz"},       {"jrcxz", "jcxz"},        {"mov_cr", "mov"},
-    {"mov_dr", "mov"},       {"mov_sreg", "mov"},      {"push_sreg", "push"},
-    {"pop_sreg", "pop"},     {"call_near", "call"},    {"call_far", "call"},
-    {"jmp_near", "jmp"},     {"jmp_far", "jmp"},       {"ret_near", "ret"},
-    {"ret_far", "ret"},      {"movq", "movd"},         {"vmovq", "vmovd"},
-    {"pinsrq", "pinsrd"},    {"vpinsrq", "vpinsrd"},   {"pextrq", "pextrd"},
-    {"vpextrq", "vpextrd"},  {"vpbroadcastq", "vpbroadcastd"}, {"kmovq", "kmovd"},
-    {"fxsave64", "fxsave"},  {"fxrstor64", "fxrstor"}, {"xsave64", "xsave"},
-    {"xrstor64", "xrstor"},  {"xsaveopt64", "xsaveopt"}, {"xsavec64", "xsavec"},
-    {"xsaves64", "xsaves"},  {"xrstors64", "xrstors"}, {"prefetchnta", "prefetch"},
-    {"prefetcht0", "prefetch"}, {"prefetcht1", "prefetch"}, {"prefetcht2", "prefetch"},
-    {"prefetchw", "prefetch"}, {"prefetchwt1", "prefetch"}, {"fsetpm287_nop", "fnop"},
-    {"feni8087_nop", "fnop"}, {"fdisi8087_nop", "fnop"}, {"fstpnce", "fstp"},
-    {"cldemote", "nop"},     {"bndldx", "nop"},        {"bndstx", "nop"},
-    {"bndmov", "nop"},       {"bndcl", "nop"},         {"bndcu", "nop"},
-    {"bndcn", "nop"},        {"bndmk", "nop"},         {"rdsspd", "nop"},
-    {"rdsspq", "nop"},       {"sysretq", "sysret"},
+    {"cwde", "cbw"},
+    {"cdqe", "cbw"},
+    {"cdq", "cwd"},
+    {"cqo", "cwd"},
+    {"pushad", "pusha"},
+    {"popad", "popa"},
+    {"pushfd", "pushf"},
+    {"pushfq", "pushf"},
+    {"popfd", "popf"},
+    {"popfq", "popf"},
+    {"iretd", "iret"},
+    {"iretq", "iret"},
+    {"jecxz", "jcxz"},
+    {"jrcxz", "jcxz"},
+    {"mov_cr", "mov"},
+    {"mov_dr", "mov"},
+    {"mov_sreg", "mov"},
+    {"push_sreg", "push"},
+    {"pop_sreg", "pop"},
+    {"call_near", "call"},
+    {"call_far", "call"},
+    {"jmp_near", "jmp"},
+    {"jmp_far", "jmp"},
+    {"ret_near", "ret"},
+    {"ret_far", "ret"},
+    {"movq", "movd"},
+    {"vmovq", "vmovd"},
+    {"pinsrq", "pinsrd"},
+    {"vpinsrq", "vpinsrd"},
+    {"pextrq", "pextrd"},
+    {"vpextrq", "vpextrd"},
+    {"vpbroadcastq", "vpbroadcastd"},
+    {"kmovq", "kmovd"},
+    {"fxsave64", "fxsave"},
+    {"fxrstor64", "fxrstor"},
+    {"xsave64", "xsave"},
+    {"xrstor64", "xrstor"},
+    {"xsaveopt64", "xsaveopt"},
+    {"xsavec64", "xsavec"},
+    {"xsaves64", "xsaves"},
+    {"xrstors64", "xrstors"},
+    {"prefetchnta", "prefetch"},
+    {"prefetcht0", "prefetch"},
+    {"prefetcht1", "prefetch"},
+    {"prefetcht2", "prefetch"},
+    {"prefetchw", "prefetch"},
+    {"prefetchwt1", "prefetch"},
+    {"fsetpm287_nop", "fnop"},
+    {"feni8087_nop", "fnop"},
+    {"fdisi8087_nop", "fnop"},
+    {"fstpnce", "fstp"},
+    {"cldemote", "nop"},
+    {"bndldx", "nop"},
+    {"bndstx", "nop"},
+    {"bndmov", "nop"},
+    {"bndcl", "nop"},
+    {"bndcu", "nop"},
+    {"bndcn", "nop"},
+    {"bndmk", "nop"},
+    {"rdsspd", "nop"},
+    {"rdsspq", "nop"},
+    {"sysretq", "sysret"},
 };
 
 static const char *common_name(const char *name)
@@ -77,21 +119,19 @@ static bool same_name(const ZydisDecodedInstruction *z, unsigned op)
     case ZYDIS_CATEGORY_IOSTRINGOP:
         snprintf(stem, sizeof stem, "%.*s", (int)strlen(theirs) - 1, theirs);
         return strcmp(stem, ours) == 0;
-    case ZYDIS_CATEGORY_SETCC:
-        return op == OP_SETCC;
-    case ZYDIS_CATEGORY_CMOV:
-        return op == OP_CMOVCC;
+    case ZYDIS_CATEGORY_SETCC: return op == OP_SETCC;
+    case ZYDIS_CATEGORY_CMOV: return op == OP_CMOVCC;
     case ZYDIS_CATEGORY_COND_BR:
         if (op == OP_JCC)
             return theirs[0] == 'j' && !strstr(theirs, "cxz");
         break;
-    default:
-        break;
+    default: break;
     }
     return strcmp(common_name(theirs), common_name(ours)) == 0;
 }
 
-// --- what is allowed to differ -------------------------------------------------------------------------
+// --- what is allowed to differ
+// -------------------------------------------------------------------------
 
 static bool absent_extension(ZydisISAExt ext)
 {
@@ -135,18 +175,16 @@ static bool absent_extension(ZydisISAExt ext)
     case ZYDIS_ISA_EXT_VMFUNC:
     case ZYDIS_ISA_EXT_VTX:
     case ZYDIS_ISA_EXT_WAITPKG:
-    case ZYDIS_ISA_EXT_XOP:
-        return true;
-    default:
-        return false;
+    case ZYDIS_ISA_EXT_XOP: return true;
+    default: return false;
     }
 }
 
 static bool absent_isa_set(ZydisISASet set)
 {
     const char *name = ZydisISASetGetString(set);
-    static const char *const absent[] = {"FP16", "AVX512ER", "AVX512PF", "4FMAPS", "4VNNIW", "BF16",
-                                         "VP2INTERSECT"};
+    static const char *const absent[] = {"FP16",   "AVX512ER", "AVX512PF",    "4FMAPS",
+                                         "4VNNIW", "BF16",     "VP2INTERSECT"};
     for (size_t i = 0; i < sizeof absent / sizeof absent[0]; i++) {
         if (name && strstr(name, absent[i]))
             return true;
@@ -154,8 +192,8 @@ static bool absent_isa_set(ZydisISASet set)
     return false;
 }
 
-static bool known_difference(bool z_ok, const ZydisDecodedInstruction *z,
-                             enum insn_status status, const struct insn *in)
+static bool known_difference(bool z_ok, const ZydisDecodedInstruction *z, enum insn_status status,
+                             const struct insn *in)
 {
     if (z_ok && status == INSN_INVALID) {
         if (absent_extension(z->meta.isa_ext) || absent_isa_set(z->meta.isa_set))
@@ -169,14 +207,16 @@ static bool known_difference(bool z_ok, const ZydisDecodedInstruction *z,
     return false;
 }
 
-// Instructions whose operand names no data, or a cache line; and MOVSXD, which reads two bytes with an
-// operand size of two (as processors do), four according to Zydis.
+// Instructions whose operand names no data, or a cache line; and MOVSXD, which reads two bytes with
+// an operand size of two (as processors do), four according to Zydis.
 static bool no_data_access(unsigned op)
 {
-    return op == OP_MOVSXD || op == OP_UD0 || op == OP_UD1 || op == OP_CLFLUSH || op == OP_CLFLUSHOPT || op == OP_CLWB;
+    return op == OP_MOVSXD || op == OP_UD0 || op == OP_UD1 || op == OP_CLFLUSH ||
+           op == OP_CLFLUSHOPT || op == OP_CLWB;
 }
 
-// --- comparing one instruction ---------------------------------------------------------------------------
+// --- comparing one instruction
+// ---------------------------------------------------------------------------
 
 static void report(struct run *r, const uint8_t *code, size_t len, unsigned mode, const char *what,
                    const ZydisDecodedInstruction *z, const struct insn *in)
@@ -209,7 +249,8 @@ static const char *compare_memory(const ZydisDecodedInstruction *z, const ZydisD
     const ZydisDecodedOperand *zm = NULL;
     const struct operand *m = NULL;
     for (unsigned i = 0; i < z->operand_count_visible; i++) {
-        if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY && ops[i].encoding != ZYDIS_OPERAND_ENCODING_NONE)
+        if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+            ops[i].encoding != ZYDIS_OPERAND_ENCODING_NONE)
             zm = &ops[i];
     }
     for (unsigned i = 0; i < in->operands; i++) {
@@ -227,7 +268,8 @@ static const char *compare_memory(const ZydisDecodedInstruction *z, const ZydisD
     if (zm->mem.index != ZYDIS_REGISTER_NONE && zm->mem.scale != in->scale)
         return "scale";
     uint64_t mask = size_mask(in->addrsize);
-    if (!zydis_r13 && (zm->mem.disp.has_displacement ? zm->mem.disp.value & mask : 0) != ((uint64_t)in->disp & mask))
+    if (!zydis_r13 && (zm->mem.disp.has_displacement ? zm->mem.disp.value & mask : 0) !=
+                          ((uint64_t)in->disp & mask))
         return "displacement";
     if (no_data_access(in->op))
         return NULL;
@@ -235,8 +277,8 @@ static const char *compare_memory(const ZydisDecodedInstruction *z, const ZydisD
         return "memory size";
     bool reads = zm->actions & ZYDIS_OPERAND_ACTION_MASK_READ;
     bool writes = zm->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-    if (m->size && (reads != (bool)(m->flags & OPERAND_READ) ||
-                    writes != (bool)(m->flags & OPERAND_WRITE)))
+    if (m->size &&
+        (reads != (bool)(m->flags & OPERAND_READ) || writes != (bool)(m->flags & OPERAND_WRITE)))
         return "memory access";
     return NULL;
 }
@@ -256,8 +298,8 @@ static const char *compare_flags(const ZydisDecodedInstruction *z, const struct 
         return "flags written";
     if (f->tested & arith & ~(uint32_t)form->flags_read)
         return "flags read";
-    // Zydis has one answer for all shifts, and calls AF undefined after SBB of a register and itself.
-    // It has BEXTR leave undefined what the SDM says is cleared.
+    // Zydis has one answer for all shifts, and calls AF undefined after SBB of a register and
+    // itself. It has BEXTR leave undefined what the SDM says is cleared.
     if (in->op == OP_SBB || in->op == OP_BEXTR || (in->opcode & 0xfc) == 0xd0)
         return NULL;
     if (f->undefined & arith & ~(uint32_t)form->flags_undefined)
@@ -297,13 +339,17 @@ static unsigned compare(struct run *r, const uint8_t *code, size_t len, unsigned
         if (truncated || known_difference(z_ok, &z, status, &in))
             r->known++;
         else
-            report(r, code, z_ok ? z.length : len < INSN_MAX ? len : INSN_MAX, mode,
-                   z_ok ? "we refuse" : "we accept", z_ok ? &z : NULL, &in);
+            report(r, code,
+                   z_ok             ? z.length
+                   : len < INSN_MAX ? len
+                                    : INSN_MAX,
+                   mode, z_ok ? "we refuse" : "we accept", z_ok ? &z : NULL, &in);
     }
     return z_ok ? z.length : 1;
 }
 
-// --- where bytes come from ---------------------------------------------------------------------------
+// --- where bytes come from
+// ---------------------------------------------------------------------------
 
 static void sweep(struct run *r, const uint8_t *code, size_t len, unsigned mode)
 {

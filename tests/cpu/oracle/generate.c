@@ -1,8 +1,8 @@
 // Test cases from the decoder's own table: every opcode in every form that has an outcome worth
 // comparing, with random registers, addressing and values.
 //
-// Left out: system instructions that act, FS and GS overrides (the host's FS is the thread's), AVX-512 where the
-// host lacks it, instructions that store x87 pointers, 16-bit addressing.
+// Left out: system instructions that act, FS and GS overrides (the host's FS is the thread's),
+// AVX-512 where the host lacks it, instructions that store x87 pointers, 16-bit addressing.
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,11 +12,12 @@
 #include "oracle.h"
 
 // How an encoding is drawn: fixed parts, with the rest left to chance.
-struct template {
+struct template
+{
     uint16_t form, op;
     uint8_t encoding, map, pp, opcode;
-    uint8_t reg;    // of ModRM; others are tried first
-    bool memory;    // operand in ModRM.rm
+    uint8_t reg; // of ModRM; others are tried first
+    bool memory; // operand in ModRM.rm
     uint8_t w, l, opsize, mode;
 };
 
@@ -47,42 +48,46 @@ static bool percent(struct random *r, unsigned p)
 
 static uint64_t integer(struct random *r)
 {
-    static const uint64_t special[] = {0,          1,          2,          0x7f,
-                                       0x80,       0xff,       0x7fff,     0x8000,
-                                       0xffff,     0x7fffffff, 0x80000000, 0xffffffff,
-                                       1ull << 32, ~0ull >> 1, 1ull << 63, ~0ull};
+    static const uint64_t special[] = {
+        0,      1,          2,          0x7f,       0x80,       0xff,       0x7fff,     0x8000,
+        0xffff, 0x7fffffff, 0x80000000, 0xffffffff, 1ull << 32, ~0ull >> 1, 1ull << 63, ~0ull};
     uint64_t v = draw(r);
     switch (below(r, 4)) {
-    case 0:
-        return special[v & 15];
-    case 1:
-        return v & 0xff;
-    case 2:
-        return v >> below(r, 64);
-    default:
-        return v;
+    case 0: return special[v & 15];
+    case 1: return v & 0xff;
+    case 2: return v >> below(r, 64);
+    default: return v;
     }
 }
 
 // A double, or two floats.
 static uint64_t floating(struct random *r)
 {
-    static const uint64_t special[] = {
-        0,                  0x8000000000000000, 0x3ff0000000000000, 0xbff0000000000000,
-        0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000000, 0x7ff0000000000001,
-        0x0000000000000001, 0x000fffffffffffff, 0x41dfffffffc00000, 0x43e0000000000000,
-        0x3f8000003f800000, 0x7f800000bf800000, 0x7fc0000000000001, 0x4f0000004effffff};
+    static const uint64_t special[] = {0,
+                                       0x8000000000000000,
+                                       0x3ff0000000000000,
+                                       0xbff0000000000000,
+                                       0x7ff0000000000000,
+                                       0xfff0000000000000,
+                                       0x7ff8000000000000,
+                                       0x7ff0000000000001,
+                                       0x0000000000000001,
+                                       0x000fffffffffffff,
+                                       0x41dfffffffc00000,
+                                       0x43e0000000000000,
+                                       0x3f8000003f800000,
+                                       0x7f800000bf800000,
+                                       0x7fc0000000000001,
+                                       0x4f0000004effffff};
     uint64_t v = draw(r);
     switch (below(r, 4)) {
-    case 0:
-        return special[v & 15];
+    case 0: return special[v & 15];
     case 1: // a double near 1
         return (v & 0x800fffffffffffff) | (uint64_t)(0x3f0 + below(r, 32)) << 52;
     case 2: // two floats near 1
         return (v & 0x807fffff807fffff) | (uint64_t)(0x78 + below(r, 16)) << 55 |
                (uint64_t)(0x78 + below(r, 16)) << 23;
-    default:
-        return v;
+    default: return v;
     }
 }
 
@@ -108,8 +113,8 @@ static void random_fpu(struct random *r, uint8_t *x)
     x[4] = percent(r, 60) ? 0xff : (uint8_t)draw(r);
     store_le32(x + 24, 0x1f80 | below(r, 4) << 13 | (percent(r, 20) ? 0x8000 : 0) |
                            (percent(r, 20) ? 0x40 : 0));
-    // Overflow and underflow stay masked: unmasked they judge the result before it is rounded to its
-    // range, which cannot be had by running the instruction masked, as Berth does.
+    // Overflow and underflow stay masked: unmasked they judge the result before it is rounded to
+    // its range, which cannot be had by running the instruction masked, as Berth does.
     if (percent(r, 5))
         store_le32(x + 24, 0x1f80 & ~((below(r, 64) & 0x27) << 7));
     for (unsigned i = 0; i < 8; i++) {
@@ -130,12 +135,13 @@ static void random_registers(struct random *r, struct test_case *c)
         c->in.gpr[i] = c->mode == 8 || i < 8 ? integer(r) : 0;
     for (unsigned i = 0; i < 16 && c->mode == 4; i++)
         c->in.gpr[i] &= 0xffffffff;
-    c->in.rip = WORLD_CODE;
+    c->in.rip = WORLD_CASE;
     c->in.rflags = FLAG_FIXED | FLAG_IF | (draw(r) & (FLAGS_ARITH | FLAG_DF));
     random_fpu(r, c->in.xsave);
 }
 
-// --- encodings -------------------------------------------------------------------------------------
+// --- encodings
+// -------------------------------------------------------------------------------------
 
 static unsigned put_legacy(const struct template *t, struct random *r, uint8_t *code, bool plain)
 {
@@ -185,11 +191,10 @@ static bool encode(const struct template *t, struct random *r, struct test_case 
 {
     for (unsigned attempt = 0; attempt < 40; attempt++) {
         bool plain = attempt >= 20;
-        uint8_t *code = c->code;
-        memset(code, 0xcc, CODE_BYTES);
-        unsigned at = t->encoding == ENC_LEGACY
-                          ? put_legacy(t, r, code, plain)
-                          : put_vex(t, r, code, plain, attempt % 4 != 3);
+        uint8_t *code = c->code + CASE_OFFSET;
+        memset(c->code, 0xcc, CODE_BYTES);
+        unsigned at = t->encoding == ENC_LEGACY ? put_legacy(t, r, code, plain)
+                                                : put_vex(t, r, code, plain, attempt % 4 != 3);
         code[at++] = random_modrm(t, r, plain && attempt % 8 < 6);
         uint64_t rest[2] = {draw(r), percent(r, 50) ? draw(r) : below(r, 64)};
         memcpy(code + at, rest, sizeof rest);
@@ -199,14 +204,15 @@ static bool encode(const struct template *t, struct random *r, struct test_case 
         bool memory = in->has_modrm && in->modrm < 0xc0;
         if (memory != t->memory || in->addrsize != t->mode)
             continue;
-        memset(code + in->len, 0xcc, CODE_BYTES - in->len);
+        memset(code + in->len, 0xcc, CODE_BYTES - CASE_OFFSET - in->len);
         c->len = in->len;
         return true;
     }
     return false;
 }
 
-// --- addresses ------------------------------------------------------------------------------------------
+// --- addresses
+// ------------------------------------------------------------------------------------------
 
 static uint64_t mask_of(const struct test_case *c)
 {
@@ -229,9 +235,15 @@ static uint64_t target(struct random *r, unsigned size)
     return percent(r, 70) ? at & ~63ull : at;
 }
 
+// Just behind the instruction under test.
+static uint8_t *case_end(struct test_case *c, const struct insn *in)
+{
+    return c->code + CASE_OFFSET + in->len;
+}
+
 static void set_disp(struct test_case *c, struct insn *in, int64_t disp)
 {
-    memcpy(c->code + in->len - in->imm_bytes - in->disp_bytes, &disp, in->disp_bytes);
+    memcpy(case_end(c, in) - in->imm_bytes - in->disp_bytes, &disp, in->disp_bytes);
     in->disp = disp;
 }
 
@@ -250,7 +262,7 @@ static void aim(struct test_case *c, struct insn *in, struct random *r, uint64_t
         index = gpr[in->index] * in->scale;
     }
     if (in->base == REG_RIP)
-        set_disp(c, in, (int64_t)(at - (WORLD_CODE + in->len)));
+        set_disp(c, in, (int64_t)(at - (WORLD_CASE + in->len)));
     else if (in->base == REG_NONE)
         set_disp(c, in, (int64_t)(int32_t)(at - index));
     else
@@ -335,7 +347,9 @@ static void aim_stack(struct test_case *c, const struct insn *in, struct random 
 
 static uint64_t effective(const struct test_case *c, const struct insn *in)
 {
-    uint64_t at = in->base == REG_RIP ? WORLD_CODE + in->len : in->base < 16 ? c->in.gpr[in->base] : 0;
+    uint64_t at = in->base == REG_RIP ? WORLD_CASE + in->len
+                  : in->base < 16     ? c->in.gpr[in->base]
+                                      : 0;
     if (in->index != REG_NONE)
         at += c->in.gpr[in->index] * in->scale;
     return (at + (uint64_t)in->disp) & mask_of(c);
@@ -354,7 +368,7 @@ static bool steer_selectors(struct test_case *c, struct insn *in, struct random 
 {
     bool memory = in->has_modrm && in->modrm < 0xc0;
     bool jump = insn_form(in)->flags & FORM_BRANCH, iret = in->op == OP_IRET;
-    uint64_t to = WORLD_CODE + 32 + below(r, 32), flags = draw(r) & (FLAGS_ARITH | FLAG_IF);
+    uint64_t to = WORLD_CASE + 32 + below(r, 32), flags = draw(r) & (FLAGS_ARITH | FLAG_IF);
     uint16_t selector = some_selector(r, jump);
     uint64_t frame[5] = {to, selector, flags | FLAG_FIXED, c->in.gpr[RSP], SELECTOR_DATA};
     uint8_t bytes[64];
@@ -373,8 +387,8 @@ static bool steer_selectors(struct test_case *c, struct insn *in, struct random 
     case OP_JMP_FAR:
     case OP_CALL_FAR:
         if (in->operand[0].kind == OPND_FAR) {
-            store_le(c->code + in->len - 2 - size, size, to);
-            store_le16(c->code + in->len - 2, selector);
+            store_le(case_end(c, in) - 2 - size, size, to);
+            store_le16(case_end(c, in) - 2, selector);
             break;
         }
         [[fallthrough]];
@@ -424,13 +438,13 @@ static bool takes_selectors(const struct insn *in)
 // Branches go a few bytes ahead, into INT3s.
 static bool aim_branch(struct test_case *c, const struct insn *in, struct random *r)
 {
-    uint64_t to = WORLD_CODE + 32 + below(r, 32);
+    uint64_t to = WORLD_CASE + 32 + below(r, 32);
     uint64_t place = c->in.gpr[RSP];
     for (unsigned i = 0; i < in->operands; i++) {
         const struct operand *o = &in->operand[i];
         if (o->kind == OPND_REL) {
-            int64_t rel = (int64_t)(to - WORLD_CODE - in->len);
-            memcpy(c->code + in->len - in->imm_bytes, &rel, in->imm_bytes);
+            int64_t rel = (int64_t)(to - WORLD_CASE - in->len);
+            memcpy(case_end(c, in) - in->imm_bytes, &rel, in->imm_bytes);
         } else if (o->kind == OPND_GPR && !(o->flags & OPERAND_IMPLICIT)) {
             if (o->reg == RSP)
                 return false;
@@ -485,23 +499,16 @@ static void steer(struct test_case *c, const struct insn *in, struct random *r)
         break;
     case OP_XSAVE:
     case OP_XSAVEC:
-    case OP_XRSTOR:
-        steer_xsave(c, in, r);
-        break;
-    case OP_XLAT:
-        gpr[RBX] = target(r, 256) - (gpr[RAX] & 0xff);
-        break;
+    case OP_XRSTOR: steer_xsave(c, in, r); break;
+    case OP_XLAT: gpr[RBX] = target(r, 256) - (gpr[RAX] & 0xff); break;
     case OP_MASKMOVQ:
     case OP_MASKMOVDQU:
-    case OP_VMASKMOVDQU:
-        gpr[RDI] = target(r, 16);
-        break;
+    case OP_VMASKMOVDQU: gpr[RDI] = target(r, 16); break;
     case OP_CMPXCHG:
         if (percent(r, 40) && in->operand[0].kind == OPND_GPR)
             gpr[RAX] = gpr[in->operand[0].reg];
         break;
-    default:
-        break;
+    default: break;
     }
 }
 
@@ -513,6 +520,52 @@ static bool bit_test_wild(const struct test_case *c, const struct insn *in)
     unsigned reg = in->operand[1].reg;
     return in->operand[1].kind == OPND_GPR && in->has_modrm && in->modrm < 0xc0 &&
            (in->base == reg || in->index == reg);
+}
+
+// --- neighbours: the flags that a block of code passes on
+// ------------------------------------------------
+
+// Instructions that set flags and nothing else, right before the one under test.
+static void put_before(struct test_case *c, struct random *r)
+{
+    for (unsigned n = below(r, 4); n; n--) {
+        uint8_t modrm = (uint8_t)(0xc0 | below(r, 64)), bytes[2];
+        unsigned len = 2;
+        switch (below(r, 4)) {
+        case 0: // CMP
+            bytes[0] = 0x39, bytes[1] = modrm;
+            break;
+        case 1: // TEST
+            bytes[0] = 0x85, bytes[1] = modrm;
+            break;
+        default: // CMC, CLC, STC
+            bytes[0] = (uint8_t[]){0xf5, 0xf8, 0xf9}[below(r, 3)];
+            len = 1;
+        }
+        c->in.rip -= len;
+        memcpy(c->code + (c->in.rip - WORLD_CODE), bytes, len);
+    }
+}
+
+// Instructions that use flags, right behind it: not those that it leaves undefined.
+static void put_behind(struct test_case *c, const struct insn *in, struct random *r)
+{
+    uint8_t *at = case_end(c, in);
+    for (unsigned n = below(r, 3); n; n--) {
+        uint8_t code[INSN_MAX] = {0x0f, (uint8_t)(below(r, 16) | 0x90),
+                                  (uint8_t)(0xc0 | below(r, 64))};
+        struct insn user;
+        if (percent(r, 30)) // CMOVcc
+            code[1] ^= 0xd0;
+        if (percent(r, 30)) // ADC r32, imm8
+            code[0] = 0x83, code[1] = (uint8_t)(0xd0 | below(r, 8));
+        if (insn_decode(code, sizeof code, c->mode, &user) != INSN_OK ||
+            insn_form(&user)->flags_read & c->undefined)
+            continue;
+        memcpy(at, code, user.len);
+        at += user.len;
+        c->undefined &= ~(uint64_t)insn_form(&user)->flags_written;
+    }
 }
 
 // Dot products report what their first step raised before they take the second.
@@ -550,14 +603,14 @@ bool case_make(const struct template *t, unsigned mode, uint64_t seed, struct te
     if (form->flags & FORM_STRING)
         aim_string(c, &in, &r);
     if (in.op == OP_ENTER) { // a small frame, most often without levels
-        c->code[in.len - 3] &= 0xfc;
-        c->code[in.len - 2] &= 1;
-        c->code[in.len - 1] = below(&r, 4) ? 0 : (uint8_t)draw(&r);
+        case_end(c, &in)[-3] &= 0xfc;
+        case_end(c, &in)[-2] &= 1;
+        case_end(c, &in)[-1] = below(&r, 4) ? 0 : (uint8_t)draw(&r);
     }
     steer(c, &in, &r);
     if (in.op == OP_RET_FAR && in.imm_bytes) { // less than would reach the hole
-        c->code[in.len - 2] &= 0xf8;
-        c->code[in.len - 1] = 0;
+        case_end(c, &in)[-2] &= 0xf8;
+        case_end(c, &in)[-1] = 0;
     }
     if (takes_selectors(&in) && !steer_selectors(c, &in, &r))
         return false;
@@ -565,22 +618,29 @@ bool case_make(const struct template *t, unsigned mode, uint64_t seed, struct te
         return false;
     if (form->flags & FORM_STACK && in.op != OP_LEAVE && uses(&in, RSP) && in.base != RSP)
         c->in.gpr[RSP] = WORLD_DATA + 4096;
-    return !bit_test_wild(c, &in);
+    if (bit_test_wild(c, &in))
+        return false;
+    put_before(c, &r);
+    if (!(form->flags & FORM_BRANCH))
+        put_behind(c, &in, &r);
+    return true;
 }
 
-// --- what there is --------------------------------------------------------------------------------------
+// --- what there is
+// --------------------------------------------------------------------------------------
 
 // System instructions that do the same at CPL 3 whatever system is above, most of them by refusing.
 static bool system_wanted(unsigned op)
 {
     static const uint16_t some[] = {
-        OP_MOV_SREG, OP_POP_SREG, OP_LDS,    OP_LES,    OP_LSS,      OP_LFS,    OP_LGS,      OP_ARPL,
-        OP_BOUND,    OP_POPF,     OP_JMP_FAR, OP_CALL_FAR, OP_RET_FAR, OP_IRET, OP_INTO,     OP_INT3,
-           OP_LAR,      OP_LSL,    OP_VERR,   OP_VERW,     OP_IN,     OP_OUT,      OP_INS,
-        OP_OUTS,     OP_HLT,      OP_CLI,    OP_STI,    OP_CLTS,     OP_INVD,   OP_WBINVD,   OP_INVLPG,
-        OP_LGDT,     OP_LIDT,     OP_LLDT,   OP_LTR,    OP_LMSW,     OP_MOV_CR, OP_MOV_DR,   OP_WRMSR,
-        OP_RDMSR,    OP_RDPMC,    OP_SWAPGS, OP_XSETBV, OP_SYSRET,   OP_INVPCID, OP_XGETBV,  OP_WRGSBASE,
-        OP_UD0,      OP_UD1,      OP_UD2,    OP_XSAVE,  OP_XRSTOR,   OP_XSAVEC,
+        OP_MOV_SREG, OP_POP_SREG, OP_LDS,     OP_LES,     OP_LSS,      OP_LFS,     OP_LGS,
+        OP_ARPL,     OP_BOUND,    OP_POPF,    OP_JMP_FAR, OP_CALL_FAR, OP_RET_FAR, OP_IRET,
+        OP_INTO,     OP_INT3,     OP_LAR,     OP_LSL,     OP_VERR,     OP_VERW,    OP_IN,
+        OP_OUT,      OP_INS,      OP_OUTS,    OP_HLT,     OP_CLI,      OP_STI,     OP_CLTS,
+        OP_INVD,     OP_WBINVD,   OP_INVLPG,  OP_LGDT,    OP_LIDT,     OP_LLDT,    OP_LTR,
+        OP_LMSW,     OP_MOV_CR,   OP_MOV_DR,  OP_WRMSR,   OP_RDMSR,    OP_RDPMC,   OP_SWAPGS,
+        OP_XSETBV,   OP_SYSRET,   OP_INVPCID, OP_XGETBV,  OP_WRGSBASE, OP_UD0,     OP_UD1,
+        OP_UD2,      OP_XSAVE,    OP_XRSTOR,  OP_XSAVEC,
     };
     for (size_t i = 0; i < sizeof some / sizeof some[0]; i++) {
         if (some[i] == op)
@@ -614,10 +674,8 @@ static bool wanted(const struct insn *in, const struct feature_set *features)
     case OP_FNSAVE:
     case OP_FRSTOR:
     case OP_FNSTENV:
-    case OP_FLDENV:
-        return false;
-    default:
-        return true;
+    case OP_FLDENV: return false;
+    default: return true;
     }
 }
 

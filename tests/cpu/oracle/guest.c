@@ -1,5 +1,6 @@
-// Runs test cases under an engine: a long-mode guest with the world's pages at the world's addresses,
-// user segments as Linux has them, and an interrupt table whose handlers halt on a stack of their own.
+// Runs test cases under an engine: a long-mode guest with the world's pages at the world's
+// addresses, user segments as Linux has them, and an interrupt table whose handlers halt on a stack
+// of their own.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,8 +112,8 @@ static void make_tables(struct guest *g)
     map_page(g, WORLD_READ_ONLY, READ_ONLY_GPA, PTE_U);
     for (uint64_t v = 0; v < 256; v++) {
         uint64_t handler = HANDLERS + 16 * v;
-        store_le64(g->ram + IDT + 16 * v, (handler & 0xffff) | 8 << 16 | 0xee01ull << 32 |
-                                              (handler >> 16) << 48);
+        store_le64(g->ram + IDT + 16 * v,
+                   (handler & 0xffff) | 8 << 16 | 0xee01ull << 32 | (handler >> 16) << 48);
         g->ram[handler] = 0xf4;
     }
     store_le64(g->ram + GDT + 8, 0x00af9b000000ffff);
@@ -238,7 +239,8 @@ bool guest_run(struct guest *g, struct test_case *c)
     enum engine_exit exit = engine_translate.run(g->vcpu);
     engine_translate.get(g->vcpu, ENGINE_ALL, &s);
     if (exit != ENGINE_HALTED || !capture(g, c, &s)) {
-        printf("# the engine stopped with exit %d at rip %#llx: %s\n", exit, (unsigned long long)s.rip,
+        printf("# the engine stopped with exit %d at rip %#llx: %s\n", exit,
+               (unsigned long long)s.rip,
                exit == ENGINE_FAILED ? engine_translate.vcpu_error(g->vcpu) : "");
         return false;
     }

@@ -1,7 +1,7 @@
-// Runs test cases on the host's CPU. A forked child, alone in a seccomp filter that allows it nothing
-// but to return from signals and to exit, maps the world and sends itself a signal; each case is
-// entered by returning from a signal handler with the case's registers in the frame, and ends in the next
-// signal (INT3 or a fault), whose frame holds the outcome.
+// Runs test cases on the host's CPU. A forked child, alone in a seccomp filter that allows it
+// nothing but to return from signals and to exit, maps the world and sends itself a signal; each
+// case is entered by returning from a signal handler with the case's registers in the frame, and
+// ends in the next signal (INT3 or a fault), whose frame holds the outcome.
 #include <errno.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -24,13 +24,14 @@
 static struct {
     struct test_case *cases;
     size_t count;
-    size_t *next;  // shared: how far it got
+    size_t *next; // shared: how far it got
     bool running; // cases[*next] has been entered
     uint8_t data[WORLD_DATA_BYTES];
 } child;
 
-static const int gregs[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-                              REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+static const int gregs[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+                              REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
+                              REG_R12, REG_R13, REG_R14, REG_R15};
 
 static void capture(struct test_case *c, const ucontext_t *u)
 {

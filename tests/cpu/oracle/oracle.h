@@ -11,7 +11,9 @@
 #define WORLD_DATA_BYTES 8192u
 #define WORLD_READ_ONLY 0x20004000ull
 #define PAGE 4096u
-#define CODE_BYTES 96u // of the code page that a case may use; the rest is INT3
+#define CODE_BYTES 128u // of the code page that a case may use; the rest is INT3
+#define CASE_OFFSET 32u // of the instruction under test: a few that set flags come before it
+#define WORLD_CASE (WORLD_CODE + CASE_OFFSET)
 #define XSAVE_BYTES 832u
 
 #define SELECTOR_CODE32 0x23 // Linux's, which the guest copies
@@ -29,7 +31,7 @@ struct outcome {
     struct registers regs;
     uint32_t vector; // what ended the case: 3 is its INT3
     uint32_t error;
-    uint64_t cr2; // after #PF
+    uint64_t cr2;         // after #PF
     uint16_t selector[6]; // by enum segment
     uint32_t pad;
     uint8_t data[WORLD_DATA_BYTES];

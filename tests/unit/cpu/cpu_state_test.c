@@ -66,10 +66,10 @@ static void impossible_states_are_refused(void)
     static struct cpu_state good, s;
     struct error e;
     cpu_state_reset(&good, true, 1);
-#define REFUSED(change) \
-    do { \
-        s = good; \
-        change; \
+#define REFUSED(change)                                  \
+    do {                                                 \
+        s = good;                                        \
+        change;                                          \
         CHECK(cpu_state_check(&s, HOST_XCR0, &e) != OK); \
     } while (0)
     REFUSED(s.cr0 |= CR0_PG);

@@ -9,16 +9,20 @@ static void make_host(struct cpuid_table *t, bool avx)
     memset(t, 0, sizeof *t);
     t->leaf[t->count++] = (struct cpuid_leaf){
         .function = 0, .eax = 0x16, .ebx = 0x68747541, .ecx = 0x444d4163, .edx = 0x69746e65};
-    t->leaf[t->count++] = (struct cpuid_leaf){
-        .function = 1, .eax = 0x00a00f11, .ecx = 0x66fa3203 | (avx ? 1u << 28 : 0), .edx = 0x178bfbff};
-    t->leaf[t->count++] = (struct cpuid_leaf){
-        .function = 7, .has_index = 1, .ebx = 0x219c07ab, .ecx = 0x00400684};
+    t->leaf[t->count++] = (struct cpuid_leaf){.function = 1,
+                                              .eax = 0x00a00f11,
+                                              .ecx = 0x66fa3203 | (avx ? 1u << 28 : 0),
+                                              .edx = 0x178bfbff};
+    t->leaf[t->count++] =
+        (struct cpuid_leaf){.function = 7, .has_index = 1, .ebx = 0x219c07ab, .ecx = 0x00400684};
     t->leaf[t->count++] =
         (struct cpuid_leaf){.function = 0xd, .has_index = 1, .eax = 7, .ebx = 832, .ecx = 832};
-    t->leaf[t->count++] = (struct cpuid_leaf){.function = 0xd, .index = 1, .has_index = 1, .eax = 15};
+    t->leaf[t->count++] =
+        (struct cpuid_leaf){.function = 0xd, .index = 1, .has_index = 1, .eax = 15};
     t->leaf[t->count++] =
         (struct cpuid_leaf){.function = 0xd, .index = 2, .has_index = 1, .eax = 256, .ebx = 576};
-    t->leaf[t->count++] = (struct cpuid_leaf){.function = 0x80000001, .ecx = 0x3f7, .edx = 0x2fd3fbff};
+    t->leaf[t->count++] =
+        (struct cpuid_leaf){.function = 0x80000001, .ecx = 0x3f7, .edx = 0x2fd3fbff};
     t->leaf[t->count++] = (struct cpuid_leaf){.function = 0x80000008, .eax = 0x3030};
 }
 
@@ -43,13 +47,13 @@ static void default_model_is_the_host_without_what_is_hidden(void)
     struct error e;
     CHECK_EQ(build(&t, NULL, 1, true, &e), OK);
     cpuid_features(&t, &f);
-    static const uint16_t shown[] = {FEATURE_AVX2,   FEATURE_FMA,  FEATURE_SHA,      FEATURE_ERMS,
-                                     FEATURE_FSRM,   FEATURE_PCID, FEATURE_TSC_DEADLINE,
-                                     FEATURE_X2APIC, FEATURE_SMEP, FEATURE_HYPERVISOR,
-                                     FEATURE_XSAVEC, FEATURE_CONSTANT_TSC};
-    static const uint16_t hidden[] = {FEATURE_SMAP,  FEATURE_LA57,   FEATURE_PKU,    FEATURE_SVM,
-                                      FEATURE_XSAVES, FEATURE_MONITOR, FEATURE_AVX512F,
-                                      FEATURE_OSXSAVE};
+    static const uint16_t shown[] = {FEATURE_AVX2,         FEATURE_FMA,    FEATURE_SHA,
+                                     FEATURE_ERMS,         FEATURE_FSRM,   FEATURE_PCID,
+                                     FEATURE_TSC_DEADLINE, FEATURE_X2APIC, FEATURE_SMEP,
+                                     FEATURE_HYPERVISOR,   FEATURE_XSAVEC, FEATURE_CONSTANT_TSC};
+    static const uint16_t hidden[] = {FEATURE_SMAP,    FEATURE_LA57,   FEATURE_PKU,
+                                      FEATURE_SVM,     FEATURE_XSAVES, FEATURE_MONITOR,
+                                      FEATURE_AVX512F, FEATURE_OSXSAVE};
     for (size_t i = 0; i < sizeof shown / sizeof shown[0]; i++)
         CHECK(feature_has(&f, shown[i]));
     for (size_t i = 0; i < sizeof hidden / sizeof hidden[0]; i++)

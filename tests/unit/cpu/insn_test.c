@@ -13,11 +13,11 @@ static enum insn_status decode(struct insn *in, unsigned mode, const char *bytes
     return insn_decode(code, len, mode, in);
 }
 
-#define CHECK_INSN(mode, bytes, want_op, want_len) \
-    do { \
-        CHECK_EQ(decode(&in, mode, bytes), INSN_OK); \
+#define CHECK_INSN(mode, bytes, want_op, want_len)       \
+    do {                                                 \
+        CHECK_EQ(decode(&in, mode, bytes), INSN_OK);     \
         CHECK_STR(insn_name(in.op), insn_name(want_op)); \
-        CHECK_EQ(in.len, want_len); \
+        CHECK_EQ(in.len, want_len);                      \
     } while (0)
 
 static void every_row_is_consistent(void)
@@ -75,9 +75,9 @@ static void lock_needs_a_lockable_memory_destination(void)
 {
     struct insn in;
     CHECK_INSN(8, "f00100", OP_ADD, 3);
-    CHECK_EQ(decode(&in, 8, "f001c0"), INSN_INVALID); // register
-    CHECK_EQ(decode(&in, 8, "f00300"), INSN_INVALID); // memory is the source
-    CHECK_EQ(decode(&in, 8, "f03900"), INSN_INVALID); // cmp
+    CHECK_EQ(decode(&in, 8, "f001c0"), INSN_INVALID);     // register
+    CHECK_EQ(decode(&in, 8, "f00300"), INSN_INVALID);     // memory is the source
+    CHECK_EQ(decode(&in, 8, "f03900"), INSN_INVALID);     // cmp
     CHECK_EQ(decode(&in, 8, "f00fba2000"), INSN_INVALID); // bt
     CHECK_INSN(8, "f00fba2800", OP_BTS, 5);
 }
@@ -160,7 +160,8 @@ static void evex_scales_short_displacements(void)
 static void stale_64_bit_opcodes_are_invalid(void)
 {
     struct insn in;
-    static const char *const gone[] = {"06", "27", "37", "60", "61", "8200", "9a", "ce", "d40a", "d6", "ea"};
+    static const char *const gone[] = {"06", "27", "37",   "60", "61", "8200",
+                                       "9a", "ce", "d40a", "d6", "ea"};
     for (size_t i = 0; i < sizeof gone / sizeof gone[0]; i++)
         CHECK(decode(&in, 8, gone[i]) != INSN_OK);
     CHECK_INSN(4, "82c001", OP_ADD, 3);
