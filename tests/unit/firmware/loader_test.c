@@ -251,7 +251,7 @@ static void other_files_are_named(void)
         const char *start, *says;
     } files[] = {
         {"\x1f\x8b", "compressed"},
-        {"QFI\xfb", "--disk"},
+        {"QFI\xfb", "qcow2 disk image"},
         {"070701", "--initrd"},
         {"hello", "no format it could have is recognised; --kernel takes a bzImage"},
     };
