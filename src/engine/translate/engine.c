@@ -3,6 +3,7 @@
 // kernel or CPU, so it is usable wherever this program runs.
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "engine/translate/interp.h"
 #include "engine/translate/jit.h"
@@ -128,7 +129,7 @@ static void vcpu_free(struct engine_vcpu *vcpu)
     simd_release(c);
     icache_free(c);
     tlb2_free(c);
-    free(vcpu);
+    munmap(vcpu, sizeof *vcpu);
 }
 
 static void learn_cpuid(struct tcpu *c)
@@ -169,14 +170,16 @@ static err_t vcpu_new(struct engine_vm *vm, unsigned index, struct engine_vcpu *
 {
     if (index >= vm->tvm.config.vcpus || vm->tvm.vcpu[index])
         return error_set(e, ERR_INVALID, "there is no free vCPU %u", index);
-    struct engine_vcpu *vcpu = aligned_alloc(64, align_up(sizeof *vcpu, 64));
-    if (!vcpu)
+    // Its TLBs are large and thinly used: pages come, as zeroes, when they are touched.
+    struct engine_vcpu *vcpu = mmap(NULL, sizeof *vcpu, PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (vcpu == MAP_FAILED)
         return error_set(e, ERR_NO_MEMORY, "no memory for a vCPU");
-    memset(vcpu, 0, sizeof *vcpu);
     struct tcpu *c = &vcpu->tcpu;
     c->vm = &vm->tvm;
     c->index = index;
-    c->tlb_mask = vm->tvm.config.debug & ENGINE_DEBUG_TINY_TLB ? 1 : TLB_ENTRIES - 1;
+    c->tlb_mask =
+        vm->tvm.config.debug & ENGINE_DEBUG_TINY_TLB ? BIT(TLB_TINY_BITS) - 1 : TLB_ENTRIES - 1;
     tvm_leave(c);
     learn_cpuid(c);
     err_t err = vcpu_parts(c, e);

@@ -25,4 +25,4 @@ void jit_flush(struct tcpu *c);
 // one, or of all. Translated code asks mem_code_gpa() again before it next enters such a page from
 // elsewhere. Both accept a vCPU without a translator.
 void jit_forget_page(struct tcpu *c, gva_t at, unsigned shift);
-void jit_forget_pages(struct tcpu *c);
+void jit_forget_pages(struct tcpu *c, bool globals);

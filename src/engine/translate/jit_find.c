@@ -44,6 +44,10 @@ static void forget_branches(struct tcpu *c, unsigned user)
 void jit_forget_page(struct tcpu *c, gva_t at, unsigned shift)
 {
     const struct jit *jit = c->jit;
+    if (shift == PAGE_SHIFT) {
+        c->hot.ctlb[0][page_slot(at)] = c->hot.ctlb[1][page_slot(at)] = 0;
+        return;
+    }
     for (unsigned i = 0; jit && i < 2 * CTLB_ENTRIES; i++) {
         uint32_t *slot = &c->hot.ctlb[i / CTLB_ENTRIES][i % CTLB_ENTRIES];
         if (*slot && !((jit->page[*slot].at ^ at) >> shift))
@@ -51,9 +55,15 @@ void jit_forget_page(struct tcpu *c, gva_t at, unsigned shift)
     }
 }
 
-void jit_forget_pages(struct tcpu *c)
+void jit_forget_pages(struct tcpu *c, bool globals)
 {
-    fill_bytes(c->hot.ctlb, 0, sizeof c->hot.ctlb);
+    if (globals || !c->jit) {
+        fill_bytes(c->hot.ctlb, 0, sizeof c->hot.ctlb);
+        return;
+    }
+    for (unsigned i = 0; i < CTLB_ENTRIES; i++)
+        c->hot.ctlb[0][i] &= c->jit->ctlb_global[i];
+    fill_bytes(c->hot.ctlb[1], 0, sizeof c->hot.ctlb[1]);
 }
 
 // The tables of each privilege hold one mode's code at a time.
@@ -111,6 +121,8 @@ uint32_t jit_find_page(struct tcpu *c, uint64_t rip)
     if (!index)
         index = add_page(c, at, gpa, host, bucket);
     *slot = index;
+    if (!c->user)
+        jit->ctlb_global[page_slot(rip)] = tlb_code_is_global(c, rip) ? ~0u : 0;
     return index;
 }
 
@@ -212,7 +224,7 @@ void jit_flush(struct tcpu *c)
     fill_bytes(jit->page_hash, 0, sizeof jit->page_hash);
     fill_bytes(jit->gpa_hash, 0, sizeof jit->gpa_hash);
     fill_bytes(jit->block_hash, 0, sizeof jit->block_hash);
-    jit_forget_pages(c);
+    jit_forget_pages(c, true);
     forget_branches(c, 0);
     forget_branches(c, 1);
 }

@@ -113,6 +113,8 @@ struct jit {
     bool poll_all;    // ENGINE_DEBUG_POLL_EVERY_BLOCK
     bool polled;      // and that is why translated code was left
     bool attached;    // %gs and the signal stack of the vCPU's thread are set
+    // ~0 where the ctlb slot of supervisor code is in a global page.
+    uint32_t ctlb_global[CTLB_ENTRIES];
     uint32_t seen[2]; // mode that ctlb and ibtc hold, for supervisor and user
 
     void (*enter)(struct tcpu *c, const void *host);

@@ -104,18 +104,19 @@ static void index_of(struct trans *t, unsigned src, bool flags_free)
 {
     struct emit *e = t->e;
     bool tiny = t->c->tlb_mask != TLB_ENTRIES - 1;
+    bool shift = tiny && !flags_free;
     if (t->jit->bmi2) {
-        emit_rorx(e, 4, T0, src, tiny && !flags_free ? PAGE_SHIFT + 1 : PAGE_SHIFT);
+        emit_rorx(e, 4, T0, src, PAGE_SHIFT + (shift ? TLB_TINY_BITS : 0));
     } else {
         emit_mov_rr(e, 4, T0, src);
         emit_shift_ri(e, SHIFT_SHR, 4, T0, PAGE_SHIFT);
     }
     if (!tiny) {
-        emit_movzx(e, T0, T0, 1);
+        emit_movzx(e, T0, T0, TLB_BITS / 8);
     } else if (flags_free) {
         emit_alu_ri(e, ALU_AND, 4, T0, (int32_t)t->c->tlb_mask);
-    } else { // one bit, now the highest
-        emit_mov_ri(e, T2, 31);
+    } else { // the highest bits now
+        emit_mov_ri(e, T2, 32 - TLB_TINY_BITS);
         emit_shrx(e, 4, T0, T0, T2);
     }
 }

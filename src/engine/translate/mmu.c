@@ -82,15 +82,9 @@ static bool tag_set(struct tcpu *c, const struct translation *t, enum access acc
         return false;
     struct tlb *tlb = &c->tlb[user];
     unsigned i = t->page >> PAGE_SHIFT & c->tlb_mask;
-    if (c->tlb2->inline_page[user][i] != t->page ||
-        tlb->addend[i] != (uint64_t)(uintptr_t)t->host - t->page) {
-        tlb->read[i] = tlb->write[i] = tlb->exec[i] = tlb_no_tag(i);
-        c->tlb2->inline_page[user][i] = t->page;
-        tlb->addend[i] = (uint64_t)(uintptr_t)t->host - t->page;
-    }
-    c->tlb2->inline_shift[user][i] = t->shift;
-    c->tlb2->large_inline |= t->shift > 12;
-    c->tlb2->filled[user] = true;
+    tlb_claim(c, i, user, t);
+    if (access == ACCESS_WRITE)
+        c->tlb2->writable[t->gpa >> PAGE_SHIFT & (TLB_ENTRIES - 1)] = 1;
     uint64_t *tag = access == ACCESS_READ    ? tlb->read
                     : access == ACCESS_WRITE ? tlb->write
                                              : tlb->exec;

@@ -88,7 +88,7 @@ static void write_cr3(struct tcpu *c, uint64_t value)
     }
     c->s.cr3 = value;
     if (keep)
-        tlb_flush_inline(c);
+        tlb_flush_inline(c, false);
     else
         tlb_flush_context(c);
 }
@@ -218,7 +218,7 @@ static void write_dr(struct tcpu *c, unsigned dr, uint64_t value)
         c->s.dr6 = (value & 0xe00f) | DR6_FIXED;
     else
         c->s.dr7 = (value & 0xffff23ff) | DR7_FIXED;
-    tlb_flush_inline(c); // pages with data breakpoints lose their tags
+    tlb_flush_inline(c, true); // pages with data breakpoints lose their tags
     tcpu_update_mode(c);
 }
 

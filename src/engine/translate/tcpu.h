@@ -1,14 +1,17 @@
 // One vCPU of the translator: what the interpreter, the memory unit and translated code share.
 //
 // Rules of this folder:
-// - `s` is the truth about the guest at every instruction boundary. Translated code keeps most of gpr
+// - `s` is the truth about the guest at every instruction boundary. Translated code keeps most of
+// gpr
 //   and the arithmetic flags in host registers and writes them back before it calls C.
-// - Everything here is compiled with -mgeneral-regs-only, so that the guest's vector and x87 registers
-//   can stay in the machine (fpu_live) across C code. Whatever leaves the folder (upcalls, libc beyond
-//   plain system calls) calls fpu_to_memory() first.
+// - Everything here is compiled with -mgeneral-regs-only, so that the guest's vector and x87
+// registers
+//   can stay in the machine (fpu_live) across C code. Whatever leaves the folder (upcalls, libc
+//   beyond plain system calls) calls fpu_to_memory() first.
 // - A guest fault is cpu_raise(): it unwinds by longjmp to the run loop, so nothing may be held and
 //   nothing of the guest's state changed before an instruction's last faulting access.
-// - Fields marked [any] are touched by other threads, with atomics; all else is the vCPU thread's own.
+// - Fields marked [any] are touched by other threads, with atomics; all else is the vCPU thread's
+// own.
 #pragma once
 
 #include <setjmp.h>
@@ -17,21 +20,16 @@
 #include "engine/engine.h"
 #include "engine/translate/jit_hot.h"
 
-#define TLB_BITS 8
+#define TLB_BITS 16 // a MOVZX cuts the page number to the index and leaves the flags alone
 #define TLB_ENTRIES (1u << TLB_BITS)
-// The tag of a free entry. It must differ in bits 12 and up from every address that is looked up there,
-// canonical or not, because translated code compares by exclusive or and does not look lower. Entry 0's
-// has the page number of another entry; all others have one of entry 0's.
-#define TLB_NO_TAG (1ull << 63)
-static inline uint64_t tlb_no_tag(unsigned entry)
-{
-    return entry ? TLB_NO_TAG : TLB_NO_TAG | PAGE_SIZE;
-}
+#define TLB_TINY_BITS 2
 
 // The inline TLB that translated code looks at: direct-mapped by the low bits of the page number.
-// tag = page-aligned linear address; host address = linear address + addend. A tag is set only where
-// the access needs nothing but the bytes: PTE bits already set, RAM, no code in the page (write), no
-// dirty bit to log (write). Anything else has no tag and takes the slow path.
+// tag = page-aligned linear address; host address = linear address + addend. A tag is set only
+// where the access needs nothing but the bytes: PTE bits already set, RAM, no code in the page
+// (write), no dirty bit to log (write). Anything else has no tag and takes the slow path. The table
+// is mostly address space: memory is taken, and time for flushing spent, only for the entries in
+// use.
 struct tlb {
     uint64_t read[TLB_ENTRIES];
     uint64_t write[TLB_ENTRIES];
@@ -39,9 +37,17 @@ struct tlb {
     uint64_t addend[TLB_ENTRIES];
 };
 
+// The tag of an empty entry: a page that has another index, as has the page before it, so that no
+// address which leads to entry i comes near it. (A value that is no address would not do: guests
+// form any number.) Zero, too, is far from every entry but the first and the last.
+static inline uint64_t tlb_no_tag(unsigned i)
+{
+    return (uint64_t)(i ^ 2) << PAGE_SHIFT;
+}
+
 // Reasons to leave translated code at the next poll. [any]
 enum tcpu_pending {
-    PENDING_INTR = 1,    // set_intr level
+    PENDING_INTR = 1, // set_intr level
     PENDING_NMI = 2,
     PENDING_KICK = 4,
     PENDING_INVALIDATE = 8, // entries in the invalidation queue
@@ -51,9 +57,9 @@ enum tcpu_pending {
 
 // Indices of tcpu.counter; values only grow.
 enum tcpu_counter {
-    COUNTER_INTERPRETED,   // instructions run by the interpreter
-    COUNTER_TLB_FILLS,     // slow path of the inline TLB
-    COUNTER_TLB_WALKS,     // page walks
+    COUNTER_INTERPRETED, // instructions run by the interpreter
+    COUNTER_TLB_FILLS,   // slow path of the inline TLB
+    COUNTER_TLB_WALKS,   // page walks
     COUNTER_TLB_FLUSHES,
     COUNTER_EXCEPTIONS,
     COUNTER_INTERRUPTS,
@@ -71,8 +77,8 @@ enum tcpu_counter {
     COUNTER_COUNT,
 };
 
-struct tvm;   // tvm.h
-struct jit;   // jit.h: code cache and blocks of this vCPU
+struct tvm;  // tvm.h
+struct jit;  // jit.h: code cache and blocks of this vCPU
 struct simd; // simd.h: stubs that run one vector instruction
 struct tlb2; // mmu.c
 
@@ -80,20 +86,20 @@ struct tcpu {
     // Translated code addresses this struct through %gs; the hot part comes first.
     struct cpu_state s;
 
-    uint32_t pending;    // [any] enum tcpu_pending
-    uint32_t mode;       // MODE_*: what decides how code bytes are decoded and run
-    uint8_t user;        // 1 when CPL is 3: which TLB data accesses use
-    uint8_t fpu_live;    // the guest's x87/vector state is in the host's registers, not in s.xsave
+    uint32_t pending;     // [any] enum tcpu_pending
+    uint32_t mode;        // MODE_*: what decides how code bytes are decoded and run
+    uint8_t user;         // 1 when CPL is 3: which TLB data accesses use
+    uint8_t fpu_live;     // the guest's x87/vector state is in the host's registers, not in s.xsave
     uint8_t in_exception; // enum exception_class of the event being delivered, for double faults
-    uint8_t running;     // inside run()
-    uint32_t tlb_mask;   // TLB_ENTRIES - 1, or 1 with ENGINE_DEBUG_TINY_TLB
-    uint64_t tsc_offset; // guest TSC = host TSC + this
-    uint64_t insn_rip;   // rip of the instruction being executed (faults restart there)
+    uint8_t running;      // inside run()
+    uint32_t tlb_mask;    // TLB_ENTRIES - 1, or 3 with ENGINE_DEBUG_TINY_TLB
+    uint64_t tsc_offset;  // guest TSC = host TSC + this
+    uint64_t insn_rip;    // rip of the instruction being executed (faults restart there)
 
     struct tlb tlb[2]; // [0] supervisor accesses, [1] user accesses
 
     struct tvm *vm;
-    struct jit *jit;   // NULL: interpret only
+    struct jit *jit; // NULL: interpret only
     struct simd *simd;
     struct tlb2 *tlb2; // mmu.c: the larger second-level TLB
     unsigned index;
@@ -103,21 +109,21 @@ struct tcpu {
 
     struct feature_set features; // what CPUID shows: other instructions are #UD
     uint64_t counter[COUNTER_COUNT];
-    struct jit_hot hot;          // the rest of what translated code addresses
-    uint64_t phys_mask;     // the guest's physical-address bits (MAXPHYADDR)
-    uint32_t intr_level;    // [any] the INTR input; PENDING_INTR follows it while IF is set
-    uint32_t outside;       // [any] not in guest code (upcall, halted, not in run()): tvm.c
-    uint32_t map_seen;      // tvm.map_changes that the TLBs reflect
-    uint8_t vendor_amd;     // CPUID's vendor: SYSCALL, SYSENTER and far transfers differ
-    uint8_t event_ext;      // the event being delivered is external to the program: EXT in error codes
-    uint8_t watch;          // DR7 arms a data breakpoint: its pages get no TLB tags
-    uint8_t no_step;        // the instruction transferred control so that TF must not trap after it
-    uint8_t keep_rf;        // the instruction loaded RF, which must survive it
-    uint8_t outside_depth;  // nesting of upcalls
-    uint8_t rmw_len;        // bytes handed out by mem_host_rmw in a code page, to be announced
+    struct jit_hot hot;  // the rest of what translated code addresses
+    uint64_t phys_mask;  // the guest's physical-address bits (MAXPHYADDR)
+    uint32_t intr_level; // [any] the INTR input; PENDING_INTR follows it while IF is set
+    uint32_t outside;    // [any] not in guest code (upcall, halted, not in run()): tvm.c
+    uint32_t map_seen;   // tvm.map_changes that the TLBs reflect
+    uint8_t vendor_amd;  // CPUID's vendor: SYSCALL, SYSENTER and far transfers differ
+    uint8_t event_ext;   // the event being delivered is external to the program: EXT in error codes
+    uint8_t watch;       // DR7 arms a data breakpoint: its pages get no TLB tags
+    uint8_t no_step;     // the instruction transferred control so that TF must not trap after it
+    uint8_t keep_rf;     // the instruction loaded RF, which must survive it
+    uint8_t outside_depth; // nesting of upcalls
+    uint8_t rmw_len;       // bytes handed out by mem_host_rmw in a code page, to be announced
     uint8_t pad2;
     gpa_t rmw_at;
-    struct icache *icache;  // interp.c: decoded instructions
+    struct icache *icache; // interp.c: decoded instructions
 };
 
 // Bits of tcpu.mode; part of the key of every translated block. Recomputed by tcpu_update_mode().
@@ -126,8 +132,8 @@ enum tcpu_mode {
     MODE_CODE32 = 1,
     MODE_CODE64 = 2,
     MODE_CODE_SIZE = 3,
-    MODE_USER = 4,      // CPL 3
-    MODE_STACK32 = 8,   // SS.B (ignored in 64-bit code)
+    MODE_USER = 4,       // CPL 3
+    MODE_STACK32 = 8,    // SS.B (ignored in 64-bit code)
     MODE_PROTECTED = 16, // CR0.PE
     MODE_V86 = 32,
     MODE_LONG = 64,      // EFER.LMA
@@ -136,9 +142,9 @@ enum tcpu_mode {
     MODE_SSE = 512,      // CR4.OSFXSR
     MODE_AVX = 1024,     // CR4.OSXSAVE and XCR0 has SSE and AVX
     MODE_AVX512 = 2048,
-    MODE_CPL0 = 4096,    // CPL 0: privileged instructions allowed
-    MODE_ALIGN = 8192,   // CPL 3, CR0.AM, EFLAGS.AC: alignment checks
-    MODE_STEP = 16384,   // TF or enabled breakpoints: interpret one by one
+    MODE_CPL0 = 4096,     // CPL 0: privileged instructions allowed
+    MODE_ALIGN = 8192,    // CPL 3, CR0.AM, EFLAGS.AC: alignment checks
+    MODE_STEP = 16384,    // TF or enabled breakpoints: interpret one by one
     MODE_IOPL_OK = 32768, // CPL <= IOPL (cli, sti, popf IF)
 };
 
@@ -146,45 +152,50 @@ enum tcpu_mode {
 
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 
-uint64_t mem_read(struct tcpu *c, gva_t at, unsigned size);             // at the current CPL
+uint64_t mem_read(struct tcpu *c, gva_t at, unsigned size); // at the current CPL
 void mem_write(struct tcpu *c, gva_t at, unsigned size, uint64_t value);
-uint64_t mem_read_system(struct tcpu *c, gva_t at, unsigned size);      // as supervisor (descriptors)
+uint64_t mem_read_system(struct tcpu *c, gva_t at, unsigned size); // as supervisor (descriptors)
 void mem_write_system(struct tcpu *c, gva_t at, unsigned size, uint64_t value);
-// Larger operands (vectors, FXSAVE): checks the whole range first, so a fault leaves nothing written.
+// Larger operands (vectors, FXSAVE): checks the whole range first, so a fault leaves nothing
+// written.
 void mem_read_block(struct tcpu *c, gva_t at, void *out, unsigned len);
 void mem_write_block(struct tcpu *c, gva_t at, const void *in, unsigned len);
 // Raises whatever fetching an instruction byte at `at` would raise; returns if it would succeed.
 void mem_probe_exec(struct tcpu *c, gva_t at);
-// Raises whatever writing len bytes at `at` would raise, and changes nothing else (A and D bits may be set).
+// Raises whatever writing len bytes at `at` would raise, and changes nothing else (A and D bits may
+// be set).
 void mem_probe_write(struct tcpu *c, gva_t at, unsigned len);
 void mem_probe_read(struct tcpu *c, gva_t at, unsigned len);
 // The host address of a linear range within one page that is plain RAM and may be accessed so right
 // now, or NULL (MMIO, code page, page end, not present): for LOCKed operations and chunked strings.
 // Raises a page fault where an access would.
 void *mem_host(struct tcpu *c, gva_t at, unsigned len, enum access access);
-// Like mem_host for reading and writing, never NULL for RAM: invalidates code in the way and takes the
-// TLB entry for this one use. NULL only for MMIO. For LOCKed read-modify-write.
+// Like mem_host for reading and writing, never NULL for RAM: invalidates code in the way and takes
+// the TLB entry for this one use. NULL only for MMIO. For LOCKed read-modify-write.
 void *mem_host_rmw(struct tcpu *c, gva_t at, unsigned len);
 
 // Fetches up to 15 code bytes at linear address `at` (for decoding); returns how many could be read
 // before a page that would fault. Raises only if the first byte faults.
 unsigned mem_fetch(struct tcpu *c, gva_t at, uint8_t *out);
-// Guest-physical address of code at `at`, faulting as a fetch would; *host is the page's host address
-// or NULL when the code is not in RAM.
+// Guest-physical address of code at `at`, faulting as a fetch would; *host is the page's host
+// address or NULL when the code is not in RAM.
 gpa_t mem_code_gpa(struct tcpu *c, gva_t at, uint8_t **host_page);
 
-// Slow path of translated code and of mem_*: fills the inline TLB for the page of `at` where possible.
-// Returns true when the tag for `access` is now set. Raises #PF. user: which TLB.
+// Slow path of translated code and of mem_*: fills the inline TLB for the page of `at` where
+// possible. Returns true when the tag for `access` is now set. Raises #PF. user: which TLB.
 bool tlb_fill(struct tcpu *c, gva_t at, enum access access, bool user);
 
-void tlb_flush_all(struct tcpu *c);        // global pages too
-void tlb_flush_context(struct tcpu *c);    // non-global pages of the current PCID
+void tlb_flush_all(struct tcpu *c);     // global pages too
+void tlb_flush_context(struct tcpu *c); // non-global pages of the current PCID
 void tlb_flush_pcid(struct tcpu *c, unsigned pcid);
 void tlb_flush_page(struct tcpu *c, gva_t at); // INVLPG
+// True when code at `at`, just fetched, is in a global page.
+bool tlb_code_is_global(const struct tcpu *c, gva_t at);
 // Clears write tags that point into this guest-physical page (it now holds code, or is logged).
 void tlb_protect_page(struct tcpu *c, gpa_t page);
 
-// --- exceptions and control flow ------------------------------------------------------------------
+// --- exceptions and control flow
+// ------------------------------------------------------------------
 
 _Noreturn void cpu_raise(struct tcpu *c, unsigned vector, uint32_t error); // fault at insn_rip
 _Noreturn void cpu_raise_pf(struct tcpu *c, gva_t at, uint32_t error);     // sets CR2
@@ -192,10 +203,11 @@ _Noreturn void cpu_exit(struct tcpu *c, enum engine_exit exit);            // le
 // Begins the current instruction again after the run loop has looked at what is pending.
 _Noreturn void cpu_restart(struct tcpu *c);
 
-// Recomputes mode, user and what hangs on them; call after any change of CPL, CS, SS, CR0, CR4, EFER,
-// XCR0, DR7 or the system bits of RFLAGS.
+// Recomputes mode, user and what hangs on them; call after any change of CPL, CS, SS, CR0, CR4,
+// EFER, XCR0, DR7 or the system bits of RFLAGS.
 void tcpu_update_mode(struct tcpu *c);
-// Call after any instruction that may have set RFLAGS.IF: a waiting interrupt becomes pending again.
+// Call after any instruction that may have set RFLAGS.IF: a waiting interrupt becomes pending
+// again.
 void tcpu_if_changed(struct tcpu *c);
 // Sets or clears bits of c->pending. Any thread.
 static inline void tcpu_pend(struct tcpu *c, uint32_t bits)
@@ -207,10 +219,11 @@ static inline void tcpu_unpend(struct tcpu *c, uint32_t bits)
     __atomic_fetch_and(&c->pending, ~bits, __ATOMIC_SEQ_CST);
 }
 
-// --- interp.c -------------------------------------------------------------------------------------
+// --- interp.c
+// -------------------------------------------------------------------------------------
 
-// Executes one instruction at s.rip (a repeated string instruction may stop early with rip unchanged
-// when something is pending). Raises faults by cpu_raise().
+// Executes one instruction at s.rip (a repeated string instruction may stop early with rip
+// unchanged when something is pending). Raises faults by cpu_raise().
 void interp_step(struct tcpu *c);
 
 // Executes an already decoded instruction whose bytes are at s.rip.
@@ -220,13 +233,14 @@ void interp_insn(struct tcpu *c, const struct insn *insn);
 void cpu_deliver(struct tcpu *c, unsigned vector, enum cpu_event_type type, bool has_error,
                  uint32_t error);
 
-// --- simd.c: x87, MMX, SSE, AVX by the host's own units ---------------------------------------------
+// --- simd.c: x87, MMX, SSE, AVX by the host's own units
+// ---------------------------------------------
 
-// Executes one FORM_X87/MMX/SSE/AVX/AVX512 instruction (checks #NM, #UD, alignment itself), including
-// its memory and general-register operands.
+// Executes one FORM_X87/MMX/SSE/AVX/AVX512 instruction (checks #NM, #UD, alignment itself),
+// including its memory and general-register operands.
 void simd_insn(struct tcpu *c, const struct insn *insn);
 
-// Moves the guest's FPU state into s.xsave (and the VMM's MXCSR and x87 control word into the machine)
-// if it is live; and back. Both are cheap when there is nothing to do.
+// Moves the guest's FPU state into s.xsave (and the VMM's MXCSR and x87 control word into the
+// machine) if it is live; and back. Both are cheap when there is nothing to do.
 void fpu_to_memory(struct tcpu *c);
 void fpu_to_machine(struct tcpu *c);

@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 
+#include "base/copy.h"
 #include "engine/translate/interp_impl.h"
 #include "engine/translate/jit.h"
 
@@ -23,13 +24,13 @@ unsigned tlb2_pcid(const struct tcpu *c)
 
 static struct translation *small_at(const struct tcpu *c, gva_t at)
 {
-    unsigned mask = c->tlb_mask == TLB_ENTRIES - 1 ? TLB2_SMALL - 1 : 1;
+    unsigned mask = c->tlb_mask & (TLB2_SMALL - 1);
     return &c->tlb2->small[at >> 12 & mask];
 }
 
 static struct translation *large_at(const struct tcpu *c, gva_t at)
 {
-    unsigned mask = c->tlb_mask == TLB_ENTRIES - 1 ? TLB2_LARGE - 1 : 1;
+    unsigned mask = c->tlb_mask & (TLB2_LARGE - 1);
     return &c->tlb2->large[at >> 21 & mask];
 }
 
@@ -56,6 +57,19 @@ bool tlb2_find(const struct tcpu *c, gva_t at, struct translation *out)
     return true;
 }
 
+static unsigned region(gva_t at, unsigned shift)
+{
+    return (unsigned)((at >> shift) * 0x9e3779b97f4a7c15ull >> 52) % TLB2_REGIONS;
+}
+
+static void large_kept(struct tlb2 *t, const struct translation *e)
+{
+    t->large_seen = true;
+    t->large_region[region(e->page, 22)] = 1;
+    if (e->shift > 22)
+        t->huge_region[region(e->page, 30)] = 1;
+}
+
 void tlb2_insert(struct tcpu *c, struct translation *e)
 {
     struct tlb2 *t = c->tlb2;
@@ -70,8 +84,12 @@ void tlb2_insert(struct tcpu *c, struct translation *e)
     *large = *e;
     large->gpa -= e->page & (BIT(21) - 1);
     large->page = align_down(e->page, BIT(21));
-    t->large_seen = true;
-    t->huge_seen |= e->shift > 21;
+    large_kept(t, e);
+}
+
+static void inline_drop(struct tcpu *c, unsigned user, unsigned i)
+{
+    c->tlb[user].read[i] = c->tlb[user].write[i] = c->tlb[user].exec[i] = tlb_no_tag(i);
 }
 
 err_t tlb2_new(struct tcpu *c, struct error *e)
@@ -80,6 +98,10 @@ err_t tlb2_new(struct tcpu *c, struct error *e)
     if (!c->tlb2)
         return error_set(e, ERR_NO_MEMORY, "no memory for a vCPU's TLB");
     c->tlb2->time = 1;
+    for (unsigned user = 0; user < 2; user++) { // all others are empty when zero
+        inline_drop(c, user, 0);
+        inline_drop(c, user, c->tlb_mask);
+    }
     tlb_flush_all(c);
     return OK;
 }
@@ -93,43 +115,69 @@ void tlb2_free(struct tcpu *c)
 // --- flushing
 // ----------------------------------------------------------------------------------------
 
-static void tags_clear(uint64_t *tag, unsigned count)
+// Of the entries in a list, which then is empty.
+static void drop_listed(struct tcpu *c, unsigned user, unsigned list, bool globals)
 {
-    uint64_t none = TLB_NO_TAG, n = count;
-    uint64_t *first = tag;
-    __asm__ volatile("rep stosq" : "+D"(tag), "+c"(n) : "a"(none) : "memory");
-    *first = tlb_no_tag(0);
+    struct inline_use *use = &c->tlb2->use[user];
+    for (uint32_t n = 0; n < use->listed[list]; n++) {
+        unsigned i = use->list[list][n];
+        use->flags[i] &= (uint8_t) ~(INLINE_LISTED << list);
+        if (globals || !(use->flags[i] & INLINE_GLOBAL))
+            inline_drop(c, user, i);
+    }
+    use->listed[list] = 0;
 }
 
-void tlb_flush_inline(struct tcpu *c)
+void tlb_flush_inline(struct tcpu *c, bool globals)
 {
     for (unsigned user = 0; user < 2; user++) {
-        if (!c->tlb2->filled[user])
-            continue;
-        struct tlb *t = &c->tlb[user];
-        tags_clear(t->read, TLB_ENTRIES);
-        tags_clear(t->write, TLB_ENTRIES);
-        tags_clear(t->exec, TLB_ENTRIES);
-        c->tlb2->filled[user] = false;
+        drop_listed(c, user, 0, globals);
+        if (globals)
+            drop_listed(c, user, 1, true);
     }
-    c->tlb2->large_inline = false;
     c->counter[COUNTER_TLB_FLUSHES]++;
-    jit_forget_pages(c);
+    jit_forget_pages(c, globals);
 }
 
-static void inline_drop(struct tcpu *c, unsigned user, unsigned i)
+void tlb_claim(struct tcpu *c, unsigned i, bool user, const struct translation *t)
 {
-    c->tlb[user].read[i] = tlb_no_tag(i);
-    c->tlb[user].write[i] = tlb_no_tag(i);
-    c->tlb[user].exec[i] = tlb_no_tag(i);
+    struct inline_use *use = &c->tlb2->use[user];
+    uint64_t addend = (uint64_t)(uintptr_t)t->host - t->page;
+    bool global = t->rights & RIGHT_GLOBAL;
+    if (use->page[i] != t->page || c->tlb[user].addend[i] != addend ||
+        !(use->flags[i] & INLINE_GLOBAL) == global) {
+        inline_drop(c, user, i);
+        use->page[i] = t->page;
+        c->tlb[user].addend[i] = addend;
+    }
+    unsigned flags = use->flags[i] & (3 * INLINE_LISTED);
+    if (!(flags & INLINE_LISTED << global))
+        use->list[global][use->listed[global]++] = (uint16_t)i;
+    flags |= (unsigned)INLINE_LISTED << global;
+    use->flags[i] =
+        (uint8_t)(flags | (global ? INLINE_GLOBAL : 0) | (t->shift > 12 ? INLINE_LARGE : 0));
+    if (t->shift > 12)
+        large_kept(c->tlb2, t);
+}
+
+bool tlb_code_is_global(const struct tcpu *c, gva_t at)
+{
+    unsigned i = at >> PAGE_SHIFT & c->tlb_mask;
+    return c->tlb[c->user].exec[i] == align_down(at, PAGE_SIZE) &&
+           (c->tlb2->use[c->user].flags[i] & INLINE_GLOBAL);
 }
 
 void tlb_flush_all(struct tcpu *c)
 {
-    c->tlb2->dead_all = c->tlb2->time++;
-    c->tlb2->large_seen = c->tlb2->huge_seen = false;
-    c->tlb2->filled[0] = c->tlb2->filled[1] = true;
-    tlb_flush_inline(c);
+    struct tlb2 *t = c->tlb2;
+    t->dead_all = t->time++;
+    if (t->large_seen) {
+        fill_bytes(t->large_region, 0, sizeof t->large_region);
+        fill_bytes(t->huge_region, 0, sizeof t->huge_region);
+    }
+    t->large_seen = false;
+    fill_bytes(t->writable, 0, sizeof t->writable);
+    tlb_flush_inline(c, true);
 }
 
 void tlb_flush_pcid(struct tcpu *c, unsigned pcid)
@@ -137,7 +185,7 @@ void tlb_flush_pcid(struct tcpu *c, unsigned pcid)
     pcid &= 0xfff;
     c->tlb2->dead[pcid] = c->tlb2->time++;
     if (pcid == tlb2_pcid(c))
-        tlb_flush_inline(c);
+        tlb_flush_inline(c, false);
 }
 
 void tlb_flush_context(struct tcpu *c)
@@ -152,23 +200,39 @@ static void drop_if_maps(struct translation *e, gva_t at, unsigned pcid, bool gl
         e->born = 0;
 }
 
+// Drops the fragments of large pages around `at`.
+static void inline_drop_large(struct tcpu *c, unsigned user, gva_t at)
+{
+    unsigned first = at >> PAGE_SHIFT & c->tlb_mask & ~1023u;
+    const uint8_t *flags = c->tlb2->use[user].flags;
+    for (unsigned i = first; i < first + 1024 && i <= c->tlb_mask; i++) {
+        if (flags[i] & INLINE_LARGE)
+            inline_drop(c, user, i);
+    }
+}
+
 void tlb2_drop(struct tcpu *c, gva_t at, unsigned pcid, bool globals)
 {
     struct tlb2 *t = c->tlb2;
+    bool large = t->large_region[region(at, 22)], huge = t->huge_region[region(at, 30)];
     drop_if_maps(small_at(c, at), at, pcid, globals);
     drop_if_maps(large_at(c, at), at, pcid, globals);
     // All fragments of a larger page die together.
-    for (unsigned i = 0; t->huge_seen && i < TLB2_LARGE; i++)
+    if (large)
+        drop_if_maps(large_at(c, at ^ BIT(21)), at, pcid, globals);
+    for (unsigned i = 0; huge && i < TLB2_LARGE; i++)
         drop_if_maps(&t->large[i], at, pcid, globals);
     if (pcid != tlb2_pcid(c))
         return;
-    jit_forget_page(c, at, t->huge_seen ? 30 : t->large_seen ? 21 : 12);
-    inline_drop(c, 0, at >> PAGE_SHIFT & c->tlb_mask);
-    inline_drop(c, 1, at >> PAGE_SHIFT & c->tlb_mask);
-    for (unsigned i = 0; t->large_inline && i < 2 * TLB_ENTRIES; i++) {
-        unsigned user = i / TLB_ENTRIES, n = i % TLB_ENTRIES, shift = t->inline_shift[user][n];
-        if (shift > 12 && !((t->inline_page[user][n] ^ at) >> shift))
-            inline_drop(c, user, n);
+    if (huge) {
+        tlb_flush_inline(c, true);
+        return;
+    }
+    jit_forget_page(c, at, large ? 22 : 12);
+    for (unsigned user = 0; user < 2; user++) {
+        inline_drop(c, user, at >> PAGE_SHIFT & c->tlb_mask);
+        if (large)
+            inline_drop_large(c, user, at);
     }
 }
 
@@ -177,14 +241,24 @@ void tlb_flush_page(struct tcpu *c, gva_t at)
     tlb2_drop(c, at, tlb2_pcid(c), true);
 }
 
+// Withdraws write tags that lead to a host page, or all.
+static void protect_listed(struct tcpu *c, unsigned user, unsigned list, uintptr_t host)
+{
+    const struct inline_use *use = &c->tlb2->use[user];
+    struct tlb *t = &c->tlb[user];
+    for (uint32_t n = 0; n < use->listed[list]; n++) {
+        unsigned i = use->list[list][n];
+        if (!host || t->write[i] + t->addend[i] == host)
+            t->write[i] = tlb_no_tag(i);
+    }
+}
+
 void tlb_protect_page(struct tcpu *c, gpa_t page)
 {
-    uintptr_t host = page == ~0ull ? 0 : (uintptr_t)tvm_host(c->vm, page, 1, NULL);
-    for (unsigned user = 0; user < 2; user++) {
-        struct tlb *t = &c->tlb[user];
-        for (unsigned i = 0; i < TLB_ENTRIES; i++) {
-            if (t->write[i] != tlb_no_tag(i) && (!host || t->write[i] + t->addend[i] == host))
-                t->write[i] = tlb_no_tag(i);
-        }
-    }
+    bool all = page == ~0ull;
+    if (!all && !c->tlb2->writable[page >> PAGE_SHIFT & (TLB_ENTRIES - 1)])
+        return;
+    uintptr_t host = all ? 0 : (uintptr_t)tvm_host(c->vm, page, 1, NULL);
+    for (unsigned n = 0; n < 4; n++)
+        protect_listed(c, n & 1, n >> 1, host);
 }

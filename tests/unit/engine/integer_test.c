@@ -336,13 +336,15 @@ static void random_numbers_set_carry_alone(void)
     fake_cpu_free(c);
 }
 
-// Translated code takes address ^ tag < 4096 for a match, whatever the address.
+// Translated code takes address ^ tag < 4096 for a match, and in places what overlaps the page from
+// below, whatever the address: neither page may lead to the entry.
 static void free_tlb_entries_match_no_address(void)
 {
     for (unsigned i = 0; i < TLB_ENTRIES; i++) {
-        CHECK((tlb_no_tag(i) >> PAGE_SHIFT & (TLB_ENTRIES - 1)) != i);
-        if (i < 2) // with a TLB of two entries
-            CHECK((tlb_no_tag(i) >> PAGE_SHIFT & 1) != i);
+        uint64_t page = tlb_no_tag(i) >> PAGE_SHIFT, tiny = BIT(TLB_TINY_BITS) - 1;
+        CHECK((page & (TLB_ENTRIES - 1)) != i && ((page - 1) & (TLB_ENTRIES - 1)) != i);
+        if (i <= tiny)
+            CHECK((page & tiny) != i && ((page - 1) & tiny) != i);
         CHECK_EQ(tlb_no_tag(i) & PAGE_MASK, 0);
     }
 }

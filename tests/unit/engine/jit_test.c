@@ -107,12 +107,14 @@ static void flags_survive_the_poll_of_a_conditional_branch(void)
     RUN64(backward);
 }
 
-SNIPPET(calls, "mov ebx, 10; 1: call 2f; dec ebx; jnz 1b; lea rax, [rip+3f]; call rax; push rax; "
-               "mov [rsi], rax; call [rsi];"
-               "pop rdx; push qword ptr [rsi]; pop qword ptr [rdi]; jmp 4f; 2: push rbp; mov rbp, rsp; sub "
-               "rsp, 32; add r12, rbx; leave; ret; 3: inc r13; ret 0;"
-               "4: push 5; push 0x12345678; pop rax; pop rcx; lea r8, [rip+5f]; jmp r8; ud2; 5: "
-               "push rsp; pop r14; jrcxz 6f; inc r15; 6: loop 6b");
+SNIPPET(
+    calls,
+    "mov ebx, 10; 1: call 2f; dec ebx; jnz 1b; lea rax, [rip+3f]; call rax; push rax; "
+    "mov [rsi], rax; call [rsi];"
+    "pop rdx; push qword ptr [rsi]; pop qword ptr [rdi]; jmp 4f; 2: push rbp; mov rbp, rsp; sub "
+    "rsp, 32; add r12, rbx; leave; ret; 3: inc r13; ret 0;"
+    "4: push 5; push 0x12345678; pop rax; pop rcx; lea r8, [rip+5f]; jmp r8; ud2; 5: "
+    "push rsp; pop r14; jrcxz 6f; inc r15; 6: loop 6b");
 
 static void calls_returns_and_indirect_jumps_arrive(void)
 {
@@ -225,6 +227,19 @@ static void an_interrupt_leaves_an_endless_loop(void)
     guest_release(&g);
 }
 
+// 0x10000000 and 0 have the same index in the TLB; the first comes and goes, the second is looked
+// for.
+SNIPPET(emptied, "mov eax, 0x4007; mov [0x3400], rax; mov esi, 0x10000000; add rbx, [rsi+0x100]; "
+                 "mov [rsi+0x200], rbx; mov rax, cr3; mov cr3, rax; xor edi, edi; "
+                 "add rbx, [rdi+0x10]; adc rbx, [rdi+0x7f8]; adc rbx, [rdi+0x800]; mov cr3, rax; "
+                 "mov [rdi+0xff8], rbx; mov cr3, rax; adc rcx, [rdi+0xff8]; mov cr3, rax; "
+                 "add rdx, [rdi+0xffd]; mov cr3, rax; add rdx, [rsi-4]");
+
+static void an_emptied_tlb_entry_matches_no_address(void)
+{
+    RUN64(emptied);
+}
+
 int main(void)
 {
     static const struct test tests[] = {
@@ -243,6 +258,7 @@ int main(void)
         TEST(blocks_in_different_pages_find_each_other),
         TEST(flat_32_bit_code_runs),
         TEST(an_interrupt_leaves_an_endless_loop),
+        TEST(an_emptied_tlb_entry_matches_no_address),
     };
     return test_main(tests, ARRAY_LEN(tests));
 }
