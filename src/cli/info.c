@@ -96,7 +96,7 @@ static void show_engines(void)
 {
     for (int i = 0; engines[i]; i++) {
         struct engine_probe probe = {0};
-        engines[i]->probe(&probe);
+        engines[i]->probe(0, true, &probe);
         printf("engine     %s: %s%s\n", engines[i]->name,
                probe.usable ? "usable" : "not usable: ", probe.usable ? "" : probe.why);
         if (!probe.usable && probe.fix[0])
@@ -151,7 +151,7 @@ static json_t *engines_json(void)
     json_t *array = json_array();
     for (int i = 0; engines[i]; i++) {
         struct engine_probe probe = {0};
-        engines[i]->probe(&probe);
+        engines[i]->probe(0, true, &probe);
         json_array_append_new(array,
                               json_pack("{s:s, s:b, s:s, s:s}", "name", engines[i]->name, "usable",
                                         probe.usable, "why", probe.why, "fix", probe.fix));

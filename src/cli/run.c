@@ -32,7 +32,8 @@ const char run_help[] =
     "      --exit-device     let the guest end the VM with a status through port 0xf4\n"
     "      --json            tell events and the result as JSON lines on standard output\n"
     "      --debug LIST      force paths of the translator, for tests: some of interpret,\n"
-    "                        tiny-tlb, tiny-cache, poll, flags-live, lockstep\n"
+    "                        tiny-tlb, tiny-cache, poll, flags-live, lockstep,\n"
+    "                        any-kvm\n"
     "\n"
     "Exit status: 0 the guest powered off, 1 the guest failed or was stopped, 2 wrong usage,\n"
     "3 the host failed; with --exit-device what the guest gave.\n";

@@ -82,6 +82,7 @@ enum engine_debug {
     ENGINE_DEBUG_POLL_EVERY_BLOCK = 8, // leave translated code after every block
     ENGINE_DEBUG_FLAGS_LIVE = 16,      // treat the flags as live everywhere
     ENGINE_DEBUG_LOCKSTEP = 32,        // replay sampled blocks in the interpreter and compare
+    ENGINE_DEBUG_ANY_KVM = 64,         // also a KVM that cannot run ordinary guests
 };
 
 // A named counter for berth stats; values only grow.
@@ -92,7 +93,8 @@ struct engine_counter {
 
 struct engine {
     const char *name; // "translate", "kvm"
-    void (*probe)(struct engine_probe *out);
+    // Usable here? debug: enum engine_debug. thorough: also look where looking takes milliseconds.
+    void (*probe)(uint32_t debug, bool thorough, struct engine_probe *out);
 
     err_t (*vm_new)(const struct engine_vm_config *config, const struct engine_upcalls *upcalls,
                     void *opaque, struct engine_vm **out, struct error *e);
@@ -122,6 +124,9 @@ struct engine {
     void (*get)(struct engine_vcpu *vcpu, unsigned groups, struct cpu_state *out);
     err_t (*set)(struct engine_vcpu *vcpu, unsigned groups, const struct cpu_state *in,
                  struct error *e);
+    // The guest's TSC is the host's plus this, plus the guest's own TSC_ADJUST: the same on all vCPUs to
+    // the tick, which set() cannot be. NULL: set() is all there is.
+    void (*tsc_offset)(struct engine_vcpu *vcpu, uint64_t offset);
     enum engine_exit (*run)(struct engine_vcpu *vcpu);
     const char *(*vcpu_error)(struct engine_vcpu *vcpu); // words after ENGINE_FAILED
 

@@ -1,4 +1,4 @@
 // The table of engines, best first.
 #include "engine/engine.h"
 
-const struct engine *const engines[] = {&engine_translate, NULL};
+const struct engine *const engines[] = {&engine_kvm, &engine_translate, NULL};

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/kvm.h>
 #include <linux/landlock.h>
 #include <malloc.h>
 #include <sched.h>
@@ -205,6 +206,18 @@ static int allow_fstat(scmp_filter_ctx filter)
                             SCMP_A3(SCMP_CMP_EQ, AT_EMPTY_PATH));
 }
 
+// What a vCPU of the KVM engine asks of it, by request: nothing that makes or maps anything.
+static int allow_kvm(scmp_filter_ctx filter)
+{
+    static const unsigned long requests[] = {
+        KVM_RUN,           KVM_INTERRUPT,       KVM_NMI,             KVM_GET_REGS,
+        KVM_SET_REGS,      KVM_GET_SREGS2,      KVM_SET_SREGS2,      KVM_GET_DEBUGREGS,
+        KVM_SET_DEBUGREGS, KVM_GET_XCRS,        KVM_SET_XCRS,        KVM_GET_XSAVE,
+        KVM_GET_XSAVE2,    KVM_SET_XSAVE,       KVM_GET_MSRS,        KVM_SET_MSRS,
+        KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR};
+    return allow_ioctls(filter, requests, ARRAY_LEN(requests));
+}
+
 // Everyone asks whether standard error is a terminal before a line of log; the main loop also
 // restores the terminal's modes, and disks discard ranges of a block device.
 static int allow_class_ioctls(scmp_filter_ctx filter, enum host_thread_class thread_class)
@@ -217,6 +230,8 @@ static int allow_class_ioctls(scmp_filter_ctx filter, enum host_thread_class thr
         result = allow_ioctls(filter, terminal, ARRAY_LEN(terminal));
     if (!result && thread_class == HOST_THREAD_BLOCK)
         result = allow_ioctls(filter, disk, ARRAY_LEN(disk));
+    if (!result && thread_class == HOST_THREAD_VCPU)
+        result = allow_kvm(filter);
     return result;
 }
 

@@ -139,6 +139,10 @@ static void wait_at_gate(struct vcpu *vcpu)
 static void follow_clock(struct vcpu *vcpu, struct cpu_state *s)
 {
     struct vm *vm = vcpu->vm;
+    if (vm->engine->tsc_offset) {
+        vm->engine->tsc_offset(vcpu->engine, clock_tsc_offset(&vm->clock));
+        return;
+    }
     vm->engine->get(vcpu->engine, ENGINE_MSRS, s);
     s->tsc = clock_tsc(&vm->clock) + s->tsc_adjust;
     (void)!vm->engine->set(vcpu->engine, ENGINE_MSRS, s, NULL);

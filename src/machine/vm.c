@@ -21,14 +21,14 @@
 // --- choosing an engine
 // -----------------------------------------------------------------------------------
 
-static err_t choose_named(const char *name, const struct engine **out, char why[200],
-                          struct error *e)
+static err_t choose_named(const char *name, uint32_t debug, const struct engine **out,
+                          char why[200], struct error *e)
 {
     for (unsigned i = 0; engines[i]; i++) {
         if (strcmp(engines[i]->name, name) != 0)
             continue;
         struct engine_probe probe = {0};
-        engines[i]->probe(&probe);
+        engines[i]->probe(debug, false, &probe);
         if (!probe.usable)
             return error_set(e, ERR_UNSUPPORTED, "engine '%s' cannot be used: %s%s%s", name,
                              probe.why, probe.fix[0] ? "; " : "", probe.fix);
@@ -40,23 +40,36 @@ static err_t choose_named(const char *name, const struct engine **out, char why[
                      name);
 }
 
-err_t vm_choose_engine(const char *name, const struct engine **out, char why[200], struct error *e)
+// The first usable one of `from`; against says what spoke against those before it.
+static err_t choose_first(const struct engine *const *from, uint32_t debug, const char *against,
+                          const struct engine **out, char why[200], struct error *e)
 {
-    if (name && strcmp(name, "auto") != 0)
-        return choose_named(name, out, why, e);
-    char against[200] = "";
-    for (unsigned i = 0; engines[i]; i++) {
+    char reason[200];
+    snprintf(reason, sizeof reason, "%s", against);
+    for (; *from; from++) {
         struct engine_probe probe = {0};
-        engines[i]->probe(&probe);
+        (*from)->probe(debug, false, &probe);
         if (probe.usable) {
-            *out = engines[i];
-            snprintf(why, 200, "%s", against[0] ? against : "the best one here");
+            *out = *from;
+            snprintf(why, 200, "%s", reason[0] ? reason : "the best one here");
             return OK;
         }
-        snprintf(against, sizeof against, "no %s: %s", engines[i]->name, probe.why);
+        snprintf(reason, sizeof reason, "no %s: %s", (*from)->name, probe.why);
     }
     return error_set(e, ERR_UNSUPPORTED, "no engine can be used here: %s; berth info says more",
-                     against);
+                     reason);
+}
+
+static bool is_auto(const char *name)
+{
+    return !name || strcmp(name, "auto") == 0;
+}
+
+err_t vm_choose_engine(const char *name, uint32_t debug, const struct engine **out, char why[200],
+                       struct error *e)
+{
+    return is_auto(name) ? choose_first(engines, debug, "", out, why, e)
+                         : choose_named(name, debug, out, why, e);
 }
 
 // --- requests and endings
@@ -227,18 +240,34 @@ static err_t make_cpuid(struct vm *vm, struct error *e)
     return OK;
 }
 
+// The engine after the one that was chosen, which turned out to be held by somebody else.
+static err_t choose_next(struct vm *vm, struct error *e)
+{
+    const struct engine *const *from = engines;
+    while (*from != vm->engine)
+        from++;
+    char against[200];
+    snprintf(against, sizeof against, "no %s: %s", vm->engine->name, e->text);
+    return choose_first(from + 1, vm->config->debug, against, &vm->engine, vm->why, e);
+}
+
 static err_t make_engine(struct vm *vm, struct error *e)
 {
-    err_t err = vm_choose_engine(vm->config->engine, &vm->engine, vm->why, e);
-    if (err)
-        return err;
     struct engine_vm_config config = {
         .vcpus = vm->config->vcpus,
         .cpuid = &vm->cpuid,
         .tsc_khz = vm->clock.tsc_khz,
         .debug = vm->config->debug,
     };
-    return vm->engine->vm_new(&config, &vm_upcalls, vm, &vm->engine_vm, e);
+    err_t err =
+        vm_choose_engine(vm->config->engine, vm->config->debug, &vm->engine, vm->why, e);
+    if (err)
+        return err;
+    err = vm->engine->vm_new(&config, &vm_upcalls, vm, &vm->engine_vm, e);
+    if (err != ERR_BUSY || !is_auto(vm->config->engine))
+        return err;
+    err = choose_next(vm, e);
+    return err ? err : vm->engine->vm_new(&config, &vm_upcalls, vm, &vm->engine_vm, e);
 }
 
 static err_t add_ram(struct vm *vm, gpa_t at, uint64_t len, uint64_t offset, struct error *e)

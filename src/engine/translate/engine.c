@@ -20,7 +20,7 @@ struct engine_vcpu {
     struct tcpu tcpu;
 };
 
-static void probe(struct engine_probe *out)
+static void probe(uint32_t debug, bool thorough, struct engine_probe *out)
 {
     *out = (struct engine_probe){.usable = true};
 }

@@ -1,0 +1,98 @@
+// What a guest's CPUID shows: the machine's table, without the features that this KVM cannot give.
+// Source: Linux Documentation/virt/kvm/api.rst, KVM_GET_SUPPORTED_CPUID, KVM_SET_CPUID2. KVM itself
+// keeps OSXSAVE and the sizes in leaf 0xd up to date.
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+
+#include "engine/kvm/kvm_impl.h"
+
+#define ENTRIES 256
+
+struct entries {
+    struct kvm_cpuid2 head;
+    struct kvm_cpuid_entry2 entry[ENTRIES];
+};
+
+enum reg { REG_EAX, REG_EBX, REG_ECX, REG_EDX };
+
+// Registers that list features, and those bits that the machine provides, whatever KVM says: the
+// local APIC's are in user space, and so is the sign that there is a hypervisor.
+static const struct {
+    uint32_t function, index;
+    enum reg reg;
+    uint32_t ours;
+} lists[] = {
+    {1, 0, REG_ECX, 1u << 21 | 1u << 24 | 1u << 31}, // x2APIC, TSC deadline, hypervisor
+    {1, 0, REG_EDX, 1u << 9},                        // APIC
+    {7, 0, REG_EBX, 0},
+    {7, 0, REG_ECX, 0},
+    {7, 0, REG_EDX, 0},
+    {7, 1, REG_EAX, 0},
+    {0xd, 0, REG_EAX, 0},
+    {0xd, 0, REG_EDX, 0},
+    {0xd, 1, REG_EAX, 0},
+    {0x80000001, 0, REG_ECX, 0},
+    {0x80000001, 0, REG_EDX, 1u << 9}, // APIC
+    {0x80000008, 0, REG_EBX, 0},
+};
+
+static uint32_t *entry_reg(struct kvm_cpuid_entry2 *entry, enum reg reg)
+{
+    uint32_t *const regs[] = {&entry->eax, &entry->ebx, &entry->ecx, &entry->edx};
+    return regs[reg];
+}
+
+static struct kvm_cpuid_entry2 *find(struct entries *in, uint32_t function, uint32_t index)
+{
+    for (uint32_t i = 0; i < in->head.nent; i++)
+        if (in->entry[i].function == function && in->entry[i].index == index)
+            return &in->entry[i];
+    return NULL;
+}
+
+static void mask(struct kvm_cpuid_entry2 *entry, struct entries *supported)
+{
+    struct kvm_cpuid_entry2 *can = find(supported, entry->function, entry->index);
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+        if (lists[i].function != entry->function || lists[i].index != entry->index)
+            continue;
+        *entry_reg(entry, lists[i].reg) &= (can ? *entry_reg(can, lists[i].reg) : 0) | lists[i].ours;
+    }
+}
+
+static void fill(struct engine_vcpu *v, struct entries *supported, struct entries *out)
+{
+    const struct cpuid_table *table = &v->vm->cpuid;
+    for (uint32_t i = 0; i < table->count && i < ENTRIES; i++) {
+        const struct cpuid_leaf *leaf = &table->leaf[i];
+        uint32_t regs[4];
+        cpuid_query(table, v->index, leaf->function, leaf->index, 0, 1, regs);
+        struct kvm_cpuid_entry2 *entry = &out->entry[out->head.nent++];
+        *entry = (struct kvm_cpuid_entry2){.function = leaf->function,
+                                           .index = leaf->index,
+                                           .flags = leaf->has_index ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
+                                           .eax = regs[0],
+                                           .ebx = regs[1],
+                                           .ecx = regs[2],
+                                           .edx = regs[3]};
+        mask(entry, supported);
+    }
+}
+
+err_t kvm_set_cpuid(struct engine_vcpu *v, struct error *e)
+{
+    struct entries *both = calloc(2, sizeof *both);
+    if (!both)
+        return error_set(e, ERR_NO_MEMORY, "no memory for CPUID's answers");
+    both[0].head.nent = ENTRIES;
+    err_t err = OK;
+    if (ioctl(v->vm->kvm, KVM_GET_SUPPORTED_CPUID, &both[0]) < 0)
+        err = kvm_failed(e, errno, "say which CPU features it has");
+    if (!err)
+        fill(v, &both[0], &both[1]);
+    if (!err && ioctl(v->fd, KVM_SET_CPUID2, &both[1]) < 0)
+        err = kvm_failed(e, errno, "show the guest this CPU model");
+    free(both);
+    return err;
+}

@@ -1,0 +1,106 @@
+// Activity and events of a vCPU into KVM and back. Source: Linux Documentation/virt/kvm/api.rst,
+// KVM_GET_VCPU_EVENTS. Whether a vCPU is halted or waits for SIPI is kept by the engine: without its
+// own interrupt controller KVM knows running vCPUs only. System management mode is not modelled.
+#include <errno.h>
+#include <sys/ioctl.h>
+
+#include "engine/kvm/kvm_impl.h"
+
+#define VEC_DB 1
+#define VEC_NMI_NUMBER 2
+
+static uint8_t shadow_from(uint8_t kvm)
+{
+    return kvm & KVM_X86_SHADOW_INT_MOV_SS ? 2 : kvm & KVM_X86_SHADOW_INT_STI ? 1 : 0;
+}
+
+static uint8_t shadow_to(uint8_t ours)
+{
+    return ours == 2 ? KVM_X86_SHADOW_INT_MOV_SS : ours == 1 ? KVM_X86_SHADOW_INT_STI : 0;
+}
+
+static void begun(struct cpu_state *out, uint8_t vector, enum cpu_event_type type)
+{
+    out->event_pending = 1;
+    out->event_vector = vector;
+    out->event_type = (uint8_t)type;
+}
+
+// What KVM has begun to deliver; at most one of them is.
+static void get_begun(const struct kvm_vcpu_events *events, struct cpu_state *out)
+{
+    out->event_pending = out->event_vector = out->event_type = out->event_has_error = 0;
+    out->event_error = 0;
+    if (events->exception.injected) {
+        begun(out, events->exception.nr, CPU_EVENT_EXCEPTION);
+        out->event_has_error = events->exception.has_error_code;
+        out->event_error = events->exception.has_error_code ? events->exception.error_code : 0;
+    } else if (events->nmi.injected) {
+        begun(out, VEC_NMI_NUMBER, CPU_EVENT_NMI);
+    } else if (events->interrupt.injected) {
+        begun(out, events->interrupt.nr, events->interrupt.soft ? CPU_EVENT_SOFT_INT : CPU_EVENT_INTR);
+    }
+}
+
+void kvm_get_events(struct engine_vcpu *v, struct cpu_state *out)
+{
+    struct kvm_vcpu_events events = {0};
+    kvm_deliver_nmi(v);
+    if (ioctl(v->fd, KVM_GET_VCPU_EVENTS, &events) < 0)
+        log_line(LOG_ERROR, "vCPU %u: KVM does not tell its events", v->index);
+    out->activity = v->activity;
+    out->interrupt_shadow = shadow_from(events.interrupt.shadow);
+    out->nmi_blocked = events.nmi.masked;
+    out->nmi_pending = events.nmi.pending != 0;
+    out->pending_dbg = 0;
+    get_begun(&events, out);
+}
+
+static void set_begun(const struct cpu_state *in, struct kvm_vcpu_events *events)
+{
+    switch (in->event_type) {
+    case CPU_EVENT_EXCEPTION:
+        events->exception.injected = 1;
+        events->exception.nr = in->event_vector;
+        events->exception.has_error_code = in->event_has_error;
+        events->exception.error_code = in->event_error;
+        break;
+    case CPU_EVENT_NMI: events->nmi.injected = 1; break;
+    default:
+        events->interrupt.injected = 1;
+        events->interrupt.nr = in->event_vector;
+        events->interrupt.soft = in->event_type == CPU_EVENT_SOFT_INT;
+    }
+}
+
+// A trap that was due at the next boundary: KVM has no place for it but the exception itself.
+static err_t set_trap(struct engine_vcpu *v, const struct cpu_state *in,
+                      struct kvm_vcpu_events *events, struct error *e)
+{
+    struct kvm_debugregs debug;
+    if (ioctl(v->fd, KVM_GET_DEBUGREGS, &debug) < 0)
+        return kvm_failed(e, errno, "read debug registers");
+    debug.dr6 |= in->pending_dbg;
+    events->exception.injected = 1;
+    events->exception.nr = VEC_DB;
+    return ioctl(v->fd, KVM_SET_DEBUGREGS, &debug) < 0 ? kvm_failed(e, errno, "set debug registers")
+                                                       : OK;
+}
+
+err_t kvm_set_events(struct engine_vcpu *v, const struct cpu_state *in, struct error *e)
+{
+    struct kvm_vcpu_events events = {
+        .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW,
+        .interrupt.shadow = shadow_to(in->interrupt_shadow),
+        .nmi = {.pending = in->nmi_pending, .masked = in->nmi_blocked}};
+    err_t err = OK;
+    if (in->event_pending)
+        set_begun(in, &events);
+    else if (in->pending_dbg)
+        err = set_trap(v, in, &events, e);
+    if (!err && ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events) < 0)
+        err = kvm_failed(e, errno, "set pending events");
+    v->activity = in->activity;
+    __atomic_fetch_and(&v->pending, ~(uint32_t)PENDING_NMI, __ATOMIC_SEQ_CST);
+    return err;
+}

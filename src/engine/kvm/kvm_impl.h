@@ -1,0 +1,106 @@
+// Inside the KVM engine: VMs, vCPUs, and what its parts need of each other. See docs/engine-kvm.md.
+#pragma once
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include "base/bits.h"
+#include "base/log.h"
+#include "engine/engine.h"
+
+#define KVM_SLOTS 32
+#define KVM_KICK_SIGNAL SIGUSR1 // interrupts KVM_RUN; its handler does nothing
+
+struct slot {
+    gpa_t at;
+    uint64_t len; // 0: free
+    void *host;
+    uint32_t flags;       // KVM_MEM_*
+    uint64_t *dirty;      // pages changed since take_dirty(); while the log is on (guarded by dirty_lock)
+};
+
+struct engine_vm {
+    struct engine_vm_config config;
+    struct cpuid_table cpuid;
+    const struct engine_upcalls *up;
+    void *opaque;
+    int kvm, fd;
+    size_t run_bytes;   // of a vCPU's shared page
+    size_t xsave_bytes; // of KVM's extended state
+    bool tsc_offset;    // the TSC's offset can be set, not only its value
+    bool logging;
+    pthread_mutex_t dirty_lock;
+    struct slot slot[KVM_SLOTS];
+    struct engine_vcpu **vcpu; // config.vcpus of them
+};
+
+enum vcpu_pending { PENDING_KICK = 1, PENDING_NMI = 2 };
+
+enum kvm_counter {
+    COUNTER_EXITS,
+    COUNTER_PORTS,
+    COUNTER_MMIO,
+    COUNTER_MSRS,
+    COUNTER_HALTS,
+    COUNTER_INTERRUPTS,
+    COUNTER_WINDOWS,
+    COUNTER_SIGNALS,
+    COUNTER_COUNT
+};
+
+struct engine_vcpu {
+    struct engine_vm *vm;
+    unsigned index;
+    int fd;
+    struct kvm_run *run;
+    struct kvm_xsave *xsave; // vm->xsave_bytes
+    int thread;              // its number, for signals
+
+    uint32_t pending; // [any] enum vcpu_pending
+    bool intr;        // [any] level of the INTR input
+    bool inside;      // [any] at or in KVM_RUN: a signal is needed to get it out
+
+    bool incomplete;  // the last exit's access is finished by the next KVM_RUN
+    bool ready;       // an interrupt can be injected
+    bool open;        // RFLAGS.IF, while halted
+    uint8_t activity; // enum cpu_activity
+    uint8_t cr8;      // as KVM knows it
+    enum engine_exit exit;
+    char error[200];
+    uint64_t counter[COUNTER_COUNT]; // written by its thread only
+};
+
+// words.c: what failed, why, what to do about it. Returns the error's class.
+err_t kvm_failed(struct error *e, int number, const char *what);
+
+// probe.c
+void kvm_probe(uint32_t debug, bool thorough, struct engine_probe *out);
+int kvm_open(struct error *e); // /dev/kvm, checked for its version and capabilities; -1 with words
+
+// memory.c
+err_t kvm_map(struct engine_vm *vm, gpa_t at, uint64_t len, void *host, enum engine_map_flags flags,
+              struct error *e);
+err_t kvm_unmap(struct engine_vm *vm, gpa_t at, uint64_t len, struct error *e);
+void kvm_written(struct engine_vm *vm, gpa_t at, uint64_t len);
+err_t kvm_log_dirty(struct engine_vm *vm, bool on, struct error *e);
+err_t kvm_take_dirty(struct engine_vm *vm, gpa_t at, uint64_t len, uint64_t *bitmap);
+
+// cpuid.c
+err_t kvm_set_cpuid(struct engine_vcpu *v, struct error *e);
+
+// msr.c
+err_t kvm_filter_msrs(struct engine_vm *vm, struct error *e);
+void kvm_get_msrs(struct engine_vcpu *v, struct cpu_state *out);
+err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct error *e);
+void kvm_tsc_offset(struct engine_vcpu *v, uint64_t offset);
+
+// state.c, event.c
+void kvm_get(struct engine_vcpu *v, unsigned groups, struct cpu_state *out);
+err_t kvm_set(struct engine_vcpu *v, unsigned groups, const struct cpu_state *in, struct error *e);
+void kvm_get_events(struct engine_vcpu *v, struct cpu_state *out);
+err_t kvm_set_events(struct engine_vcpu *v, const struct cpu_state *in, struct error *e);
+
+// run.c
+enum engine_exit kvm_run(struct engine_vcpu *v);
+void kvm_deliver_nmi(struct engine_vcpu *v); // one that nmi() left

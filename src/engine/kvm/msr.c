@@ -1,0 +1,154 @@
+// Model-specific registers into KVM and back, and which of them the machine keeps itself.
+// Source: Linux Documentation/virt/kvm/api.rst, sections 4.18 (KVM_GET_MSRS) and 4.97
+// (KVM_X86_SET_MSR_FILTER), devices/vcpu.rst (TSC offset).
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "engine/kvm/kvm_impl.h"
+
+#define MSRS 48
+#define OLD_WALL_CLOCK 0x11
+
+struct place {
+    uint32_t index;
+    uint32_t offset; // in struct cpu_state
+};
+
+struct msrs {
+    struct kvm_msrs head;
+    struct kvm_msr_entry entry[MSRS];
+};
+
+#define PLACE(msr, member) {msr, offsetof(struct cpu_state, member)}
+static const struct place places[] = {
+    PLACE(MSR_STAR, star),
+    PLACE(MSR_LSTAR, lstar),
+    PLACE(MSR_CSTAR, cstar),
+    PLACE(MSR_SFMASK, sfmask),
+    PLACE(MSR_KERNEL_GS_BASE, kernel_gs_base),
+    PLACE(MSR_SYSENTER_CS, sysenter_cs),
+    PLACE(MSR_SYSENTER_ESP, sysenter_esp),
+    PLACE(MSR_SYSENTER_EIP, sysenter_eip),
+    PLACE(MSR_PAT, pat),
+    PLACE(MSR_TSC_ADJUST, tsc_adjust),
+    PLACE(MSR_TSC_AUX, tsc_aux),
+    PLACE(MSR_MISC_ENABLE, misc_enable),
+    PLACE(MSR_SPEC_CTRL, spec_ctrl),
+    PLACE(MSR_MCG_STATUS, mcg_status),
+    PLACE(MSR_MTRR_DEF_TYPE, mtrr_def_type),
+    PLACE(MSR_MTRR_FIX64K, mtrr_fixed[0]),
+    PLACE(MSR_MTRR_FIX16K_0, mtrr_fixed[1]),
+    PLACE(MSR_MTRR_FIX16K_1, mtrr_fixed[2]),
+    PLACE(MSR_MTRR_FIX4K_0, mtrr_fixed[3]),
+    PLACE(MSR_MTRR_FIX4K_0 + 1, mtrr_fixed[4]),
+    PLACE(MSR_MTRR_FIX4K_0 + 2, mtrr_fixed[5]),
+    PLACE(MSR_MTRR_FIX4K_0 + 3, mtrr_fixed[6]),
+    PLACE(MSR_MTRR_FIX4K_0 + 4, mtrr_fixed[7]),
+    PLACE(MSR_MTRR_FIX4K_0 + 5, mtrr_fixed[8]),
+    PLACE(MSR_MTRR_FIX4K_0 + 6, mtrr_fixed[9]),
+    PLACE(MSR_MTRR_FIX4K_0 + 7, mtrr_fixed[10]),
+};
+_Static_assert(ARRAY_LEN(places) + 2 * CPU_MTRR_VARIABLE <= MSRS, "room for all MSRs");
+
+static struct place place_of(size_t i)
+{
+    if (i < ARRAY_LEN(places))
+        return places[i];
+    size_t range = (i - ARRAY_LEN(places)) / 2, mask = (i - ARRAY_LEN(places)) % 2;
+    size_t base = mask ? offsetof(struct cpu_state, mtrr_mask) : offsetof(struct cpu_state, mtrr_base);
+    return (struct place){MSR_MTRR_PHYSBASE0 + (uint32_t)(2 * range + mask), (uint32_t)(base + 8 * range)};
+}
+
+static const size_t place_count = ARRAY_LEN(places) + 2 * CPU_MTRR_VARIABLE;
+
+// KVM stops at the first register that this host does not have: it reads as 0, and the rest follow.
+void kvm_get_msrs(struct engine_vcpu *v, struct cpu_state *out)
+{
+    for (size_t first = 0; first < place_count;) {
+        struct msrs msrs = {.head.nmsrs = (uint32_t)(place_count - first)};
+        for (size_t i = first; i < place_count; i++)
+            msrs.entry[i - first].index = place_of(i).index;
+        int got = ioctl(v->fd, KVM_GET_MSRS, &msrs);
+        size_t done = got < 0 ? 0 : (size_t)got;
+        for (size_t i = 0; i < done; i++)
+            memcpy((char *)out + place_of(first + i).offset, &msrs.entry[i].data, 8);
+        first += done;
+        if (first < place_count)
+            memset((char *)out + place_of(first++).offset, 0, 8);
+    }
+    out->tsc = 0;
+    uint64_t offset = 0;
+    struct kvm_device_attr attr = {
+        .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
+    struct msrs tsc = {.head.nmsrs = 1, .entry[0].index = MSR_TSC};
+    if (v->vm->tsc_offset && ioctl(v->fd, KVM_GET_DEVICE_ATTR, &attr) == 0)
+        out->tsc = __builtin_ia32_rdtsc() + offset;
+    else if (ioctl(v->fd, KVM_GET_MSRS, &tsc) == 1)
+        out->tsc = tsc.entry[0].data;
+}
+
+static void set_offset(struct engine_vcpu *v, uint64_t offset)
+{
+    struct kvm_device_attr attr = {
+        .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
+    struct msrs tsc = {.head.nmsrs = 1, .entry[0].index = MSR_TSC};
+    if (v->vm->tsc_offset && ioctl(v->fd, KVM_SET_DEVICE_ATTR, &attr) == 0)
+        return;
+    tsc.entry[0].data = __builtin_ia32_rdtsc() + offset;
+    (void)ioctl(v->fd, KVM_SET_MSRS, &tsc);
+}
+
+// The guest's own adjustment comes on top, as on a real CPU.
+void kvm_tsc_offset(struct engine_vcpu *v, uint64_t offset)
+{
+    struct msrs adjust = {.head.nmsrs = 1, .entry[0].index = MSR_TSC_ADJUST};
+    if (ioctl(v->fd, KVM_GET_MSRS, &adjust) == 1)
+        offset += adjust.entry[0].data;
+    set_offset(v, offset);
+}
+
+// A register that this host does not have may only hold 0.
+err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct error *e)
+{
+    for (size_t first = 0; first < place_count;) {
+        struct msrs msrs = {.head.nmsrs = (uint32_t)(place_count - first)};
+        for (size_t i = first; i < place_count; i++) {
+            msrs.entry[i - first].index = place_of(i).index;
+            memcpy(&msrs.entry[i - first].data, (const char *)in + place_of(i).offset, 8);
+        }
+        int set = ioctl(v->fd, KVM_SET_MSRS, &msrs);
+        size_t done = set < 0 ? 0 : (size_t)set;
+        first += done;
+        if (first == place_count)
+            break;
+        if (msrs.entry[done].data)
+            return error_set(e, ERR_UNSUPPORTED, "KVM does not take %#llx for MSR %#x",
+                             (unsigned long long)msrs.entry[done].data, msrs.entry[done].index);
+        first++;
+    }
+    set_offset(v, in->tsc - __builtin_ia32_rdtsc());
+    return OK;
+}
+
+// What the machine answers itself: the local APIC's registers and the paravirtual clock, KVM's old
+// one included. Unknown and refused accesses come by themselves.
+err_t kvm_filter_msrs(struct engine_vm *vm, struct error *e)
+{
+    static const uint8_t none[1] = {0};
+    const uint32_t both = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE;
+    uint8_t *bitmap = (uint8_t *)none;
+    struct kvm_msr_filter filter = {.flags = KVM_MSR_FILTER_DEFAULT_ALLOW,
+                                    .ranges = {{both, 2, OLD_WALL_CLOCK, bitmap},
+                                               {both, 1, MSR_APIC_BASE, bitmap},
+                                               {both, 1, MSR_TSC_DEADLINE, bitmap},
+                                               {both, 8, MSR_KVM_WALL_CLOCK, bitmap}}};
+    struct kvm_enable_cap exits = {
+        .cap = KVM_CAP_X86_USER_SPACE_MSR,
+        .args = {KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER}};
+    if (ioctl(vm->fd, KVM_ENABLE_CAP, &exits) < 0)
+        return kvm_failed(e, errno, "hand over model-specific registers");
+    return ioctl(vm->fd, KVM_X86_SET_MSR_FILTER, &filter) < 0
+               ? kvm_failed(e, errno, "filter model-specific registers")
+               : OK;
+}
