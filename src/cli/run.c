@@ -24,7 +24,7 @@ const char run_help[] =
     "      --initrd FILE     initial RAM disk for it\n"
     "      --append TEXT     its command line\n"
     "      --disk FILE[,ro]  a raw disk image; may be given up to 16 times\n"
-    "      --engine NAME     what runs the guest: auto or translate (auto)\n"
+    "      --engine NAME     what runs the guest: auto, kvm or translate (auto)\n"
     "      --cpu MODEL       CPU model the guest sees; berth info lists them (host)\n"
     "      --serial WHERE    COM1: stdio, pty, file:PATH or none (stdio; none with --json)\n"
     "      --console WHERE   the virtio console, likewise (none)\n"

@@ -63,7 +63,7 @@ static void errors_name_the_key_and_what_is_right(void)
     CHECK_REFUSED("{\"berth-vm\": 1, \"no_reboot\": 1}", "no_reboot: must be true or false");
     CHECK_REFUSED("{\"berth-vm\": 1, \"initrd\": \"x\"}", "initrd: needs a kernel to go with it");
     CHECK_REFUSED("{\"berth-vm\": 1, \"engine\": \"xen\"}",
-                  "engine: there is no 'xen'; give one of auto, translate");
+                  "engine: there is no 'xen'; give one of auto, kvm, translate");
     CHECK_REFUSED("{\"berth-vm\": 1, \"serial\": \"com\"}",
                   "serial: there is no 'com'; give stdio, pty, file:PATH or none");
 }
