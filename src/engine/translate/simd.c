@@ -244,16 +244,10 @@ static interp_fn *special(unsigned op)
 // Outside 64-bit code these know eight registers only; the host's would clear sixteen.
 static void vzero32(struct tcpu *c, const struct insn *insn)
 {
+    fpu_to_memory(c);
+    fill_bytes(c->s.xsave + AREA_AVX, 0, 8 * 16);
     if (insn->veclen == 32)
-        asm volatile("vpxor %xmm0, %xmm0, %xmm0\n\tvpxor %xmm1, %xmm1, %xmm1\n\t"
-                     "vpxor %xmm2, %xmm2, %xmm2\n\tvpxor %xmm3, %xmm3, %xmm3\n\t"
-                     "vpxor %xmm4, %xmm4, %xmm4\n\tvpxor %xmm5, %xmm5, %xmm5\n\t"
-                     "vpxor %xmm6, %xmm6, %xmm6\n\tvpxor %xmm7, %xmm7, %xmm7");
-    else
-        asm volatile("vmovdqa %xmm0, %xmm0\n\tvmovdqa %xmm1, %xmm1\n\t"
-                     "vmovdqa %xmm2, %xmm2\n\tvmovdqa %xmm3, %xmm3\n\t"
-                     "vmovdqa %xmm4, %xmm4\n\tvmovdqa %xmm5, %xmm5\n\t"
-                     "vmovdqa %xmm6, %xmm6\n\tvmovdqa %xmm7, %xmm7");
+        fill_bytes(c->s.xsave + AREA_XMM, 0, 8 * 16);
 }
 
 static interp_fn *masked_move(const struct insn *insn)
