@@ -4,8 +4,8 @@
 
 #include "base/types.h"
 
-#define IBTC_ENTRIES 4096 // indirect-branch targets, indexed by ibtc_index()
-#define CTLB_ENTRIES 256  // code pages, indexed by the low bits of the page number
+#define IBTC_ENTRIES 16384 // indirect-branch targets, by ibtc_index()
+#define CTLB_ENTRIES 256   // code pages, indexed by the low bits of the page number
 
 struct tcpu;
 
@@ -20,7 +20,7 @@ struct ibtc_entry {
 static inline unsigned ibtc_index(uint64_t rip)
 {
     uint32_t low = (uint32_t)rip;
-    return (low + (low >> 12 | low << 20)) >> 4 & (IBTC_ENTRIES - 1);
+    return (low + (low >> 12 | low << 20)) >> 2 & (IBTC_ENTRIES - 1);
 }
 
 struct jit_hot {

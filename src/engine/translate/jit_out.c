@@ -149,7 +149,7 @@ static void emit_ibtc_index(struct trans *t)
         emit_rorx(e, 4, T2, T1, 12);
         emit_lea(e, 4, T0, emit_indexed(T1, T2, 1, 0));
         emit_movzx(e, T0, T0, 2);
-        emit_mov_ri(e, T2, 4);
+        emit_mov_ri(e, T2, 2);
         emit_shrx(e, 4, T0, T0, T2);
         emit_lea(e, 4, T0, emit_indexed(T0, T0, 1, 0));
     } else { // the flags are on the host's stack
@@ -157,7 +157,7 @@ static void emit_ibtc_index(struct trans *t)
         emit_shift_ri(e, SHIFT_ROR, 4, T0, 12);
         emit_alu_rr(e, ALU_ADD, 4, T0, T1);
         emit_movzx(e, T0, T0, 2);
-        emit_shift_ri(e, SHIFT_SHR, 4, T0, 4);
+        emit_shift_ri(e, SHIFT_SHR, 4, T0, 2);
         emit_shift_ri(e, SHIFT_SHL, 4, T0, 1);
     }
 }

@@ -144,9 +144,9 @@ static bool same(struct guest *want, struct guest *got, const struct stream *s, 
     bool faulted = want->state.rip != GUEST_CODE + s->len;
     if (faulted && !exact) { // the frame that the fault pushed holds flags that need not be exact
         flags &= ~FLAGS_ARITH;
-        for (unsigned back = 0; back < 64; back += 8) {
-            uint64_t at = (want->state.gpr[RSP] & ~7ull) + back;
-            if (at + 8 <= GUEST_BYTES)
+        for (unsigned back = 0; back < 256; back += 8) {
+            uint64_t at = (want->state.gpr[RSP] & ~7ull) - 128 + back;
+            if (at <= GUEST_BYTES - 8)
                 store_le64(want->ram + at, 0), store_le64(got->ram + at, 0);
         }
     } else if (faulted && s->undefined) {
