@@ -2,8 +2,9 @@
 // every instruction does; runs whatever the block translator leaves to it, or everything.
 //
 // The cache is keyed by the host address of the code bytes (that is, by guest-physical address) and
-// the code size, so that page-table changes need no flush. A cached instruction lies within one
-// page of RAM that tvm_protect_code() guards, and is dropped when its bytes change.
+// the code size, so that page-table changes need no flush. A cached instruction lies in RAM that
+// tvm_protect_code() guards, and is dropped when its bytes change. Those that cross a page have a
+// small cache of their own, where a hit depends on both pages.
 #include "engine/translate/interp.h"
 
 #include <stdlib.h>
@@ -22,8 +23,18 @@ struct icache_entry {
     struct insn insn;
 };
 
+// An instruction whose first part ends its page.
+struct crossing {
+    const uint8_t *tail; // of the other part, at the start of its page
+    struct icache_entry first;
+};
+
+#define CROSSINGS 256u
+
 struct icache {
     struct icache_entry entry[ICACHE_ENTRIES];
+    struct crossing crossing[CROSSINGS];
+    bool crossings; // there are any
 };
 
 err_t icache_new(struct tcpu *c, struct error *e)
@@ -47,10 +58,25 @@ static inline struct icache_entry *icache_at(struct tcpu *c, const uint8_t *host
     return &c->icache->entry[(h ^ h >> ICACHE_BITS) & (ICACHE_ENTRIES - 1)];
 }
 
+static struct crossing *crossing_at(struct tcpu *c, const uint8_t *host)
+{
+    uintptr_t h = (uintptr_t)host >> PAGE_SHIFT; // their offsets in the page are much alike
+    return &c->icache->crossing[(h ^ h >> 8 ^ (uintptr_t)host) % CROSSINGS];
+}
+
+static void forget_crossings(struct tcpu *c)
+{
+    for (unsigned i = 0; c->icache->crossings && i < CROSSINGS; i++)
+        c->icache->crossing[i].first.host = NULL;
+    c->icache->crossings = false;
+}
+
 void icache_flush(struct tcpu *c)
 {
     for (unsigned i = 0; i < ICACHE_ENTRIES; i++)
         c->icache->entry[i].host = NULL;
+    c->icache->crossings = true;
+    forget_crossings(c);
 }
 
 void icache_invalidate(struct tcpu *c, gpa_t at, uint64_t len)
@@ -59,6 +85,8 @@ void icache_invalidate(struct tcpu *c, gpa_t at, uint64_t len)
         icache_flush(c);
         return;
     }
+    if ((at & PAGE_MASK) < INSN_MAX || (at & PAGE_MASK) + len > PAGE_SIZE - INSN_MAX)
+        forget_crossings(c);
     // Instructions that begin up to 14 bytes earlier, in the same page, may reach into the range.
     unsigned before = (unsigned)min_u64(at & PAGE_MASK, INSN_MAX - 1);
     for (gpa_t gpa = at - before; gpa < at + len; gpa++) {
@@ -148,6 +176,68 @@ static _Noreturn void bad_code(struct tcpu *c, enum insn_status status, gva_t at
     cpu_raise(c, status == INSN_INVALID ? VEC_UD : VEC_GP, 0);
 }
 
+// --- instructions across pages
+
+static unsigned room_at(gva_t at)
+{
+    return (unsigned)(PAGE_SIZE - (at & PAGE_MASK));
+}
+
+// Host addresses of an instruction's two parts, or false when either is not in RAM.
+static bool find_parts(struct tcpu *c, gva_t at, gpa_t gpa[2], const uint8_t *host[2])
+{
+    unsigned room = room_at(at);
+    gva_t next = c->mode & MODE_LONG ? at + room : (uint32_t)(at + room);
+    uint8_t *page[2];
+    gpa[0] = mem_code_gpa(c, at, &page[0]);
+    if (!page[0])
+        return false;
+    gpa[1] = mem_code_gpa(c, next, &page[1]);
+    host[0] = page[0] + (at & PAGE_MASK);
+    host[1] = page[1];
+    return page[1];
+}
+
+static bool run_crossing(struct tcpu *c, gva_t at)
+{
+    const uint8_t *host[2];
+    gpa_t gpa[2];
+    uint8_t *page;
+    mem_code_gpa(c, at, &page);
+    if (!page || !c->icache->crossings)
+        return false;
+    const struct crossing *x = crossing_at(c, page + (at & PAGE_MASK));
+    if (x->first.host != page + (at & PAGE_MASK) || x->first.size != (c->mode & MODE_CODE_SIZE) ||
+        !find_parts(c, at, gpa, host) || x->tail != host[1])
+        return false;
+    advance(c, x->first.insn.len);
+    x->first.run(c, &x->first.insn);
+    return true;
+}
+
+// Keeps an instruction of this length, if it is still so long once its bytes are guarded.
+static void keep_crossing(struct tcpu *c, gva_t at, unsigned len)
+{
+    const uint8_t *host[2];
+    gpa_t gpa[2];
+    unsigned room = room_at(at);
+    uint8_t code[INSN_MAX];
+    if (len <= room || !find_parts(c, at, gpa, host) || !tvm_protect_code(c->vm, c, gpa[0], room) ||
+        !tvm_protect_code(c->vm, c, gpa[1], len - room))
+        return;
+    struct crossing *x = crossing_at(c, host[0]);
+    x->first.host = NULL;
+    code_copy(code, host[0], room);
+    code_copy(code + room, host[1], len - room);
+    if (decode(c, code, len, &x->first.insn) != INSN_OK)
+        return;
+    x->first.run = handler(c, &x->first.insn);
+    x->first.size = c->mode & MODE_CODE_SIZE;
+    x->first.host = host[0];
+    x->tail = host[1];
+    c->icache->crossings = true;
+}
+
 static void uncached(struct tcpu *c, gva_t at)
 {
     uint8_t code[INSN_MAX];
@@ -156,6 +246,7 @@ static void uncached(struct tcpu *c, gva_t at)
     enum insn_status status = decode(c, code, have, &insn);
     if (status != INSN_OK)
         bad_code(c, status, at, have);
+    keep_crossing(c, at, insn.len);
     interp_insn(c, &insn);
 }
 
@@ -191,6 +282,8 @@ static struct icache_entry *fill(struct tcpu *c, gva_t at)
 
 static __attribute__((noinline)) void step_slow(struct tcpu *c, gva_t at)
 {
+    if (room_at(at) < INSN_MAX && run_crossing(c, at))
+        return;
     struct icache_entry *entry = fill(c, at);
     if (!entry) {
         uncached(c, at);

@@ -14,6 +14,7 @@ struct ibtc_entry {
     uint64_t rip;
     const void *host;
 };
+#define SEGMENT_BARRIER (1ull << 62)
 #define IBTC_FREE (1ull << 63) // rip of a free entry: not canonical
 
 // Translated code computes the same, without touching the flags.
@@ -25,6 +26,9 @@ static inline unsigned ibtc_index(uint64_t rip)
 
 struct jit_hot {
     struct tcpu *self;
+    // FS and GS as seen by 32-bit code: 0, or what makes every address non-canonical because the
+    // segment has checks to be made.
+    uint64_t barrier[2];
     uint64_t spill[2]; // a value between two memory checks of one instruction
     uint64_t trap_pc;  // where a host signal struck translated code
     uint32_t trap_no;  // the host's exception vector

@@ -15,7 +15,7 @@ static bool segment_of(const struct trans *t, const struct insn *in, uint8_t *se
 {
     bool based = in->seg == SEG_FS || in->seg == SEG_GS;
     *segment = based ? in->seg : SEG_COUNT;
-    return t->code64 || (!based && in->seg != SEG_CS);
+    return t->code64 || in->seg != SEG_CS;
 }
 
 bool trans_address(const struct trans *t, const struct insn *in, struct address *out)
@@ -79,6 +79,12 @@ static void linear(const struct trans *t, struct emit *e, const struct address *
               emit_gs(offsetof(struct tcpu, s.seg) + a->segment * sizeof(struct cpu_segment) +
                       offsetof(struct cpu_segment, base)));
     emit_lea(e, t->code64 ? 8 : 4, T1, emit_indexed(T1, T0, 1, 0));
+    if (t->code64)
+        return;
+    emit_load(
+        e, 8, T0,
+        emit_gs(offsetof(struct tcpu, hot.barrier) + (a->segment == SEG_GS) * sizeof(uint64_t)));
+    emit_lea(e, 8, T1, emit_indexed(T1, T0, 1, 0));
 }
 
 static struct emit_mem tlb_array(size_t array)

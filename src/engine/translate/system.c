@@ -92,11 +92,17 @@ void sys_bound(struct tcpu *c, const struct insn *insn)
 // --- the mode
 // ------------------------------------------------------------------------------------------------
 
-static bool flat_data(const struct cpu_segment *s)
+// No access through it fails.
+static bool open_data(const struct cpu_segment *s)
 {
-    return s->base == 0 && s->limit == 0xffffffff &&
+    return s->limit == 0xffffffff &&
            (s->attr & (SEGA_P | SEGA_S | SEGA_CODE | SEGA_DOWN | SEGA_WRITABLE)) ==
                (SEGA_P | SEGA_S | SEGA_WRITABLE);
+}
+
+static bool flat_data(const struct cpu_segment *s)
+{
+    return s->base == 0 && open_data(s);
 }
 
 static bool flat_code(const struct cpu_segment *s)
@@ -176,6 +182,8 @@ void tcpu_update_mode(struct tcpu *c)
     c->watch = data_breakpoints(s->dr7);
     c->user = level == 3;
     c->mode = mode;
+    c->hot.barrier[0] = open_data(&s->seg[SEG_FS]) ? 0 : SEGMENT_BARRIER;
+    c->hot.barrier[1] = open_data(&s->seg[SEG_GS]) ? 0 : SEGMENT_BARRIER;
 }
 
 void tcpu_if_changed(struct tcpu *c)
