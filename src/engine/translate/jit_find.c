@@ -41,29 +41,55 @@ static void forget_branches(struct tcpu *c, unsigned user)
         c->hot.ibtc[user][i] = (struct ibtc_entry){IBTC_FREE, NULL};
 }
 
-void jit_forget_page(struct tcpu *c, gva_t at, unsigned shift)
+void jit_forget_page(struct tcpu *c, gva_t at, bool large)
 {
-    const struct jit *jit = c->jit;
-    if (shift == PAGE_SHIFT) {
-        c->hot.ctlb[0][page_slot(at)] = c->hot.ctlb[1][page_slot(at)] = 0;
+    for (unsigned user = 0; user < 2; user++) {
+        uint32_t *ctlb = c->hot.ctlb[user];
+        ctlb[page_slot(at)] = 0;
+        if (large)
+            fill_bytes(&ctlb[page_slot(at) & ~1023u], 0, 1024 * sizeof *ctlb);
+    }
+}
+
+static void forget_all(struct tcpu *c, unsigned user)
+{
+    fill_bytes(c->hot.ctlb[user], 0, sizeof c->hot.ctlb[user]);
+    c->jit->ctlb_locals[user] = 0;
+}
+
+static void forget_local(struct tcpu *c, unsigned user)
+{
+    struct jit *jit = c->jit;
+    if (jit->ctlb_locals[user] > CTLB_LISTED) {
+        forget_all(c, user);
         return;
     }
-    for (unsigned i = 0; jit && i < 2 * CTLB_ENTRIES; i++) {
-        uint32_t *slot = &c->hot.ctlb[i / CTLB_ENTRIES][i % CTLB_ENTRIES];
-        if (*slot && !((jit->page[*slot].at ^ at) >> shift))
-            *slot = 0;
-    }
+    for (uint32_t i = 0; i < jit->ctlb_locals[user]; i++)
+        c->hot.ctlb[user][jit->ctlb_local[user][i]] = 0;
+    jit->ctlb_locals[user] = 0;
 }
 
 void jit_forget_pages(struct tcpu *c, bool globals)
 {
-    if (globals || !c->jit) {
-        fill_bytes(c->hot.ctlb, 0, sizeof c->hot.ctlb);
-        return;
+    for (unsigned user = 0; c->jit && user < 2; user++) {
+        if (globals)
+            forget_all(c, user);
+        else
+            forget_local(c, user);
     }
-    for (unsigned i = 0; i < CTLB_ENTRIES; i++)
-        c->hot.ctlb[0][i] &= c->jit->ctlb_global[i];
-    fill_bytes(c->hot.ctlb[1], 0, sizeof c->hot.ctlb[1]);
+}
+
+static void remember_page(struct tcpu *c, gva_t at, uint32_t page)
+{
+    struct jit *jit = c->jit;
+    unsigned user = c->user;
+    c->hot.ctlb[user][page_slot(at)] = page;
+    if (tlb_code_is_global(c, at))
+        return;
+    if (jit->ctlb_locals[user] < CTLB_LISTED)
+        jit->ctlb_local[user][jit->ctlb_locals[user]] = (uint16_t)page_slot(at);
+    if (jit->ctlb_locals[user] <= CTLB_LISTED)
+        jit->ctlb_locals[user]++;
 }
 
 // The tables of each privilege hold one mode's code at a time.
@@ -75,7 +101,7 @@ static void match_mode(struct tcpu *c)
     if (jit->seen[user] == mode)
         return;
     jit->seen[user] = mode;
-    fill_bytes(c->hot.ctlb[user], 0, sizeof c->hot.ctlb[user]);
+    forget_all(c, user);
     forget_branches(c, user);
 }
 
@@ -120,9 +146,7 @@ uint32_t jit_find_page(struct tcpu *c, uint64_t rip)
         index = jit->page[index].next;
     if (!index)
         index = add_page(c, at, gpa, host, bucket);
-    *slot = index;
-    if (!c->user)
-        jit->ctlb_global[page_slot(rip)] = tlb_code_is_global(c, rip) ? ~0u : 0;
+    remember_page(c, at, index);
     return index;
 }
 

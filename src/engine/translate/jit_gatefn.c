@@ -137,6 +137,8 @@ static const void *gate_page(struct tcpu *c, uint32_t id, uint64_t value)
     uint32_t generation = jit->generation;
     c->s.rip = c->insn_rip = old->rip;
     uint32_t page = jit_find_page(c, old->rip);
+    if (page == old->page && !old->dropped && jit->generation == generation)
+        return jit_exec(jit, old->entry);
     uint32_t block = page ? jit_find_block(c, page, c->s.rip) : 0;
     if (!block)
         return jit->leave;

@@ -5,7 +5,7 @@
 #include "base/types.h"
 
 #define IBTC_ENTRIES 16384 // indirect-branch targets, by ibtc_index()
-#define CTLB_ENTRIES 256   // code pages, indexed by the low bits of the page number
+#define CTLB_ENTRIES 4096  // code pages, indexed by the low bits of the page number
 
 struct tcpu;
 

@@ -102,6 +102,8 @@ struct jit_link {
 #define JIT_PAGE_HASH 16384u
 #define JIT_BLOCK_HASH 65536u
 
+#define CTLB_LISTED 1024
+
 struct jit {
     struct codebuf buf;
     struct emit hot;  // straight-line code
@@ -113,8 +115,9 @@ struct jit {
     bool poll_all;    // ENGINE_DEBUG_POLL_EVERY_BLOCK
     bool polled;      // and that is why translated code was left
     bool attached;    // %gs and the signal stack of the vCPU's thread are set
-    // ~0 where the ctlb slot of supervisor code is in a global page.
-    uint32_t ctlb_global[CTLB_ENTRIES];
+    // ctlb slots that a change of address space empties; more than CTLB_LISTED: all.
+    uint16_t ctlb_local[2][CTLB_LISTED];
+    uint32_t ctlb_locals[2];
     uint32_t seen[2]; // mode that ctlb and ibtc hold, for supervisor and user
 
     void (*enter)(struct tcpu *c, const void *host);

@@ -228,7 +228,7 @@ void tlb2_drop(struct tcpu *c, gva_t at, unsigned pcid, bool globals)
         tlb_flush_inline(c, true);
         return;
     }
-    jit_forget_page(c, at, large ? 22 : 12);
+    jit_forget_page(c, at, large);
     for (unsigned user = 0; user < 2; user++) {
         inline_drop(c, user, at >> PAGE_SHIFT & c->tlb_mask);
         if (large)
