@@ -24,35 +24,15 @@ gva_t insn_linear(struct tcpu *c, const struct insn *insn, unsigned size, enum a
     return seg_linear(c, insn->seg, insn_offset(c, insn), size, access);
 }
 
-uint64_t gpr_read(const struct tcpu *c, unsigned reg, unsigned size, bool high)
-{
-    uint64_t value = c->s.gpr[reg & 15];
-    if (high)
-        value >>= 8;
-    return value & size_mask(size);
-}
-
-void gpr_write(struct tcpu *c, unsigned reg, unsigned size, bool high, uint64_t value)
-{
-    uint64_t *gpr = &c->s.gpr[reg & 15];
-    if (high)
-        *gpr = bits_set(*gpr, 15, 8, value);
-    else if (size >= 4)
-        *gpr = value & size_mask(size);
-    else
-        *gpr = bits_set(*gpr, size * 8 - 1, 0, value);
-}
-
 static uint64_t memory_read(struct tcpu *c, const struct insn *insn, unsigned size)
 {
     return mem_read(c, insn_linear(c, insn, size, ACCESS_READ), size);
 }
 
-uint64_t operand_read(struct tcpu *c, const struct insn *insn, unsigned n)
+uint64_t operand_read_other(struct tcpu *c, const struct insn *insn, unsigned n)
 {
     const struct operand *op = &insn->operand[n];
     switch (op->kind) {
-    case OPND_GPR: return gpr_read(c, op->reg, op->size, op->flags & OPERAND_HIGH);
     case OPND_MEM: return memory_read(c, insn, op->size);
     case OPND_IMM:
     case OPND_REL: return insn->imm;
@@ -63,12 +43,10 @@ uint64_t operand_read(struct tcpu *c, const struct insn *insn, unsigned n)
     }
 }
 
-void operand_write(struct tcpu *c, const struct insn *insn, unsigned n, uint64_t value)
+void operand_write_memory(struct tcpu *c, const struct insn *insn, unsigned n, uint64_t value)
 {
     const struct operand *op = &insn->operand[n];
-    if (op->kind == OPND_GPR)
-        gpr_write(c, op->reg, op->size, op->flags & OPERAND_HIGH, value);
-    else if (op->kind == OPND_MEM)
+    if (op->kind == OPND_MEM)
         mem_write(c, insn_linear(c, insn, op->size, ACCESS_WRITE), op->size,
                   value & size_mask(op->size));
 }
