@@ -180,10 +180,14 @@ static void vcpu_main(void *opaque)
             follow_clock(vcpu, s);
             continue;
         }
-        if (take_attention(vcpu, VCPU_INIT))
+        if (take_attention(vcpu, VCPU_INIT)) {
             do_init(vcpu, s);
-        if (take_attention(vcpu, VCPU_SIPI))
+            follow_clock(vcpu, s); // time went on since the state was read
+        }
+        if (take_attention(vcpu, VCPU_SIPI)) {
             do_sipi(vcpu, s);
+            follow_clock(vcpu, s);
+        }
         __atomic_store_n(&vcpu->nmi, false, __ATOMIC_SEQ_CST);
         act_on_exit(vcpu, vm->engine->run(vcpu->engine), s);
     }

@@ -66,6 +66,8 @@ struct engine_vcpu {
     bool open;        // RFLAGS.IF, while halted
     uint8_t activity; // enum cpu_activity
     uint8_t cr8;      // as KVM knows it
+    uint64_t offset;  // guest TSC - host TSC, adjust included
+    uint64_t adjust;  // TSC_ADJUST
     enum engine_exit exit;
     char error[200];
     uint64_t counter[COUNTER_COUNT]; // written by its thread only
@@ -94,6 +96,7 @@ err_t kvm_filter_msrs(struct engine_vm *vm, struct error *e);
 void kvm_get_msrs(struct engine_vcpu *v, struct cpu_state *out);
 err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct error *e);
 void kvm_tsc_offset(struct engine_vcpu *v, uint64_t offset);
+bool kvm_write_tsc(struct engine_vcpu *v, uint32_t msr, uint64_t value); // false: another register
 
 // state.c, event.c
 void kvm_get(struct engine_vcpu *v, unsigned groups, struct cpu_state *out);

@@ -31,7 +31,6 @@ static const struct place places[] = {
     PLACE(MSR_SYSENTER_ESP, sysenter_esp),
     PLACE(MSR_SYSENTER_EIP, sysenter_eip),
     PLACE(MSR_PAT, pat),
-    PLACE(MSR_TSC_ADJUST, tsc_adjust),
     PLACE(MSR_TSC_AUX, tsc_aux),
     PLACE(MSR_MISC_ENABLE, misc_enable),
     PLACE(MSR_SPEC_CTRL, spec_ctrl),
@@ -77,19 +76,15 @@ void kvm_get_msrs(struct engine_vcpu *v, struct cpu_state *out)
         if (first < place_count)
             memset((char *)out + place_of(first++).offset, 0, 8);
     }
-    out->tsc = 0;
-    uint64_t offset = 0;
-    struct kvm_device_attr attr = {
-        .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
-    struct msrs tsc = {.head.nmsrs = 1, .entry[0].index = MSR_TSC};
-    if (v->vm->tsc_offset && ioctl(v->fd, KVM_GET_DEVICE_ATTR, &attr) == 0)
-        out->tsc = __builtin_ia32_rdtsc() + offset;
-    else if (ioctl(v->fd, KVM_GET_MSRS, &tsc) == 1)
-        out->tsc = tsc.entry[0].data;
+    out->tsc = __builtin_ia32_rdtsc() + v->offset;
+    out->tsc_adjust = v->adjust;
 }
+
+// --- the TSC
 
 static void set_offset(struct engine_vcpu *v, uint64_t offset)
 {
+    v->offset = offset;
     struct kvm_device_attr attr = {
         .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
     struct msrs tsc = {.head.nmsrs = 1, .entry[0].index = MSR_TSC};
@@ -99,14 +94,30 @@ static void set_offset(struct engine_vcpu *v, uint64_t offset)
     (void)ioctl(v->fd, KVM_SET_MSRS, &tsc);
 }
 
-// The guest's own adjustment comes on top, as on a real CPU.
+static void set_adjust(struct engine_vcpu *v, uint64_t adjust, uint64_t offset)
+{
+    v->adjust = adjust;
+    set_offset(v, offset);
+    if (v->vm->up->tsc_adjusted)
+        v->vm->up->tsc_adjusted(v->vm->opaque, v->index, adjust);
+}
+
 void kvm_tsc_offset(struct engine_vcpu *v, uint64_t offset)
 {
-    struct msrs adjust = {.head.nmsrs = 1, .entry[0].index = MSR_TSC_ADJUST};
-    if (ioctl(v->fd, KVM_GET_MSRS, &adjust) == 1)
-        offset += adjust.entry[0].data;
-    set_offset(v, offset);
+    set_adjust(v, v->adjust, offset + v->adjust);
 }
+
+// A write to either register moves the other along, as on a real CPU. SDM vol. 3 section 18.17.3.
+bool kvm_write_tsc(struct engine_vcpu *v, uint32_t msr, uint64_t value)
+{
+    if (msr != MSR_TSC && msr != MSR_TSC_ADJUST)
+        return false;
+    uint64_t now = msr == MSR_TSC ? __builtin_ia32_rdtsc() + v->offset : v->adjust;
+    set_adjust(v, v->adjust + value - now, v->offset + value - now);
+    return true;
+}
+
+// --- setting
 
 // A register that this host does not have may only hold 0.
 err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct error *e)
@@ -127,12 +138,13 @@ err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct err
                              (unsigned long long)msrs.entry[done].data, msrs.entry[done].index);
         first++;
     }
+    v->adjust = in->tsc_adjust;
     set_offset(v, in->tsc - __builtin_ia32_rdtsc());
     return OK;
 }
 
 // What the machine answers itself: the local APIC's registers and the paravirtual clock, KVM's old
-// one included. Unknown and refused accesses come by themselves.
+// one included; and what moves the TSC, of which the machine is told. Unknown and refused accesses come by themselves.
 err_t kvm_filter_msrs(struct engine_vm *vm, struct error *e)
 {
     static const uint8_t none[1] = {0};
@@ -140,6 +152,8 @@ err_t kvm_filter_msrs(struct engine_vm *vm, struct error *e)
     uint8_t *bitmap = (uint8_t *)none;
     struct kvm_msr_filter filter = {.flags = KVM_MSR_FILTER_DEFAULT_ALLOW,
                                     .ranges = {{both, 2, OLD_WALL_CLOCK, bitmap},
+                                               {KVM_MSR_FILTER_WRITE, 1, MSR_TSC, bitmap},
+                                               {both, 1, MSR_TSC_ADJUST, bitmap},
                                                {both, 1, MSR_APIC_BASE, bitmap},
                                                {both, 1, MSR_TSC_DEADLINE, bitmap},
                                                {both, 8, MSR_KVM_WALL_CLOCK, bitmap}}};

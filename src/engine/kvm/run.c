@@ -145,14 +145,16 @@ static void do_mmio(struct engine_vcpu *v)
 static void do_msr(struct engine_vcpu *v, bool write)
 {
     const struct engine_upcalls *up = v->vm->up;
-    uint64_t value = 0;
-    err_t err;
-    if (write)
-        err = up->msr_write(v->vm->opaque, v->index, v->run->msr.index, v->run->msr.data);
-    else
-        err = up->msr_read(v->vm->opaque, v->index, v->run->msr.index, &value);
-    if (!write)
-        v->run->msr.data = value;
+    uint32_t msr = v->run->msr.index;
+    uint64_t value = v->run->msr.data;
+    err_t err = OK;
+    if (write && !kvm_write_tsc(v, msr, value))
+        err = up->msr_write(v->vm->opaque, v->index, msr, value);
+    else if (!write && msr == MSR_TSC_ADJUST)
+        value = v->adjust;
+    else if (!write)
+        err = up->msr_read(v->vm->opaque, v->index, msr, &value);
+    v->run->msr.data = value;
     v->run->msr.error = err != OK;
 }
 

@@ -1,0 +1,397 @@
+// The KVM engine by itself: state that goes in comes out, accesses become upcalls, the dirty log.
+// Skipped where /dev/kvm does not open.
+#include "test.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "engine/engine.h"
+
+#define RAM_BYTES (1 * MIB)
+#define CODE 0x8000
+#define SKIPPED 77
+
+static struct {
+    uint16_t port;
+    uint64_t port_value;
+    gpa_t at;
+    uint64_t stored;
+    uint32_t msr;
+    uint64_t msr_value;
+} seen;
+
+static uint64_t pio_read(void *opaque, unsigned vcpu, uint16_t port, unsigned size)
+{
+    seen.port = port;
+    return 0x5a;
+}
+
+static void pio_write(void *opaque, unsigned vcpu, uint16_t port, unsigned size, uint64_t value)
+{
+    seen.port = port;
+    seen.port_value = value;
+}
+
+static uint64_t mmio_read(void *opaque, unsigned vcpu, gpa_t at, unsigned size)
+{
+    seen.at = at;
+    return 0x1234;
+}
+
+static void mmio_write(void *opaque, unsigned vcpu, gpa_t at, unsigned size, uint64_t value)
+{
+    seen.at = at;
+    seen.stored = value;
+}
+
+static err_t msr_read(void *opaque, unsigned vcpu, uint32_t msr, uint64_t *value)
+{
+    seen.msr = msr;
+    *value = 0x1122334455667788;
+    return OK;
+}
+
+static err_t msr_write(void *opaque, unsigned vcpu, uint32_t msr, uint64_t value)
+{
+    seen.msr = msr;
+    seen.msr_value = value;
+    return OK;
+}
+
+static int intr_ack(void *opaque, unsigned vcpu)
+{
+    return -1;
+}
+
+static uint8_t cr8_read(void *opaque, unsigned vcpu)
+{
+    return 0;
+}
+
+static void cr8_write(void *opaque, unsigned vcpu, uint8_t value)
+{
+}
+
+static const struct engine_upcalls upcalls = {.pio_read = pio_read,
+                                              .pio_write = pio_write,
+                                              .mmio_read = mmio_read,
+                                              .mmio_write = mmio_write,
+                                              .msr_read = msr_read,
+                                              .msr_write = msr_write,
+                                              .intr_ack = intr_ack,
+                                              .cr8_read = cr8_read,
+                                              .cr8_write = cr8_write};
+
+// --- a VM of one vCPU
+
+static struct {
+    struct engine_vm *vm;
+    struct engine_vcpu *vcpu;
+    uint8_t *ram;
+    struct cpu_state in, out;
+    struct error e;
+} box;
+
+static const struct engine *const kvm = &engine_kvm;
+
+static void open_box(void)
+{
+    struct cpuid_table host, table;
+    const struct cpuid_request request = {.model = "base", .vcpus = 1, .tsc_khz = 1000000};
+    memset(&seen, 0, sizeof seen);
+    cpuid_read_host(&host);
+    CHECK_EQ(cpuid_build(&request, &host, &table, &box.e), OK);
+    const struct engine_vm_config config = {.vcpus = 1, .cpuid = &table, .tsc_khz = 1000000};
+    box.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (kvm->vm_new(&config, &upcalls, NULL, &box.vm, &box.e) != OK ||
+        kvm->map(box.vm, 0, RAM_BYTES, box.ram, ENGINE_MAP_RAM, &box.e) != OK ||
+        kvm->vcpu_new(box.vm, 0, &box.vcpu, &box.e) != OK ||
+        kvm->vcpu_attach(box.vcpu, &box.e) != OK) {
+        printf("Bail out! %s\n", box.e.text);
+        exit(1);
+    }
+    cpu_state_reset(&box.in, true, 0);
+}
+
+static void close_box(void)
+{
+    kvm->vcpu_free(box.vcpu);
+    kvm->vm_free(box.vm);
+    munmap(box.ram, RAM_BYTES);
+}
+
+static void put_u64(uint8_t *at, uint64_t value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
+// What KVM may change without a guest's noticing: the time, and which MXCSR bits the host has.
+static void forget_noise(struct cpu_state *s)
+{
+    s->tsc = 0;
+    memset(s->xsave + 28, 0, 4);
+}
+
+static void check_comes_back(void)
+{
+    CHECK_EQ(kvm->set(box.vcpu, ENGINE_ALL, &box.in, &box.e), OK);
+    if (box.e.text[0])
+        printf("# %s\n", box.e.text);
+    kvm->get(box.vcpu, ENGINE_ALL, &box.out);
+    forget_noise(&box.in);
+    forget_noise(&box.out);
+    err_t err = state_compare(&cpu_state_desc, &box.in, &box.out, &box.e);
+    if (err)
+        printf("# %s\n", box.e.text);
+    CHECK_EQ(err, OK);
+}
+
+static void long_mode(struct cpu_state *s)
+{
+    s->cr0 = CR0_PE | CR0_PG | CR0_ET | CR0_NE | CR0_WP;
+    s->cr3 = 0x1000;
+    s->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR;
+    s->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
+    for (unsigned i = 0; i < SEG_COUNT; i++)
+        s->seg[i] = (struct cpu_segment){
+            .limit = 0xffffffff, .selector = 0x18, .attr = SEGA_P | SEGA_S | SEGA_G | SEGA_DB | 3};
+    s->seg[SEG_CS] = (struct cpu_segment){
+        .limit = 0xffffffff, .selector = 0x10, .attr = SEGA_P | SEGA_S | SEGA_G | SEGA_L | 11};
+    s->seg[SEG_FS].base = 0x7fff12345000;
+    s->seg[SEG_GS].base = 0xffff888012345000;
+    s->rip = CODE;
+}
+
+// --- tests
+
+static void reset_state_comes_back(void)
+{
+    open_box();
+    check_comes_back();
+    close_box();
+}
+
+static void long_mode_state_comes_back(void)
+{
+    open_box();
+    struct cpu_state *s = &box.in;
+    long_mode(s);
+    for (unsigned i = 0; i < 16; i++)
+        s->gpr[i] = 0x0101010101010101 * (i + 1);
+    s->rflags = FLAG_FIXED | FLAG_CF | FLAG_IF | FLAG_DF;
+    s->gdtr = (struct cpu_table){.base = 0xffff800000001000, .limit = 0x7f};
+    s->idtr = (struct cpu_table){.base = 0xffff800000002000, .limit = 0xfff};
+    s->cr2 = 0xdead0000beef;
+    for (unsigned i = 0; i < 4; i++)
+        s->dr[i] = 0x1000 * i + 0x42;
+    s->dr6 = DR6_FIXED | 1;
+    s->dr7 = DR7_FIXED | 0x55;
+    check_comes_back();
+    close_box();
+}
+
+static void msrs_come_back(void)
+{
+    open_box();
+    struct cpu_state *s = &box.in;
+    long_mode(s);
+    s->star = 0x0023001000000000;
+    s->lstar = 0xffffffff81800000;
+    s->cstar = 0xffffffff81800100;
+    s->sfmask = 0x257fd5;
+    s->kernel_gs_base = 0x7f0000001000;
+    s->sysenter_cs = 0x10;
+    s->sysenter_esp = 0xfffffe0000002000;
+    s->sysenter_eip = 0xffffffff81801000;
+    s->pat = 0x0007010600070106;
+    s->tsc_adjust = 0x1000;
+    s->mtrr_def_type = 0xc06;
+    for (unsigned i = 0; i < CPU_MTRR_FIXED; i++)
+        s->mtrr_fixed[i] = 0x0606060606060606;
+    for (unsigned i = 0; i < CPU_MTRR_VARIABLE; i++) {
+        s->mtrr_base[i] = 0x80000000 + i * 0x1000000ull;
+        s->mtrr_mask[i] = 0xfff000800;
+    }
+    check_comes_back();
+    close_box();
+}
+
+static void vector_state_comes_back(void)
+{
+    open_box();
+    for (unsigned i = 32; i < 32 + 8 * 16; i += 16) // x87 registers are ten bytes
+        put_u64(box.in.xsave + i, 0x8000000000000000 + i);
+    for (unsigned i = 160; i < 160 + 256; i += 8)
+        put_u64(box.in.xsave + i, 0x0102030405060708 * (i / 8));
+    check_comes_back();
+    close_box();
+}
+
+static void events_come_back(void)
+{
+    open_box();
+    box.in.interrupt_shadow = 1;
+    box.in.nmi_blocked = 1;
+    box.in.nmi_pending = 1;
+    check_comes_back();
+    box.in.interrupt_shadow = 2;
+    box.in.event_pending = 1;
+    box.in.event_vector = 13;
+    box.in.event_type = CPU_EVENT_EXCEPTION;
+    box.in.event_has_error = 1;
+    box.in.event_error = 0x18;
+    check_comes_back();
+    box.in.event_vector = 0x41;
+    box.in.event_type = CPU_EVENT_INTR;
+    box.in.event_has_error = 0;
+    box.in.event_error = 0;
+    check_comes_back();
+    box.in.event_pending = box.in.event_vector = 0;
+    box.in.activity = CPU_HALTED;
+    check_comes_back();
+    close_box();
+}
+
+static void impossible_state_is_refused_in_words(void)
+{
+    open_box();
+    box.in.cr4 = ~0ull;
+    CHECK(kvm->set(box.vcpu, ENGINE_ALL, &box.in, &box.e) != OK);
+    CHECK(box.e.text[0] != '\0');
+    close_box();
+}
+
+// Runs real-mode code at CODE until it halts.
+static enum engine_exit run_code(const uint8_t *code, size_t len)
+{
+    memcpy(box.ram + CODE, code, len);
+    box.in.seg[SEG_CS].selector = 0;
+    box.in.seg[SEG_CS].base = 0;
+    box.in.rip = CODE;
+    CHECK_EQ(kvm->set(box.vcpu, ENGINE_ALL, &box.in, &box.e), OK);
+    enum engine_exit exit = kvm->run(box.vcpu);
+    if (exit == ENGINE_FAILED)
+        printf("# %s\n", kvm->vcpu_error(box.vcpu));
+    kvm->get(box.vcpu, ENGINE_ALL, &box.out);
+    return exit;
+}
+
+static void ports_are_upcalls(void)
+{
+    static const uint8_t code[] = {0xb0, 0x77, 0xe6, 0x42, 0xe4, 0x43, 0xf4}; // out 0x42; in 0x43; hlt
+    open_box();
+    CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
+    CHECK_EQ(seen.port, 0x43);
+    CHECK_EQ(seen.port_value, 0x77);
+    CHECK_EQ(box.out.gpr[RAX] & 0xff, 0x5a);
+    CHECK_EQ(box.out.activity, CPU_HALTED);
+    CHECK_EQ(box.out.rip, CODE + sizeof code);
+    close_box();
+}
+
+static void memory_outside_ram_is_an_upcall(void)
+{
+    static const uint8_t code[] = {0x67, 0x66, 0xa1, 0, 0, 0x20, 0, // mov eax, [0x200000]
+                                   0x67, 0x66, 0xa3, 4, 0, 0x20, 0, 0xf4};
+    open_box();
+    box.in.seg[SEG_DS].limit = 0xffffffff;
+    box.in.seg[SEG_DS].attr |= SEGA_G;
+    CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
+    CHECK_EQ(seen.at, 0x200004);
+    CHECK_EQ(seen.stored, 0x1234);
+    close_box();
+}
+
+static void msrs_of_the_machine_are_upcalls(void)
+{
+    static const uint8_t code[] = {0x66, 0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, // mov ecx, 0x1b; rdmsr
+                                   0x66, 0xb9, 0x00, 0x4d, 0x56, 0x4b, 0x0f, 0x30, 0xf4};
+    open_box();
+    CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
+    CHECK_EQ(seen.msr, MSR_KVM_WALL_CLOCK);
+    CHECK_EQ(seen.msr_value, 0x1122334455667788);
+    close_box();
+}
+
+static void triple_fault_is_a_shutdown(void)
+{
+    static const uint8_t code[] = {0x0f, 0x01, 0x1e, 0, 0x70, 0xcc}; // lidt [0x7000] (limit 0); int3
+    struct engine_probe probe;
+    kvm->probe(0, false, &probe);
+    if (!probe.usable) {
+        printf("# not tried: %s\n", probe.why);
+        return;
+    }
+    open_box();
+    CHECK_EQ(run_code(code, sizeof code), ENGINE_SHUTDOWN);
+    close_box();
+}
+
+static void kick_ends_a_run_before_it_begins(void)
+{
+    static const uint8_t code[] = {0xeb, 0xfe}; // for ever
+    open_box();
+    kvm->kick(box.vcpu);
+    CHECK_EQ(run_code(code, sizeof code), ENGINE_KICKED);
+    CHECK_EQ(box.out.rip, CODE);
+    close_box();
+}
+
+static void dirty_log_has_what_the_guest_and_devices_wrote(void)
+{
+    static const uint8_t code[] = {0xa2, 0x34, 0x50, 0xf4}; // mov [0x5034], al; hlt
+    uint64_t pages[RAM_BYTES / PAGE_SIZE / 64] = {0};
+    open_box();
+    CHECK_EQ(kvm->log_dirty(box.vm, true, &box.e), OK);
+    CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
+    kvm->written(box.vm, 0x9ffff, 2);
+    CHECK_EQ(kvm->take_dirty(box.vm, 0, RAM_BYTES, pages), OK);
+    CHECK(pages[0] & BIT(5));
+    CHECK_EQ(pages[0x9f / 64] >> (0x9f % 64) & 1, 1);
+    CHECK_EQ(pages[0xa0 / 64] >> (0xa0 % 64) & 1, 1);
+    memset(pages, 0, sizeof pages);
+    CHECK_EQ(kvm->take_dirty(box.vm, 0, RAM_BYTES, pages), OK);
+    CHECK(!(pages[0] & BIT(5)));
+    CHECK_EQ(kvm->log_dirty(box.vm, false, &box.e), OK);
+    close_box();
+}
+
+static void tsc_is_the_hosts_with_its_offset(void)
+{
+    open_box();
+    box.in.tsc_adjust = 500;
+    CHECK_EQ(kvm->set(box.vcpu, ENGINE_ALL, &box.in, &box.e), OK);
+    uint64_t before = __builtin_ia32_rdtsc();
+    kvm->tsc_offset(box.vcpu, 1000000);
+    kvm->get(box.vcpu, ENGINE_MSRS, &box.out);
+    uint64_t after = __builtin_ia32_rdtsc();
+    CHECK(box.out.tsc >= before + 1000500 && box.out.tsc <= after + 1000500);
+    close_box();
+}
+
+static const struct test tests[] = {
+    TEST(reset_state_comes_back),
+    TEST(long_mode_state_comes_back),
+    TEST(msrs_come_back),
+    TEST(vector_state_comes_back),
+    TEST(events_come_back),
+    TEST(impossible_state_is_refused_in_words),
+    TEST(ports_are_upcalls),
+    TEST(memory_outside_ram_is_an_upcall),
+    TEST(msrs_of_the_machine_are_upcalls),
+    TEST(triple_fault_is_a_shutdown),
+    TEST(kick_ends_a_run_before_it_begins),
+    TEST(dirty_log_has_what_the_guest_and_devices_wrote),
+    TEST(tsc_is_the_hosts_with_its_offset),
+};
+
+int main(void)
+{
+    struct engine_probe probe = {0};
+    kvm->probe(ENGINE_DEBUG_ANY_KVM, false, &probe);
+    if (!probe.usable) {
+        printf("1..0 # SKIP %s\n", probe.why);
+        return SKIPPED;
+    }
+    return test_main(tests, ARRAY_LEN(tests));
+}
