@@ -49,6 +49,7 @@ static void slot_release(struct tvm_slot *slot)
 {
     free(slot->flags);
     free(slot->lines);
+    free(slot->misses);
     *slot = (struct tvm_slot){0};
 }
 
@@ -60,7 +61,8 @@ static err_t slot_add(struct tvm *vm, gpa_t at, uint64_t len, uint8_t *host, boo
     struct tvm_slot slot = {.at = at, .len = len, .host = host, .rom = rom};
     slot.flags = calloc(len >> PAGE_SHIFT, sizeof *slot.flags);
     slot.lines = calloc(len >> PAGE_SHIFT, sizeof *slot.lines);
-    if (!slot.flags || !slot.lines) {
+    slot.misses = calloc(len >> PAGE_SHIFT, sizeof *slot.misses);
+    if (!slot.flags || !slot.lines || !slot.misses) {
         slot_release(&slot);
         return error_set(e, ERR_NO_MEMORY, "no memory for the page flags of a memory range");
     }
@@ -305,6 +307,16 @@ static void reclaim(const struct tvm_slot *slot, struct tcpu *self, uint64_t n, 
         __atomic_fetch_and(&slot->flags[n], ~(PAGE_CODE | PAGE_CODE_READY), __ATOMIC_SEQ_CST);
 }
 
+// A page of data that once held code, or still holds a little, is better off without it: after so
+// many writes beside its translations all its lines count as written.
+static uint64_t lost_patience(const struct tvm_slot *slot, uint64_t n)
+{
+    if (slot->misses[n]++ < TVM_PATIENCE)
+        return 0;
+    slot->misses[n] = 0;
+    return slot->lines[n];
+}
+
 static void code_written_page(struct tvm *vm, struct tcpu *self, gpa_t gpa, uint64_t len)
 {
     const struct tvm_slot *slot = tvm_slot(vm, gpa);
@@ -313,9 +325,12 @@ static void code_written_page(struct tvm *vm, struct tcpu *self, gpa_t gpa, uint
     uint64_t n = (gpa - slot->at) >> PAGE_SHIFT;
     __atomic_thread_fence(__ATOMIC_SEQ_CST); // pairs with the one in tvm_protect_code
     uint64_t hit = __atomic_load_n(&slot->lines[n], __ATOMIC_SEQ_CST) & lines_of(gpa, len);
+    bool alone = self && vm->config.vcpus == 1;
+    if (!hit && alone)
+        hit = lost_patience(slot, n);
     if (!hit)
         return;
-    if (self && vm->config.vcpus == 1) {
+    if (alone) {
         reclaim(slot, self, n, hit);
         return;
     }

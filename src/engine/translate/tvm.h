@@ -7,6 +7,8 @@
 #define TVM_VCPUS 64
 #define TVM_LINE_SHIFT 6 // writes are compared with translated code by lines of 64 bytes
 #define TVM_INBOX 32
+#define TVM_PATIENCE \
+    200 // slow writes beside a page's code that cost about what translating it anew does
 
 // Flags of one guest-physical RAM page. [any], changed with atomic or/and.
 enum page_flags {
@@ -21,6 +23,7 @@ struct tvm_slot { // immutable while vCPUs run
     uint8_t *host;
     uint8_t *flags;  // [any] one byte a page, owned
     uint64_t *lines; // [any] one bit for each 64 bytes that some vCPU holds translations of, owned
+    uint8_t *misses; // of one vCPU: writes to the page that met no translation, owned
     bool rom;
     uint8_t pad[7];
 };
