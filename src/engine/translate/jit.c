@@ -1,4 +1,5 @@
 // The block translator's life: its memory, and the way in from the run loop.
+#include "base/bytes.h"
 #include "engine/translate/jit_impl.h"
 
 #include <cpuid.h>
@@ -53,6 +54,21 @@ static void split_buffer(struct jit *jit)
     jit->cold_start = jit->cold.at;
 }
 
+// Returns push a pair of addresses; the guards catch both ends.
+static bool make_shadow(struct tcpu *c, struct jit *jit)
+{
+    jit->shadow = reserve(SHADOW_BYTES + 2 * PAGE_SIZE);
+    if (!jit->shadow)
+        return false;
+    uint8_t *end = jit->shadow + PAGE_SIZE + SHADOW_BYTES;
+    if (mprotect(jit->shadow, PAGE_SIZE, PROT_NONE) || mprotect(end, PAGE_SIZE, PROT_NONE))
+        return false;
+    store_le64(end - 16, (uint64_t)(uintptr_t)jit->bottom);
+    store_le64(end - 8, SHADOW_BOTTOM);
+    c->hot.shadow_base = c->hot.shadow_rsp = (uint64_t)(uintptr_t)(end - 16);
+    return true;
+}
+
 struct jit *jit_new(struct tcpu *c)
 {
     const struct engine_vm_config *config = &c->vm->config;
@@ -70,6 +86,10 @@ struct jit *jit_new(struct tcpu *c)
     jit->bmi2 = host_has_bmi2();
     jit->poll_all = config->debug & ENGINE_DEBUG_POLL_EVERY_BLOCK;
     split_buffer(jit);
+    if (!make_shadow(c, jit)) {
+        jit_free(jit);
+        return NULL;
+    }
     c->jit = jit;
     jit_flush(c);
     c->counter[COUNTER_CACHE_FLUSHES] = 0;
@@ -85,6 +105,7 @@ void jit_free(struct jit *jit)
     unreserve(jit->mark, jit->max_marks * sizeof *jit->mark);
     unreserve(jit->site, jit->max_sites * sizeof *jit->site);
     unreserve(jit->link, jit->max_links * sizeof *jit->link);
+    unreserve(jit->shadow, SHADOW_BYTES + 2 * PAGE_SIZE);
     codebuf_release(&jit->buf);
     unreserve(jit, sizeof *jit);
 }

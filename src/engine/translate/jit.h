@@ -22,7 +22,7 @@ void jit_invalidate(struct tcpu *c, gpa_t at, uint64_t len);
 void jit_flush(struct tcpu *c);
 
 // The translation of code addresses may have changed: of the page, or of the aligned 4 MiB, around
-// one; or of all, or all but those in global pages. Translated code asks mem_code_gpa() again before it next enters such a page from
-// elsewhere. Both accept a vCPU without a translator.
+// one; or of all, or all but those in global pages. Translated code asks mem_code_gpa() again
+// before it next enters such a page from elsewhere. Both accept a vCPU without a translator.
 void jit_forget_page(struct tcpu *c, gva_t at, bool large);
 void jit_forget_pages(struct tcpu *c, bool globals);

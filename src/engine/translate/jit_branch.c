@@ -90,7 +90,7 @@ static bool trans_jmp(struct trans *t)
     } else {
         if (!load_target(t))
             return false;
-        trans_indirect(t, 0);
+        trans_indirect(t, 0, false);
     }
     t->ended = true;
     return true;
@@ -103,14 +103,14 @@ static bool trans_call(struct trans *t)
         if (!relative_target(t, &target))
             return false;
         trans_push_imm(t, t->next);
-        trans_jump(t, target);
+        trans_call_to(t, target);
     } else {
         if (!load_target(t))
             return false;
         emit_store(t->e, 8, GS(hot.spill), T1); // pushing may go through C
         trans_push_imm(t, t->next);
         emit_load(t->e, 8, T1, GS(hot.spill));
-        trans_indirect(t, -(int)width(t));
+        trans_indirect(t, -(int)width(t), true);
     }
     t->ended = true;
     return true;
@@ -126,7 +126,8 @@ static bool trans_ret(struct trans *t)
     emit_load(t->e, width(t), T1, mem);
     unsigned rsp = host_reg(RSP);
     emit_lea(t->e, width(t), rsp, emit_at(rsp, (int32_t)(width(t) + extra)));
-    trans_indirect(t, (int)(width(t) + extra));
+    trans_return(t);
+    trans_indirect(t, (int)(width(t) + extra), false);
     t->ended = true;
     return true;
 }

@@ -173,9 +173,18 @@ uint32_t jit_find_block(struct tcpu *c, uint32_t page, uint64_t rip)
     return index;
 }
 
+void jit_forget_returns(struct tcpu *c)
+{
+    c->hot.shadow_rsp = c->hot.shadow_base;
+}
+
 const void *jit_continue(struct tcpu *c)
 {
     struct jit *jit = c->jit;
+    if (jit->mode != (c->mode & KEY_MASK)) {
+        jit->mode = c->mode & KEY_MASK;
+        jit_forget_returns(c);
+    }
     c->insn_rip = c->s.rip;
     c->s.rflags &= ~FLAG_RF; // matters only to breakpoints, and none is armed
     if (__atomic_load_n(&c->pending, __ATOMIC_RELAXED) || !jit_eligible(c))
@@ -251,4 +260,5 @@ void jit_flush(struct tcpu *c)
     jit_forget_pages(c, true);
     forget_branches(c, 0);
     forget_branches(c, 1);
+    jit_forget_returns(c);
 }

@@ -63,6 +63,18 @@ static void emit_resume(struct emit *e)
     emit_jmp_r(e, T0);
 }
 
+static void to_host_stack(struct emit *e)
+{
+    emit_store(e, 8, GS(hot.shadow_rsp), RSP);
+    emit_load(e, 8, RSP, GS(hot.host_rsp));
+}
+
+static void to_shadow_stack(struct emit *e)
+{
+    emit_store(e, 8, GS(hot.host_rsp), RSP);
+    emit_load(e, 8, RSP, GS(hot.shadow_rsp));
+}
+
 // void enter(struct tcpu *c, const void *host)
 static void emit_enter(struct jit *jit, struct emit *e)
 {
@@ -71,6 +83,7 @@ static void emit_enter(struct jit *jit, struct emit *e)
     for (unsigned i = 0; i < ARRAY_LEN(callee_saved); i++)
         emit_push(e, callee_saved[i]);
     emit_lea(e, 8, RSP, emit_at(RSP, -8));
+    to_shadow_stack(e);
     emit_mov_rr(e, 8, T0, RSI);
     emit_resume(e);
 }
@@ -79,6 +92,7 @@ static void emit_leave(struct jit *jit, struct emit *e)
 {
     jit->leave = emit_exec(e);
     save_flags(e); // emit_resume() has just taken them out of s.rflags
+    to_host_stack(e);
     emit_lea(e, 8, RSP, emit_at(RSP, 8));
     for (unsigned i = ARRAY_LEN(callee_saved); i-- > 0;)
         emit_pop(e, callee_saved[i]);
@@ -93,9 +107,19 @@ static void emit_common_gate(struct emit *e)
     emit_load(e, 8, RDI, GS(hot.self));
     emit_mov_rr(e, 4, RSI, T0);
     emit_mov_rr(e, 8, RDX, T1);
+    to_host_stack(e);
     emit_call_r(e, T2);
+    to_shadow_stack(e);
     emit_mov_rr(e, 8, T0, RAX);
     emit_resume(e);
+}
+
+// Where a guest comes that returns to the guest address of the shadow stack's last entry.
+static void emit_bottom(struct jit *jit, struct emit *e)
+{
+    jit->bottom = emit_exec(e);
+    emit_mov_ri(e, T0, 0);
+    emit_jmp_to(e, jit->gate[GATE_RETURN]);
 }
 
 void jit_emit_gates(struct jit *jit)
@@ -110,5 +134,6 @@ void jit_emit_gates(struct jit *jit)
         emit_mov_ri(e, T2, (uint64_t)(uintptr_t)jit_gate_fns[i]);
         emit_jmp_to(e, common);
     }
+    emit_bottom(jit, e);
     emit_align(e, 64);
 }

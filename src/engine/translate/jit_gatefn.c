@@ -81,7 +81,7 @@ static const void *gate_link(struct tcpu *c, uint32_t id, uint64_t value)
     if (leaves_always(jit))
         return jit->leave;
     c->counter[COUNTER_LINKS]++;
-    bool near = ((link.rip ^ jit->page[link.page].at) & ~PAGE_MASK) == 0;
+    bool near = !link.checked && ((link.rip ^ jit->page[link.page].at) & ~PAGE_MASK) == 0;
     uint32_t page = near ? link.page : jit_find_page(c, link.rip);
     uint32_t block = page ? jit_find_block(c, page, link.rip) : 0;
     if (!block)
@@ -150,6 +150,12 @@ static const void *gate_page(struct tcpu *c, uint32_t id, uint64_t value)
     return jit_exec(jit, b->entry);
 }
 
+static const void *gate_return(struct tcpu *c, uint32_t id, uint64_t target)
+{
+    c->s.rip = target;
+    return jit_continue(c);
+}
+
 static const void *gate_fpu(struct tcpu *c, uint32_t id, uint64_t value)
 {
     fpu_to_machine(c);
@@ -188,7 +194,8 @@ static const void *gate_trap(struct tcpu *c, uint32_t id, uint64_t value)
 }
 
 gate_fn *const jit_gate_fns[GATE_COUNT] = {
-    [GATE_SLOW] = gate_slow,         [GATE_STEP] = gate_step,         [GATE_LINK] = gate_link,
-    [GATE_POLL] = gate_poll,         [GATE_INDIRECT] = gate_indirect, [GATE_PAGE] = gate_page,
-    [GATE_STRING] = jit_gate_string, [GATE_FPU] = gate_fpu,           [GATE_TRAP] = gate_trap,
+    [GATE_SLOW] = gate_slow,     [GATE_STEP] = gate_step,         [GATE_LINK] = gate_link,
+    [GATE_POLL] = gate_poll,     [GATE_INDIRECT] = gate_indirect, [GATE_PAGE] = gate_page,
+    [GATE_RETURN] = gate_return, [GATE_STRING] = jit_gate_string, [GATE_FPU] = gate_fpu,
+    [GATE_TRAP] = gate_trap,
 };

@@ -30,8 +30,12 @@ struct jit_hot {
     // segment has checks to be made.
     uint64_t barrier[2];
     uint64_t spill[2]; // a value between two memory checks of one instruction
-    uint64_t trap_pc;  // where a host signal struck translated code
-    uint32_t trap_no;  // the host's exception vector
+    // The shadow stack of return addresses, on which translated code runs, and C's stack meanwhile.
+    uint64_t shadow_rsp;
+    uint64_t shadow_base; // where it is empty
+    uint64_t host_rsp;
+    uint64_t trap_pc; // where a host signal struck translated code
+    uint32_t trap_no; // the host's exception vector
     uint32_t pad;
     // [1] for user code. A handle names (linear page, guest-physical page, mode); 0 is none. A code
     // page whose handle is here may be entered without asking the page tables.

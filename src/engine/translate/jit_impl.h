@@ -40,6 +40,7 @@ enum gate {
     GATE_INDIRECT, // an indirect branch that missed, or something pending; id: site, value: target
     GATE_PAGE,     // a checked entry whose page must be asked for, or a dropped block; id: block
     GATE_FPU,      // the guest's vector state must come into the machine; id: site
+    GATE_RETURN,   // a return to an address that cannot be; value: target
     GATE_STRING,   // STOS or MOVS; id: site
     GATE_TRAP,     // a host exception; hot.trap_pc and trap_no
     GATE_COUNT,
@@ -93,10 +94,14 @@ struct jit_site { // an instruction's way out of line
 };
 
 struct jit_link {
-    uint64_t rip;   // where to
-    uint32_t patch; // offset of the displacement
-    uint32_t page;  // where from
+    uint64_t rip;         // where to
+    uint32_t patch;       // offset of the displacement
+    uint32_t page : 31;   // where from
+    uint32_t checked : 1; // to the checked entry: the way back from a call
 };
+
+#define SHADOW_BYTES 65536u
+#define SHADOW_BOTTOM (1ull << 63) // guest address of the last entry: not canonical
 
 #define JIT_PAGES 65536u
 #define JIT_PAGE_HASH 16384u
@@ -112,16 +117,19 @@ struct jit {
     uint8_t *cold_start;
     uint32_t generation; // counts flushes
     bool bmi2;
-    bool poll_all;    // ENGINE_DEBUG_POLL_EVERY_BLOCK
-    bool polled;      // and that is why translated code was left
-    bool attached;    // %gs and the signal stack of the vCPU's thread are set
+    bool poll_all; // ENGINE_DEBUG_POLL_EVERY_BLOCK
+    bool polled;   // and that is why translated code was left
+    bool attached; // %gs and the signal stack of the vCPU's thread are set
     // ctlb slots that a change of address space empties; more than CTLB_LISTED: all.
     uint16_t ctlb_local[2][CTLB_LISTED];
     uint32_t ctlb_locals[2];
     uint32_t seen[2]; // mode that ctlb and ibtc hold, for supervisor and user
 
     void (*enter)(struct tcpu *c, const void *host);
-    const void *leave; // returns from enter()
+    uint8_t *shadow;    // the shadow stack, a guard page at either end
+    const void *bottom; // host address of its last entry
+    uint32_t mode;      // of the entries in it
+    const void *leave;  // returns from enter()
     const void *gate[GATE_COUNT];
 
     struct jit_page *page;
@@ -162,6 +170,8 @@ uint32_t jit_find_page(struct tcpu *c, uint64_t rip);
 // The block at rip in a page whose handle is given, translated if need be; 0: interpreter.
 uint32_t jit_find_block(struct tcpu *c, uint32_t page, uint64_t rip);
 uint32_t jit_known_block(const struct jit *jit, uint32_t page, uint64_t rip);
+// Empties the shadow stack.
+void jit_forget_returns(struct tcpu *c);
 // Where to go on for s.rip: host code, or jit->leave.
 const void *jit_continue(struct tcpu *c);
 void jit_patch(struct jit *jit, uint32_t at, uint32_t target); // 32-bit displacement

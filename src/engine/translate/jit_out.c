@@ -113,6 +113,52 @@ static void jump_linked(struct trans *t, uint64_t target, uint32_t link)
     t->jit->link[link].patch = jit_offset(t->jit, t->e) - 4;
 }
 
+// The host's side of a call: the pair of return addresses, and what the host's comes back to.
+static void push_return(struct trans *t, unsigned scratch)
+{
+    if ((int64_t)t->next == (int32_t)t->next) {
+        emit_u8(t->e, 0x68);
+        emit_u32(t->e, (uint32_t)t->next);
+    } else {
+        emit_mov_ri(t->e, scratch, t->next);
+        emit_push(t->e, scratch);
+    }
+}
+
+static void land_return(struct trans *t)
+{
+    uint32_t link = add_link(t, t->next);
+    t->jit->link[link].checked = 1;
+    emit_jmp_to(t->e, trans_stub(t, GATE_LINK, link));
+    t->jit->link[link].patch = jit_offset(t->jit, t->e) - 4;
+}
+
+void trans_call_to(struct trans *t, uint64_t target)
+{
+    uint32_t link = add_link(t, target);
+    if (is_backward(t, target))
+        trans_poll(t, true, trans_stub(t, GATE_POLL, link));
+    push_return(t, T2);
+    const void *known = known_target(t, target);
+    emit_call_to(t->e, known ? known : trans_stub(t, GATE_LINK, link));
+    t->jit->link[link].patch = jit_offset(t->jit, t->e) - 4;
+    land_return(t);
+}
+
+void trans_return(struct trans *t)
+{
+    struct emit *e = t->e;
+    emit_load(e, 8, T0, emit_at(RSP, 8));
+    emit_op_rr(e, 8, 0, MAP_ONE, 0xf7, 2, T0); // not
+    emit_lea(e, 8, T0, emit_indexed(T0, T1, 1, 1));
+    uint8_t *match = emit_jrcxz(e);
+    uint8_t *other = emit_jmp(e);
+    emit_land_short(e, match);
+    emit_bytes(e, "\xc2\x08", 3); // ret 8
+    emit_land(e, other);
+    emit_load(e, 8, RSP, GS(hot.shadow_base));
+}
+
 void trans_jump(struct trans *t, uint64_t target)
 {
     uint32_t link = add_link(t, target);
@@ -162,7 +208,7 @@ static void emit_ibtc_index(struct trans *t)
     }
 }
 
-void trans_indirect(struct trans *t, int pushed)
+void trans_indirect(struct trans *t, int pushed, bool call)
 {
     struct emit *e = t->e;
     size_t table = offsetof(struct tcpu, hot.ibtc) + t->c->user * sizeof t->c->hot.ibtc[0];
@@ -185,5 +231,11 @@ void trans_indirect(struct trans *t, int pushed)
     uint8_t *hit = emit_jrcxz(e);
     emit_jmp_to(e, stub);
     emit_land_short(e, hit);
-    emit_jmp_r(e, T2);
+    if (!call) {
+        emit_jmp_r(e, T2);
+        return;
+    }
+    push_return(t, T0);
+    emit_call_r(e, T2);
+    land_return(t);
 }

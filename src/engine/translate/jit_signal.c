@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 // The decoder has a name of its own for RIP.
-enum { CONTEXT_RIP = REG_RIP, CONTEXT_TRAP = REG_TRAPNO };
+enum { CONTEXT_RIP = REG_RIP, CONTEXT_TRAP = REG_TRAPNO, CONTEXT_RSP = REG_RSP };
 #undef REG_RIP
 
 #include "engine/translate/jit_impl.h"
@@ -30,12 +30,23 @@ static bool in_cache(const struct tcpu *c, uint64_t pc)
     return jit && pc - (uint64_t)(uintptr_t)jit->buf.exec < jit->buf.len;
 }
 
+// The shadow stack is full, and begins anew.
+static bool in_guards(const struct tcpu *c, uint64_t address)
+{
+    uint64_t from_start = address - (uint64_t)(uintptr_t)c->jit->shadow;
+    return from_start < PAGE_SIZE || from_start - PAGE_SIZE - SHADOW_BYTES < PAGE_SIZE;
+}
+
 static void handle(int number, siginfo_t *info, void *context)
 {
     greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
     struct tcpu *c = current_vcpu();
     if (!c || !in_cache(c, (uint64_t)regs[CONTEXT_RIP])) {
         signal(number, SIG_DFL);
+        return;
+    }
+    if (in_guards(c, (uint64_t)(uintptr_t)info->si_addr)) {
+        regs[CONTEXT_RSP] = (greg_t)c->hot.shadow_base; // the instruction runs again
         return;
     }
     c->hot.trap_pc = (uint64_t)regs[CONTEXT_RIP];

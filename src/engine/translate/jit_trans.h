@@ -72,7 +72,12 @@ void trans_jump(struct trans *t, uint64_t target);
 void trans_jump_if(struct trans *t, enum condition condition, uint64_t target);
 // To the guest address in T1. pushed: what the instruction added to rsp, to be undone when the
 // target is no address.
-void trans_indirect(struct trans *t, int pushed);
+void trans_indirect(struct trans *t, int pushed, bool call);
+// A direct call, its return address pushed; it comes back to the instruction after it.
+void trans_call_to(struct trans *t, uint64_t target);
+// To the guest address in T1 if the last call that did not return pushed it; else goes on, the
+// shadow stack emptied.
+void trans_return(struct trans *t);
 
 // jit_insn.c: instructions that the host runs as they are, with other operands. False: not this
 // one, and nothing is emitted.

@@ -131,6 +131,21 @@ static void empty_tlb_entries_match_nothing(void)
     RUN64(empty);
 }
 
+SNIPPET(deep,
+        "mov rsp, 0x180000; mov ebx, 10000; call 1f; jmp 2f; 1: dec ebx; jz 3f; call 1b; 3: inc "
+        "r12; ret;"
+        "2: mov ebx, 50; 4: call 5f; call 6f; dec ebx; jnz 4b; jmp 7f; 5: call 8f; ud2; 8: add "
+        "rsp, 8; inc r13; ret;"
+        "6: lea rax, [rip+9f]; push rax; inc r14; ret; 9: inc r15; ret; 7: call 1f; jmp 2f; 1: "
+        "xchg [rsp], rdx; mov rax, cr3; mov cr3, rax; xchg [rsp], rdx; ret; 2: mov rsp, 0x20000");
+
+// Deeper than the shadow stack of return addresses, past frames, and to addresses that nobody
+// called from.
+static void returns_go_where_the_guest_stack_says(void)
+{
+    RUN64(deep);
+}
+
 SNIPPET(crossing, "mov rdi, 0x31ffc; mov rax, 0x1122334455667788; mov [rdi], rax; add [rdi], rax; "
                   "mov rbx, [rdi+1]; lock xadd [rdi], rax;"
                   "mov rdi, 0x1c0008; mov rdx, [rdi]; mov [rdi], rdx; movups xmm0, [rsi]; mov rdi, "
@@ -249,6 +264,7 @@ int main(void)
         TEST(flags_survive_memory_checks),
         TEST(flags_survive_the_poll_of_a_conditional_branch),
         TEST(calls_returns_and_indirect_jumps_arrive),
+        TEST(returns_go_where_the_guest_stack_says),
         TEST(empty_tlb_entries_match_nothing),
         TEST(accesses_across_pages_and_to_devices_are_made),
         TEST(strings_are_copied_and_filled),
