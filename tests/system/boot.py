@@ -7,6 +7,7 @@
 Exit status: 0 all cases passed, 1 some failed, 77 all were skipped (meson's word for it).
 """
 import argparse
+import json
 import os
 import select
 import shutil
@@ -27,6 +28,12 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 echo INIT-REACHED
 exec setsid cttyhack sh
+"""
+
+LOCKSTEP_INIT = """#!/bin/busybox sh
+/bin/busybox sha256sum /bin/busybox
+/bin/busybox awk 'BEGIN { for (i = 0; i < 20000; i++) s += sin(i) * i; print s }'
+/bin/busybox poweroff -f
 """
 
 
@@ -292,6 +299,17 @@ def disk(opts, work):
             raise Failure("the image does not hold what the guest wrote")
 
 
+def lockstep(opts, work):
+    """a sampled boot: translated blocks leave what the interpreter leaves"""
+    command = [opts.berth, "run", "--engine", opts.engine, "--json", "--debug", "lockstep", "--serial", "none", "-m", "256",
+               "--kernel", kernel("cloud"), "--initrd", initramfs(work, LOCKSTEP_INIT, "lockstep"), "--append", ARGS]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=opts.timeout * 2, stdin=subprocess.DEVNULL)
+    events = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    compared = sum(e["value"] for e in events if e.get("name") == "lockstep_blocks")
+    if run.returncode != 0 or compared < 10000:
+        raise Failure(f"status {run.returncode}, {compared} blocks compared; {run.stdout[-300:]} {run.stderr[-300:]}")
+
+
 def memtest(opts, work):
     """Debian's memtest86+ starts its test screen on the serial line"""
     image = next((p for p in ("/boot/memtest86+x64.bin", "/boot/mt86+x64") if os.path.exists(p)), None)
@@ -326,7 +344,7 @@ def bad_inputs(opts, work):
 
 
 CASES = [cloud_bzimage, cloud_pvh, generic_bzimage, generic_pvh, pae_686, high_memory, two_cpus, reboot, panic,
-         sigterm, disk, memtest, bad_inputs]
+         sigterm, disk, lockstep, memtest, bad_inputs]
 
 
 def main():

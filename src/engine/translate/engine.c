@@ -7,6 +7,7 @@
 
 #include "engine/translate/interp.h"
 #include "engine/translate/jit.h"
+#include "engine/translate/lockstep.h"
 #include "engine/translate/run.h"
 #include "engine/translate/simd.h"
 #include "engine/translate/system_impl.h"
@@ -105,6 +106,7 @@ static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsig
         [COUNTER_STEPS] = "steps",
         [COUNTER_INVALIDATED] = "invalidated_blocks",
         [COUNTER_CACHE_FLUSHES] = "cache_flushes",
+        [COUNTER_LOCKSTEP] = "lockstep_blocks",
     };
     for (unsigned i = 0; i < COUNTER_COUNT && i < max; i++) {
         out[i] = (struct engine_counter){.name = names[i]};
@@ -126,6 +128,7 @@ static void vcpu_free(struct engine_vcpu *vcpu)
     struct tcpu *c = &vcpu->tcpu;
     c->vm->vcpu[c->index] = NULL;
     jit_free(c->jit);
+    lockstep_free(c);
     simd_release(c);
     icache_free(c);
     tlb2_free(c);
@@ -162,6 +165,8 @@ static err_t vcpu_parts(struct tcpu *c, struct error *e)
         return err;
     if (!(c->vm->config.debug & ENGINE_DEBUG_INTERPRET))
         c->jit = jit_new(c);
+    if (c->jit && c->vm->config.debug & ENGINE_DEBUG_LOCKSTEP)
+        return lockstep_new(c, e);
     return OK;
 }
 

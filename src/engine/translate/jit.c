@@ -1,6 +1,7 @@
 // The block translator's life: its memory, and the way in from the run loop.
 #include "base/bytes.h"
 #include "engine/translate/jit_impl.h"
+#include "engine/translate/lockstep.h"
 
 #include <cpuid.h>
 #include <sys/mman.h>
@@ -84,7 +85,7 @@ struct jit *jit_new(struct tcpu *c)
         return NULL;
     }
     jit->bmi2 = host_has_bmi2();
-    jit->poll_all = config->debug & ENGINE_DEBUG_POLL_EVERY_BLOCK;
+    jit->poll_all = config->debug & (ENGINE_DEBUG_POLL_EVERY_BLOCK | ENGINE_DEBUG_LOCKSTEP);
     split_buffer(jit);
     if (!make_shadow(c, jit)) {
         jit_free(jit);
@@ -110,14 +111,27 @@ void jit_free(struct jit *jit)
     unreserve(jit, sizeof *jit);
 }
 
+unsigned jit_block_insns(struct tcpu *c, uint64_t rip)
+{
+    if (jit_continue(c) == c->jit->leave)
+        return 0;
+    uint32_t block = jit_known_block(c->jit, jit_find_page(c, rip), rip);
+    return block ? c->jit->block[block].insns : 0;
+}
+
 void jit_run(struct tcpu *c)
 {
     struct jit *jit = c->jit;
     if (!jit->attached)
         jit_attach(c);
     do {
+        if (c->lockstep && c->lockstep->expecting)
+            lockstep_unexpected(c);
+        bool check = c->lockstep && lockstep_try(c);
         const void *host = jit_continue(c);
         if (host == jit->leave) {
+            if (check)
+                c->lockstep->expecting = false;
             if (jit_eligible(c) && !__atomic_load_n(&c->pending, __ATOMIC_RELAXED))
                 interp_step(c);
             return;
@@ -125,5 +139,7 @@ void jit_run(struct tcpu *c)
         c->counter[COUNTER_ENTRIES]++;
         jit->polled = false;
         jit->enter(c, host);
+        if (check)
+            lockstep_compare(c);
     } while (jit->polled);
 }

@@ -15,6 +15,9 @@ bool jit_eligible(const struct tcpu *c);
 // when jit_eligible(). A guest fault unwinds through it.
 void jit_run(struct tcpu *c);
 
+// How many instructions the block at rip has, which is translated if need be; 0: none.
+unsigned jit_block_insns(struct tcpu *c, uint64_t rip);
+
 // Drops every block made of bytes in the range; the running block ends after its current
 // instruction.
 void jit_invalidate(struct tcpu *c, gpa_t at, uint64_t len);

@@ -22,6 +22,13 @@ static bool canonical(uint64_t at)
     return (uint64_t)((int64_t)(at << 16) >> 16) == at;
 }
 
+// Tests can have every branch leave translated code.
+static bool leaves_always(struct jit *jit)
+{
+    jit->polled = jit->poll_all;
+    return jit->poll_all;
+}
+
 const void *jit_step(struct tcpu *c, uint32_t block, unsigned insn)
 {
     struct jit *jit = c->jit;
@@ -33,7 +40,7 @@ const void *jit_step(struct tcpu *c, uint32_t block, unsigned insn)
     interp_step(c);
     if (last || c->s.rip != next || jit->generation != generation || b->dropped ||
         c->mode != mode || is_pending(c) || c->s.interrupt_shadow || c->s.activity != CPU_RUNNING)
-        return jit_continue(c);
+        return leaves_always(jit) ? jit->leave : jit_continue(c);
     if (b->fpu)
         fpu_to_machine(c);
     return jit_exec(jit, b->checked + jit->mark[b->marks + insn + 1u].host);
@@ -63,13 +70,6 @@ static const void *gate_slow(struct tcpu *c, uint32_t id, uint64_t at)
     }
     c->counter[COUNTER_SLOW_ACCESSES]++;
     return jit_step(c, site->block, site->insn);
-}
-
-// Tests can have every branch leave translated code.
-static bool leaves_always(struct jit *jit)
-{
-    jit->polled = jit->poll_all;
-    return jit->poll_all;
 }
 
 static const void *gate_link(struct tcpu *c, uint32_t id, uint64_t value)

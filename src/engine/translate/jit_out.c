@@ -163,7 +163,7 @@ void trans_jump(struct trans *t, uint64_t target)
 {
     uint32_t link = add_link(t, target);
     // Of the flags that other blocks need nothing is known: they may change before they run.
-    bool flags_live = target != t->b->rip || t->live[0];
+    bool flags_live = target != t->b->rip || t->live[0] || t->jit->poll_all;
     if (is_backward(t, target))
         trans_poll(t, flags_live, trans_stub(t, GATE_POLL, link));
     jump_linked(t, target, link);

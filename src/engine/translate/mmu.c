@@ -5,6 +5,7 @@
 // page are two accesses (also where LOCKed).
 #include "base/bytes.h"
 #include "engine/translate/interp_impl.h"
+#include "engine/translate/lockstep.h"
 #include "engine/translate/tlb2.h"
 
 // --- translation
@@ -73,10 +74,18 @@ static bool write_unseen(struct tcpu *c, const struct translation *t)
     return !t->slot->rom && !(flags & PAGE_CODE) && (!c->vm->logging || (flags & PAGE_DIRTY));
 }
 
+// The interpreter tries a block: no store reaches memory, and no access goes unnoticed.
+static inline bool trying(const struct tcpu *c)
+{
+    return c->lockstep && c->lockstep->trying;
+}
+
 // Sets the inline tag for the access if the page needs nothing but the bytes.
 static bool tag_set(struct tcpu *c, const struct translation *t, enum access access, bool user)
 {
     if (!t->host || (access == ACCESS_WRITE && !write_unseen(c, t)))
+        return false;
+    if (trying(c) && access != ACCESS_EXEC)
         return false;
     if (c->watch && access != ACCESS_EXEC && page_watched(c, t->page))
         return false;
@@ -134,6 +143,8 @@ static inline void host_store(uint8_t *p, unsigned size, uint64_t v)
 
 static uint64_t mmio_read(struct tcpu *c, gpa_t at, unsigned size)
 {
+    if (trying(c))
+        lockstep_give_up(c->lockstep);
     c->counter[COUNTER_UPCALLS]++;
     fpu_to_memory(c);
     tvm_leave(c);
@@ -150,6 +161,8 @@ static uint64_t mmio_read(struct tcpu *c, gpa_t at, unsigned size)
 
 static void mmio_write(struct tcpu *c, gpa_t at, unsigned size, uint64_t v)
 {
+    if (trying(c))
+        lockstep_give_up(c->lockstep);
     c->counter[COUNTER_UPCALLS]++;
     fpu_to_memory(c);
     tvm_leave(c);
@@ -183,6 +196,8 @@ static uint64_t read_part(struct tcpu *c, gva_t at, unsigned size, bool user)
         watch(c, at, size, ACCESS_READ);
     if (!t.host)
         return mmio_read(c, t.gpa + (at & PAGE_MASK), size);
+    if (trying(c))
+        return lockstep_read(c->lockstep, t.host + (at & PAGE_MASK), size);
     return host_load(t.host + (at & PAGE_MASK), size);
 }
 
@@ -195,6 +210,10 @@ static void write_part(struct tcpu *c, gva_t at, unsigned size, bool user, uint6
     gpa_t gpa = t.gpa + (at & PAGE_MASK);
     if (!t.host || t.slot->rom) {
         mmio_write(c, gpa, size, v);
+        return;
+    }
+    if (trying(c)) {
+        lockstep_write(c->lockstep, t.host + (at & PAGE_MASK), size, v);
         return;
     }
     host_store(t.host + (at & PAGE_MASK), size, v);
@@ -349,7 +368,7 @@ void mem_write_block(struct tcpu *c, gva_t at, const void *in, unsigned len)
 
 void *mem_host(struct tcpu *c, gva_t at, unsigned len, enum access access)
 {
-    if (len > to_page_end(at))
+    if (len > to_page_end(at) || trying(c))
         return NULL;
     const uint64_t *addend = &c->tlb[c->user].addend[at >> PAGE_SHIFT & c->tlb_mask];
     if (*tag_at(c, at, access) != align_down(at, PAGE_SIZE) && !tlb_fill(c, at, access, c->user)) {
@@ -367,7 +386,7 @@ void *mem_host(struct tcpu *c, gva_t at, unsigned len, enum access access)
 
 void *mem_host_rmw(struct tcpu *c, gva_t at, unsigned len)
 {
-    if (len > to_page_end(at))
+    if (len > to_page_end(at) || trying(c))
         return NULL;
     const struct tlb *tlb = &c->tlb[c->user];
     unsigned i = at >> PAGE_SHIFT & c->tlb_mask;

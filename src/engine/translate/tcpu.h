@@ -74,6 +74,7 @@ enum tcpu_counter {
     COUNTER_STEPS,         // single instructions that translated code left to the interpreter
     COUNTER_INVALIDATED,   // blocks dropped because their bytes changed
     COUNTER_CACHE_FLUSHES,
+    COUNTER_LOCKSTEP, // blocks compared with the interpreter
     COUNTER_COUNT,
 };
 
@@ -124,6 +125,7 @@ struct tcpu {
     uint8_t pad2;
     gpa_t rmw_at;
     struct icache *icache; // interp.c: decoded instructions
+    struct lockstep *lockstep; // lockstep.h; NULL but with ENGINE_DEBUG_LOCKSTEP
 };
 
 // Bits of tcpu.mode; part of the key of every translated block. Recomputed by tcpu_update_mode().
