@@ -209,12 +209,25 @@ static int allow_fstat(scmp_filter_ctx filter)
 // What a vCPU of the KVM engine asks of it, by request: nothing that makes or maps anything.
 static int allow_kvm(scmp_filter_ctx filter)
 {
-    static const unsigned long requests[] = {
-        KVM_RUN,           KVM_INTERRUPT,       KVM_NMI,             KVM_GET_REGS,
-        KVM_SET_REGS,      KVM_GET_SREGS2,      KVM_SET_SREGS2,      KVM_GET_DEBUGREGS,
-        KVM_SET_DEBUGREGS, KVM_GET_XCRS,        KVM_SET_XCRS,        KVM_GET_XSAVE,
-        KVM_GET_XSAVE2,    KVM_SET_XSAVE,       KVM_GET_MSRS,        KVM_SET_MSRS,
-        KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_SET_DEVICE_ATTR};
+    static const unsigned long requests[] = {KVM_RUN,
+                                             KVM_INTERRUPT,
+                                             KVM_NMI,
+                                             KVM_GET_REGS,
+                                             KVM_SET_REGS,
+                                             KVM_GET_SREGS2,
+                                             KVM_SET_SREGS2,
+                                             KVM_GET_DEBUGREGS,
+                                             KVM_SET_DEBUGREGS,
+                                             KVM_GET_XCRS,
+                                             KVM_SET_XCRS,
+                                             KVM_GET_XSAVE,
+                                             KVM_GET_XSAVE2,
+                                             KVM_SET_XSAVE,
+                                             KVM_GET_MSRS,
+                                             KVM_SET_MSRS,
+                                             KVM_GET_VCPU_EVENTS,
+                                             KVM_SET_VCPU_EVENTS,
+                                             KVM_SET_DEVICE_ATTR};
     return allow_ioctls(filter, requests, ARRAY_LEN(requests));
 }
 

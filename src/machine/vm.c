@@ -259,8 +259,7 @@ static err_t make_engine(struct vm *vm, struct error *e)
         .tsc_khz = vm->clock.tsc_khz,
         .debug = vm->config->debug,
     };
-    err_t err =
-        vm_choose_engine(vm->config->engine, vm->config->debug, &vm->engine, vm->why, e);
+    err_t err = vm_choose_engine(vm->config->engine, vm->config->debug, &vm->engine, vm->why, e);
     if (err)
         return err;
     err = vm->engine->vm_new(&config, &vm_upcalls, vm, &vm->engine_vm, e);

@@ -6,6 +6,7 @@ usage: run-guest.py [OPTION...] GUEST
   --berth PROGRAM     run it under this berth
   --qemu              run it under QEMU's translator instead: checks the guest itself
   --engine NAME, --debug LIST, --cpus N, --append TEXT, --cpu MODEL   handed on
+  --needs-virtualization  skip it on a KVM without the CPU's virtualization
   --disk MIB          give it a disk of so many MiB; sector n begins with n as a 64-bit number
   --end HOW           how the machine must end: exit (the guest's own status), reset or poweroff
   --timeout SECONDS   (60)
@@ -35,6 +36,7 @@ def arguments():
     parser.add_argument("--cpus", default="1")
     parser.add_argument("--append", default="")
     parser.add_argument("--disk", type=int)
+    parser.add_argument("--needs-virtualization", action="store_true")
     parser.add_argument("--end", default="exit", choices=["exit", "reset", "poweroff"])
     parser.add_argument("--timeout", type=float, default=60)
     parser.add_argument("guest")
@@ -72,7 +74,7 @@ def berth_command(args, disk):
 def run(command, timeout):
     """The guest's output and the exit status, None when it was stopped after the timeout."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               start_new_session=True)
+                               stderr=subprocess.STDOUT, start_new_session=True)
     try:
         output, _ = process.communicate(timeout=timeout)
         return output.decode(errors="replace"), process.returncode
@@ -102,12 +104,22 @@ def judge(args, output, status):
     return None if status == 1 else f"it ended with status {status}"
 
 
+def cpu_virtualizes():
+    with open("/proc/cpuinfo") as cpuinfo:
+        return re.search(r"^flags.*\b(vmx|svm)\b", cpuinfo.read(), re.M) is not None
+
+
 def main():
     args = arguments()
+    if args.needs_virtualization and not cpu_virtualizes():
+        print("1..0 # SKIP the CPU shows neither VT-x nor AMD-V")
+        return SKIPPED
     disk = make_disk(args.disk) if args.disk else None
     command = qemu_command(args, disk) if args.qemu else berth_command(args, disk)
     output, status = run(command, args.timeout)
     sys.stdout.write(output)
+    if status is not None and "cannot be used" in output:
+        return SKIPPED
     reason = judge(args, output, status)
     if reason:
         print(f"# failed: {reason}\n# command: {' '.join(command)}")

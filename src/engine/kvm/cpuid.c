@@ -57,7 +57,8 @@ static void mask(struct kvm_cpuid_entry2 *entry, struct entries *supported)
     for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
         if (lists[i].function != entry->function || lists[i].index != entry->index)
             continue;
-        *entry_reg(entry, lists[i].reg) &= (can ? *entry_reg(can, lists[i].reg) : 0) | lists[i].ours;
+        *entry_reg(entry, lists[i].reg) &=
+            (can ? *entry_reg(can, lists[i].reg) : 0) | lists[i].ours;
     }
 }
 
@@ -69,13 +70,14 @@ static void fill(struct engine_vcpu *v, struct entries *supported, struct entrie
         uint32_t regs[4];
         cpuid_query(table, v->index, leaf->function, leaf->index, 0, 1, regs);
         struct kvm_cpuid_entry2 *entry = &out->entry[out->head.nent++];
-        *entry = (struct kvm_cpuid_entry2){.function = leaf->function,
-                                           .index = leaf->index,
-                                           .flags = leaf->has_index ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
-                                           .eax = regs[0],
-                                           .ebx = regs[1],
-                                           .ecx = regs[2],
-                                           .edx = regs[3]};
+        *entry = (struct kvm_cpuid_entry2){
+            .function = leaf->function,
+            .index = leaf->index,
+            .flags = leaf->has_index ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
+            .eax = regs[0],
+            .ebx = regs[1],
+            .ecx = regs[2],
+            .edx = regs[3]};
         mask(entry, supported);
     }
 }

@@ -88,11 +88,14 @@ static err_t vm_new(const struct engine_vm_config *config, const struct engine_u
 
 static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsigned max)
 {
-    static const char *const names[COUNTER_COUNT] = {
-        [COUNTER_EXITS] = "exits",     [COUNTER_PORTS] = "port_accesses",
-        [COUNTER_MMIO] = "mmio_accesses", [COUNTER_MSRS] = "msr_accesses",
-        [COUNTER_HALTS] = "halts",     [COUNTER_INTERRUPTS] = "interrupts",
-        [COUNTER_WINDOWS] = "interrupt_windows", [COUNTER_SIGNALS] = "interrupted_runs"};
+    static const char *const names[COUNTER_COUNT] = {[COUNTER_EXITS] = "exits",
+                                                     [COUNTER_PORTS] = "port_accesses",
+                                                     [COUNTER_MMIO] = "mmio_accesses",
+                                                     [COUNTER_MSRS] = "msr_accesses",
+                                                     [COUNTER_HALTS] = "halts",
+                                                     [COUNTER_INTERRUPTS] = "interrupts",
+                                                     [COUNTER_WINDOWS] = "interrupt_windows",
+                                                     [COUNTER_SIGNALS] = "interrupted_runs"};
     for (unsigned i = 0; i < COUNTER_COUNT && i < max; i++) {
         out[i] = (struct engine_counter){.name = names[i]};
         for (unsigned n = 0; n < vm->config.vcpus; n++)
@@ -132,7 +135,8 @@ static err_t make_vcpu(struct engine_vcpu *v, struct error *e)
     return kvm_set_cpuid(v, e);
 }
 
-static err_t vcpu_new(struct engine_vm *vm, unsigned index, struct engine_vcpu **out, struct error *e)
+static err_t vcpu_new(struct engine_vm *vm, unsigned index, struct engine_vcpu **out,
+                      struct error *e)
 {
     if (index >= vm->config.vcpus || vm->vcpu[index])
         return error_set(e, ERR_INVALID, "there is no free vCPU %u", index);

@@ -1,6 +1,7 @@
 // Activity and events of a vCPU into KVM and back. Source: Linux Documentation/virt/kvm/api.rst,
-// KVM_GET_VCPU_EVENTS. Whether a vCPU is halted or waits for SIPI is kept by the engine: without its
-// own interrupt controller KVM knows running vCPUs only. System management mode is not modelled.
+// KVM_GET_VCPU_EVENTS. Whether a vCPU is halted or waits for SIPI is kept by the engine: without
+// its own interrupt controller KVM knows running vCPUs only. System management mode is not
+// modelled.
 #include <errno.h>
 #include <sys/ioctl.h>
 
@@ -38,7 +39,8 @@ static void get_begun(const struct kvm_vcpu_events *events, struct cpu_state *ou
     } else if (events->nmi.injected) {
         begun(out, VEC_NMI_NUMBER, CPU_EVENT_NMI);
     } else if (events->interrupt.injected) {
-        begun(out, events->interrupt.nr, events->interrupt.soft ? CPU_EVENT_SOFT_INT : CPU_EVENT_INTR);
+        begun(out, events->interrupt.nr,
+              events->interrupt.soft ? CPU_EVENT_SOFT_INT : CPU_EVENT_INTR);
     }
 }
 

@@ -16,8 +16,9 @@ struct slot {
     gpa_t at;
     uint64_t len; // 0: free
     void *host;
-    uint32_t flags;       // KVM_MEM_*
-    uint64_t *dirty;      // pages changed since take_dirty(); while the log is on (guarded by dirty_lock)
+    uint32_t flags; // KVM_MEM_*
+    uint64_t
+        *dirty; // pages changed since take_dirty(); while the log is on (guarded by dirty_lock)
 };
 
 struct engine_vm {

@@ -32,8 +32,8 @@ static err_t set_logging(struct engine_vm *vm, struct slot *slot, bool on, struc
     free(slot->dirty);
     slot->dirty = dirty;
     pthread_mutex_unlock(&vm->dirty_lock);
-    slot->flags = (uint32_t)(slot->flags & ~KVM_MEM_LOG_DIRTY_PAGES) |
-                  (on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+    slot->flags =
+        (uint32_t)(slot->flags & ~KVM_MEM_LOG_DIRTY_PAGES) | (on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
     return tell(vm, slot, "log changed pages", e);
 }
 
@@ -45,10 +45,8 @@ err_t kvm_map(struct engine_vm *vm, gpa_t at, uint64_t len, void *host, enum eng
         slot++;
     if (slot == vm->slot + KVM_SLOTS)
         return error_set(e, ERR_NO_MEMORY, "more than %d ranges of memory", KVM_SLOTS);
-    *slot = (struct slot){.at = at,
-                          .len = len,
-                          .host = host,
-                          .flags = flags & ENGINE_MAP_ROM ? KVM_MEM_READONLY : 0};
+    *slot = (struct slot){
+        .at = at, .len = len, .host = host, .flags = flags & ENGINE_MAP_ROM ? KVM_MEM_READONLY : 0};
     err_t err = tell(vm, slot, "map guest memory", e);
     if (!err && vm->logging)
         err = set_logging(vm, slot, true, e);
@@ -79,7 +77,8 @@ static void set_page(uint64_t *bitmap, uint64_t page)
 }
 
 // The part of [at, at + len) that lies in the slot, in pages from the slot's start.
-static bool pages_in(const struct slot *slot, gpa_t at, uint64_t len, uint64_t *first, uint64_t *end)
+static bool pages_in(const struct slot *slot, gpa_t at, uint64_t len, uint64_t *first,
+                     uint64_t *end)
 {
     gpa_t from = max_u64(at, slot->at), to = min_u64(at + len, slot->at + slot->len);
     if (!slot->len || from >= to)

@@ -20,7 +20,10 @@ struct msrs {
     struct kvm_msr_entry entry[MSRS];
 };
 
-#define PLACE(msr, member) {msr, offsetof(struct cpu_state, member)}
+#define PLACE(msr, member)                      \
+    {                                           \
+        msr, offsetof(struct cpu_state, member) \
+    }
 static const struct place places[] = {
     PLACE(MSR_STAR, star),
     PLACE(MSR_LSTAR, lstar),
@@ -55,8 +58,10 @@ static struct place place_of(size_t i)
     if (i < ARRAY_LEN(places))
         return places[i];
     size_t range = (i - ARRAY_LEN(places)) / 2, mask = (i - ARRAY_LEN(places)) % 2;
-    size_t base = mask ? offsetof(struct cpu_state, mtrr_mask) : offsetof(struct cpu_state, mtrr_base);
-    return (struct place){MSR_MTRR_PHYSBASE0 + (uint32_t)(2 * range + mask), (uint32_t)(base + 8 * range)};
+    size_t base =
+        mask ? offsetof(struct cpu_state, mtrr_mask) : offsetof(struct cpu_state, mtrr_base);
+    return (struct place){MSR_MTRR_PHYSBASE0 + (uint32_t)(2 * range + mask),
+                          (uint32_t)(base + 8 * range)};
 }
 
 static const size_t place_count = ARRAY_LEN(places) + 2 * CPU_MTRR_VARIABLE;
@@ -144,7 +149,8 @@ err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct err
 }
 
 // What the machine answers itself: the local APIC's registers and the paravirtual clock, KVM's old
-// one included; and what moves the TSC, of which the machine is told. Unknown and refused accesses come by themselves.
+// one included; and what moves the TSC, of which the machine is told. Unknown and refused accesses
+// come by themselves.
 err_t kvm_filter_msrs(struct engine_vm *vm, struct error *e)
 {
     static const uint8_t none[1] = {0};
@@ -157,9 +163,10 @@ err_t kvm_filter_msrs(struct engine_vm *vm, struct error *e)
                                                {both, 1, MSR_APIC_BASE, bitmap},
                                                {both, 1, MSR_TSC_DEADLINE, bitmap},
                                                {both, 8, MSR_KVM_WALL_CLOCK, bitmap}}};
-    struct kvm_enable_cap exits = {
-        .cap = KVM_CAP_X86_USER_SPACE_MSR,
-        .args = {KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER}};
+    struct kvm_enable_cap exits = {.cap = KVM_CAP_X86_USER_SPACE_MSR,
+                                   .args = {KVM_MSR_EXIT_REASON_INVAL |
+                                            KVM_MSR_EXIT_REASON_UNKNOWN |
+                                            KVM_MSR_EXIT_REASON_FILTER}};
     if (ioctl(vm->fd, KVM_ENABLE_CAP, &exits) < 0)
         return kvm_failed(e, errno, "hand over model-specific registers");
     return ioctl(vm->fd, KVM_X86_SET_MSR_FILTER, &filter) < 0

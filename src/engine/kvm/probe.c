@@ -93,7 +93,8 @@ static void cannot_open(int number, struct engine_probe *out)
     case ENODEV:
     case ENXIO:
         no(out, DEVICE " is there, but nothing is behind it",
-           "load the kernel's module: sudo modprobe kvm-intel (or kvm-amd); dmesg says why it failed");
+           "load the kernel's module: sudo modprobe kvm-intel (or kvm-amd); dmesg says why it "
+           "failed");
         break;
     default:
         snprintf(why, sizeof why, "cannot open " DEVICE ": %s", strerror(number));

@@ -119,7 +119,8 @@ static void do_port(struct engine_vcpu *v)
     }
 }
 
-// KVM may ask for 3, 5, 6 or 7 bytes where an access crosses a page: the machine sees powers of two.
+// KVM may ask for 3, 5, 6 or 7 bytes where an access crosses a page: the machine sees powers of
+// two.
 static void do_mmio(struct engine_vcpu *v)
 {
     const struct engine_upcalls *up = v->vm->up;
@@ -223,8 +224,8 @@ static void after_exit(struct engine_vcpu *v)
     v->cr8 = cr8;
 }
 
-// inside is set before pending and intr are looked at, and poke() (engine.c) sets those first: either
-// this thread sees them, or the other one sees that it must send the signal.
+// inside is set before pending and intr are looked at, and poke() (engine.c) sets those first:
+// either this thread sees them, or the other one sees that it must send the signal.
 static bool step(struct engine_vcpu *v)
 {
     __atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);

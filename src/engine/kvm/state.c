@@ -9,7 +9,8 @@
 
 #define APIC_BASE 0xfee00800u // so that CPUID shows the APIC; where it is, the machine knows
 #define APIC_BASE_BSP BIT(8)
-#define XSAVE_SOFTWARE 464 // 48 bytes that belong to nobody: what the host's kernel leaves there is noise
+#define XSAVE_SOFTWARE \
+    464 // 48 bytes that belong to nobody: what the host's kernel leaves there is noise
 #define XSAVE_SOFTWARE_BYTES 48
 
 // A failure of reading is a bug of ours: every request was allowed when the VM was made.
@@ -206,7 +207,8 @@ void kvm_get(struct engine_vcpu *v, unsigned groups, struct cpu_state *out)
 }
 
 // What is not being set is read back first, so that all of it is checked together.
-static err_t check(struct engine_vcpu *v, unsigned groups, const struct cpu_state *in, struct error *e)
+static err_t check(struct engine_vcpu *v, unsigned groups, const struct cpu_state *in,
+                   struct error *e)
 {
     if (groups == ENGINE_ALL)
         return cpu_state_check(in, UINT64_MAX, e);

@@ -9,8 +9,9 @@ static const struct {
     const char *advice;
 } advices[] = {
     {ENOMEM, "the host is out of memory: free some, or give the guest less"},
-    {EBUSY, "another hypervisor (VirtualBox, VMware, Xen) holds the CPU's virtualization: stop it, or "
-            "use --engine translate"},
+    {EBUSY,
+     "another hypervisor (VirtualBox, VMware, Xen) holds the CPU's virtualization: stop it, or "
+     "use --engine translate"},
     {EACCES, "this process may not use /dev/kvm: add yourself to the group kvm and log in again"},
     {EPERM, "this process may not use /dev/kvm: add yourself to the group kvm and log in again"},
     {EMFILE, "too many files are open: raise the limit with ulimit -n"},

@@ -278,7 +278,8 @@ static enum engine_exit run_code(const uint8_t *code, size_t len)
 
 static void ports_are_upcalls(void)
 {
-    static const uint8_t code[] = {0xb0, 0x77, 0xe6, 0x42, 0xe4, 0x43, 0xf4}; // out 0x42; in 0x43; hlt
+    static const uint8_t code[] = {0xb0, 0x77, 0xe6, 0x42,
+                                   0xe4, 0x43, 0xf4}; // out 0x42; in 0x43; hlt
     open_box();
     CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
     CHECK_EQ(seen.port, 0x43);
@@ -304,8 +305,9 @@ static void memory_outside_ram_is_an_upcall(void)
 
 static void msrs_of_the_machine_are_upcalls(void)
 {
-    static const uint8_t code[] = {0x66, 0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, // mov ecx, 0x1b; rdmsr
-                                   0x66, 0xb9, 0x00, 0x4d, 0x56, 0x4b, 0x0f, 0x30, 0xf4};
+    static const uint8_t code[] = {
+        0x66, 0xb9, 0x1b, 0,    0,    0,    0x0f, 0x32, // mov ecx, 0x1b; rdmsr
+        0x66, 0xb9, 0x00, 0x4d, 0x56, 0x4b, 0x0f, 0x30, 0xf4};
     open_box();
     CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
     CHECK_EQ(seen.msr, MSR_KVM_WALL_CLOCK);
@@ -315,7 +317,8 @@ static void msrs_of_the_machine_are_upcalls(void)
 
 static void triple_fault_is_a_shutdown(void)
 {
-    static const uint8_t code[] = {0x0f, 0x01, 0x1e, 0, 0x70, 0xcc}; // lidt [0x7000] (limit 0); int3
+    static const uint8_t code[] = {0x0f, 0x01, 0x1e,
+                                   0,    0x70, 0xcc}; // lidt [0x7000] (limit 0); int3
     struct engine_probe probe;
     kvm->probe(0, false, &probe);
     if (!probe.usable) {
