@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 
 #define GUEST_BYTES (2 * MIB)
+#define GUEST_GUARD (16 * MIB)
 #define GUEST_CODE 0x10000u
 #define GUEST_STACK 0x20000u
 #define GUEST_DATA 0x30000u
@@ -128,20 +129,25 @@ static inline void guest_registers(struct guest *g, bool code64)
     s->gpr[RSP] = GUEST_STACK;
 }
 
-static inline bool guest_init(struct guest *g, uint32_t debug, bool code64)
+// The caller makes all vCPUs but the first.
+static inline bool guest_init_smp(struct guest *g, uint32_t debug, bool code64, unsigned vcpus)
 {
     struct error e = {0};
     *g = (struct guest){0};
-    g->ram = mmap(NULL, GUEST_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    // A stray access near the guest's memory hits a guard.
+    uint8_t *reserved =
+        mmap(NULL, GUEST_BYTES + 2 * GUEST_GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    g->ram = reserved + GUEST_GUARD;
+    mprotect(g->ram, GUEST_BYTES, PROT_READ | PROT_WRITE);
     struct cpuid_table host, *table = calloc(1, sizeof *table);
-    struct cpuid_request request = {.model = "max", .vcpus = 1, .tsc_khz = 1000000};
+    struct cpuid_request request = {.model = "max", .vcpus = vcpus, .tsc_khz = 1000000};
     cpuid_read_host(&host);
     if (cpuid_build(&request, &host, table, &e) != OK) {
         printf("# %s\n", e.text);
         return false;
     }
     struct engine_vm_config config = {
-        .vcpus = 1, .cpuid = table, .tsc_khz = 1000000, .debug = debug};
+        .vcpus = vcpus, .cpuid = table, .tsc_khz = 1000000, .debug = debug};
     bool ok = engine_translate.vm_new(&config, &guest_upcalls, g, &g->vm, &e) == OK &&
               engine_translate.map(g->vm, 0, GUEST_BYTES, g->ram, ENGINE_MAP_RAM, &e) == OK &&
               engine_translate.vcpu_new(g->vm, 0, &g->vcpu, &e) == OK &&
@@ -152,6 +158,11 @@ static inline bool guest_init(struct guest *g, uint32_t debug, bool code64)
     guest_tables(g);
     guest_registers(g, code64);
     return ok;
+}
+
+static inline bool guest_init(struct guest *g, uint32_t debug, bool code64)
+{
+    return guest_init_smp(g, debug, code64, 1);
 }
 
 static inline void guest_code(struct guest *g, const void *code, size_t len)
@@ -197,7 +208,7 @@ static inline void guest_release(struct guest *g)
 {
     engine_translate.vcpu_free(g->vcpu);
     engine_translate.vm_free(g->vm);
-    munmap(g->ram, GUEST_BYTES);
+    munmap(g->ram - GUEST_GUARD, GUEST_BYTES + 2 * GUEST_GUARD);
 }
 
 static inline uint64_t guest_counter(struct guest *g, const char *name)

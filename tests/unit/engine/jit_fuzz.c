@@ -121,6 +121,9 @@ static void make_stream(struct random *r, bool code64, struct stream *s)
 static void load_stream(struct guest *g, const struct stream *s, bool code64, uint64_t seed)
 {
     struct random r = {seed};
+    memset(g->ram, 0, GUEST_CODE); // the stream before may have written to tables and handlers
+    guest_tables(g);
+    engine_translate.written(g->vm, 0, GUEST_CODE);
     guest_registers(g, code64);
     for (unsigned i = 0; i < 16; i++)
         if (draw(&r) % 4 == 0)
