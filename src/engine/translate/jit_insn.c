@@ -120,12 +120,60 @@ static bool trans_slot_move(struct trans *t)
     return true;
 }
 
+// MOV of AH..BH to memory, through a temporary: the general way has no place for both CH and an
+// address.
+static bool trans_store_high(struct trans *t)
+{
+    const struct insn *in = t->in;
+    struct address a;
+    if (in->op != OP_MOV || in->opcode != 0x88 || in->operand[0].kind != OPND_MEM ||
+        !(in->operand[1].flags & OPERAND_HIGH) || !t->jit->bmi2 || !trans_address(t, in, &a))
+        return false;
+    struct emit_mem mem = trans_check(t, &a, 1, ACCESS_WRITE);
+    emit_rorx(t->e, 8, T2, host_reg(in->operand[1].reg & 15u), 8);
+    emit_store(t->e, 1, mem, T2);
+    return true;
+}
+
+// BT and friends of a quadword in memory with the bit's number in a register.
+static bool trans_bit_string(struct trans *t)
+{
+    const struct insn *in = t->in;
+    struct address a;
+    bool read = in->op == OP_BT;
+    if ((!read && in->op != OP_BTS && in->op != OP_BTR && in->op != OP_BTC) || in->map != MAP_0F ||
+        in->opcode == 0xba || in->operand[0].kind != OPND_MEM || in->opsize != 8 ||
+        (read && in->prefix & PREFIX_LOCK) || !t->jit->bmi2 || !trans_address(t, in, &a) ||
+        a.width != 8)
+        return false;
+    a.string = true;
+    a.bit = in->operand[1].reg;
+    struct emit_mem mem = trans_check(t, &a, 8, read ? ACCESS_READ : ACCESS_WRITE);
+    unsigned bit = host_reg(a.bit);
+    if (bit == NO_HOST)
+        emit_load(t->e, 8, bit = T0, gpr_slot(a.bit));
+    if (read) {
+        emit_load(t->e, 8, T2, mem);
+        emit_op_rr(t->e, 8, 0, MAP_0F, in->opcode, bit, T2);
+        return true;
+    }
+    emit_mov_ri(t->e, T2, 58); // the bit's number in its quadword
+    emit_shlx(t->e, 8, T0, bit, T2);
+    emit_shrx(t->e, 8, T0, T0, T2);
+    if (in->prefix & PREFIX_LOCK)
+        emit_u8(t->e, 0xf0);
+    emit_op_rm(t->e, 8, 0, MAP_0F, in->opcode, T0, mem);
+    return true;
+}
+
 bool trans_native(struct trans *t)
 {
     const struct insn *in = t->in;
+    if (trans_bit_string(t))
+        return true;
     if (!trans_allowed(t, in))
         return false;
-    if (trans_slot_move(t))
+    if (trans_slot_move(t) || trans_store_high(t))
         return true;
     struct plan p = make_plan(in);
     struct emit_operands operands = {.gpr = p.map};

@@ -69,10 +69,16 @@ void trans_offset(struct emit *e, const struct address *a)
         emit_lea(e, a->width, T1, emit_indexed(base, index, a->scale, a->disp));
 }
 
-// The linear address into T1; uses T0.
+// The linear address into T1; uses T0, and T2 for strings of bits.
 static void linear(const struct trans *t, struct emit *e, const struct address *a)
 {
     trans_offset(e, a);
+    if (a->string) {
+        unsigned bit = place(e, a->bit, T2);
+        emit_mov_ri(e, T0, 6);
+        emit_sarx(e, 8, T0, bit, T0);
+        emit_lea(e, 8, T1, emit_indexed(T1, T0, 8, 0));
+    }
     if (a->segment == SEG_COUNT)
         return;
     emit_load(e, 8, T0,
@@ -146,8 +152,8 @@ static const void *miss_stub(struct trans *t, const struct address *a, unsigned 
 
 static bool is_simple(const struct address *a)
 {
-    return !a->constant && a->index == REG_NONE && a->base != REG_NONE && a->width == 8 &&
-           a->segment == SEG_COUNT && host_reg(a->base) != NO_HOST;
+    return !a->constant && !a->string && a->index == REG_NONE && a->base != REG_NONE &&
+           a->width == 8 && a->segment == SEG_COUNT && host_reg(a->base) != NO_HOST;
 }
 
 // With the flags free, or saved on the host's stack.

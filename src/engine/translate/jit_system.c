@@ -91,6 +91,47 @@ static bool trans_string(struct trans *t)
     return true;
 }
 
+static bool trans_swapgs(struct trans *t)
+{
+    if (!t->code64 || !(t->c->mode & MODE_CPL0))
+        return false;
+    emit_load(t->e, 8, T0, GS(s.seg[SEG_GS].base));
+    emit_load(t->e, 8, T2, GS(s.kernel_gs_base));
+    emit_store(t->e, 8, GS(s.seg[SEG_GS].base), T2);
+    emit_store(t->e, 8, GS(s.kernel_gs_base), T0);
+    return true;
+}
+
+// RDTSC and RDTSCP. Outside ring 0 CR4.TSD may forbid it.
+static bool trans_tsc(struct trans *t)
+{
+    struct emit *e = t->e;
+    if (!t->jit->bmi2 || !feature_has(&t->c->features, insn_form(t->in)->feature))
+        return false;
+    if (!(t->c->mode & MODE_CPL0)) {
+        emit_load(e, 4, T0, GS(s.cr4));
+        emit_rorx(e, 4, T0, T0, 3); // TSD, bit 2, comes to the top
+        emit_mov_ri(e, T2, 31);
+        emit_shrx(e, 4, T0, T0, T2);
+        uint8_t *allowed = emit_jrcxz(e);
+        trans_step(t);
+        emit_land_short(e, allowed);
+    }
+    if (t->in->op == OP_RDTSCP) {
+        emit_bytes(e, "\x0f\xae\xe8", 3); // lfence
+        emit_load(e, 4, host_reg(RCX), GS(s.tsc_aux));
+    }
+    emit_bytes(e, "\x0f\x31", 2); // rdtsc
+    emit_rorx(e, 8, T0, RDX, 32);
+    emit_lea(e, 8, T0, emit_indexed(RAX, T0, 1, 0));
+    emit_load(e, 8, T2, GS(tsc_offset));
+    emit_lea(e, 8, T0, emit_indexed(T0, T2, 1, 0));
+    emit_mov_rr(e, 4, RAX, T0);
+    emit_rorx(e, 8, RDX, T0, 32);
+    emit_mov_rr(e, 4, RDX, RDX);
+    return true;
+}
+
 bool trans_system(struct trans *t)
 {
     if (t->in->prefix & PREFIX_LOCK)
@@ -99,6 +140,9 @@ bool trans_system(struct trans *t)
     case OP_CLI:
     case OP_STI: return trans_if(t);
     case OP_MOV_SREG: return trans_selector(t);
+    case OP_SWAPGS: return trans_swapgs(t);
+    case OP_RDTSC:
+    case OP_RDTSCP: return trans_tsc(t);
     case OP_STOS:
     case OP_MOVS: return trans_string(t);
     default: return false;

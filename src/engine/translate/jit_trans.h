@@ -32,6 +32,9 @@ struct address {
     uint8_t width;   // 4 or 8 bytes that the sum is cut to
     uint8_t segment; // SEG_FS or SEG_GS, or SEG_COUNT when its base is zero
     bool constant;   // no registers: value
+    bool
+        string; // of bits: the quadword is counted from here by bits 6 and up of guest register bit
+    uint8_t bit;
     uint64_t value;
     int32_t disp;
 };

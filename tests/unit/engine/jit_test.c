@@ -255,6 +255,36 @@ static void an_emptied_tlb_entry_matches_no_address(void)
     RUN64(emptied);
 }
 
+SNIPPET(bit_strings,
+        "mov rdi, 0x30800; mov rax, 0x123456789abcdef0; mov [rdi], rax; mov [rdi-8], rax; "
+        "mov rcx, -5; xor ebx, ebx; bt [rdi], rcx; adc rbx, rbx; mov r9, 75; bts [rdi], r9; "
+        "adc rbx, rbx; lock btr [rdi], rcx; adc rbx, rbx; mov edx, 20; lock btc [rdi+8], rdx; "
+        "adc rbx, rbx; mov r8, 0x7ff; cmp r8, r8; bt [rdi+rdx*4], r8; setz al; setc ah; "
+        "bts [0x30900], rdx; adc rbx, rbx; mov rcx, 0x8000; bt [rdi], rcx; adc rbx, rbx; "
+        "mov rsi, [rdi-8]; mov rbp, [rdi]; mov r12, [rdi+8]; mov r13, [rdi-16]");
+
+static void bit_strings_reach_in_both_directions(void)
+{
+    RUN64(bit_strings);
+}
+
+SNIPPET(high_stores, "mov rsi, 0x30800; mov ecx, 0x11223344; mov eax, 7; mov [rsi+rax], ch; "
+                     "mov [rsi+1], dh; stc; mov [rsi+2], bh; mov [rsi+rax+2], ah; adc rbx, [rsi]; "
+                     "adc rbx, [rsi+5]");
+
+static void high_bytes_are_stored(void)
+{
+    RUN64(high_stores);
+}
+
+SNIPPET(swap, "mov eax, 0x1000; xor edx, edx; mov ecx, 0xc0000102; wrmsr; stc; swapgs; rdmsr; "
+              "mov rbx, gs:[0x30]; swapgs; adc rbx, gs:[0x30]");
+
+static void swapgs_exchanges_bases(void)
+{
+    RUN64(swap);
+}
+
 int main(void)
 {
     static const struct test tests[] = {
@@ -274,6 +304,9 @@ int main(void)
         TEST(blocks_in_different_pages_find_each_other),
         TEST(flat_32_bit_code_runs),
         TEST(an_interrupt_leaves_an_endless_loop),
+        TEST(bit_strings_reach_in_both_directions),
+        TEST(high_bytes_are_stored),
+        TEST(swapgs_exchanges_bases),
         TEST(an_emptied_tlb_entry_matches_no_address),
     };
     return test_main(tests, ARRAY_LEN(tests));
