@@ -131,6 +131,17 @@ static void empty_tlb_entries_match_nothing(void)
     RUN64(empty);
 }
 
+SNIPPET(bits, "mov rax, 0x1234567; mov [rsi], rax; mov rcx, 77; lock bts [rsi], rcx; setc bl; mov "
+              "r8, -70; btc [rdi], r8; bt [rsi], r8; adc r12, 0; mov edx, 37;"
+              "cmp eax, eax; btr dword ptr [rsi+8], edx; setz r13b; mov r9d, -40; bts dword ptr "
+              "[rdi], r9d; bt qword ptr [rsi+rcx*8], rdx; lock btr [rsi], r8; mov rsp, 5; bts "
+              "[rsi], rsp; mov esp, 0x20000");
+
+static void bit_strings_reach_beyond_their_operand(void)
+{
+    RUN64(bits);
+}
+
 SNIPPET(deep,
         "mov rsp, 0x180000; mov ebx, 10000; call 1f; jmp 2f; 1: dec ebx; jz 3f; call 1b; 3: inc "
         "r12; ret;"
@@ -294,6 +305,7 @@ int main(void)
         TEST(flags_survive_memory_checks),
         TEST(flags_survive_the_poll_of_a_conditional_branch),
         TEST(calls_returns_and_indirect_jumps_arrive),
+        TEST(bit_strings_reach_beyond_their_operand),
         TEST(returns_go_where_the_guest_stack_says),
         TEST(empty_tlb_entries_match_nothing),
         TEST(accesses_across_pages_and_to_devices_are_made),
