@@ -57,6 +57,7 @@ static void handle(int number, siginfo_t *info, void *context)
 void jit_attach(struct tcpu *c)
 {
     static const int numbers[] = {SIGSEGV, SIGFPE, SIGBUS};
+    fpu_to_memory(c); // the C library may use vector registers
     stack_t stack = {.ss_sp = c->jit->signal_stack, .ss_size = sizeof c->jit->signal_stack};
     sigaltstack(&stack, NULL);
     struct sigaction action = {.sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK};
