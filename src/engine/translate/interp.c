@@ -156,10 +156,8 @@ static void code_copy(uint8_t *to, const uint8_t *host, unsigned len)
         to[i] = __atomic_load_n(&host[i], __ATOMIC_RELAXED);
 }
 
-// The decoder is not of this folder: it may use vector registers.
 static enum insn_status decode(struct tcpu *c, const uint8_t *code, unsigned len, struct insn *out)
 {
-    fpu_to_memory(c);
     return insn_decode(code, len, code_bytes(c), out);
 }
 

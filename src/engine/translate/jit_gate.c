@@ -99,6 +99,21 @@ static void emit_leave(struct jit *jit, struct emit *e)
     emit_ret(e);
 }
 
+// The sanitizers' runtime may use vector registers in any call of theirs. All of the guest's
+// general registers are saved, so the gate's arguments can wait in those that C preserves.
+static void emit_settle(struct emit *e)
+{
+    emit_mov_rr(e, 8, RBX, RSI);
+    emit_mov_rr(e, 8, RBP, RDX);
+    emit_mov_rr(e, 8, R12, T2);
+    emit_mov_ri(e, RAX, (uint64_t)(uintptr_t)fpu_to_memory);
+    emit_call_r(e, RAX);
+    emit_load(e, 8, RDI, GS(hot.self));
+    emit_mov_rr(e, 8, RSI, RBX);
+    emit_mov_rr(e, 8, RDX, RBP);
+    emit_mov_rr(e, 8, T2, R12);
+}
+
 // Expects the C function in T2.
 static void emit_common_gate(struct emit *e)
 {
@@ -108,6 +123,8 @@ static void emit_common_gate(struct emit *e)
     emit_mov_rr(e, 4, RSI, T0);
     emit_mov_rr(e, 8, RDX, T1);
     to_host_stack(e);
+    if (BERTH_SANITIZED)
+        emit_settle(e);
     emit_call_r(e, T2);
     to_shadow_stack(e);
     emit_mov_rr(e, 8, T0, RAX);
