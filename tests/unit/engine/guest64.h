@@ -184,6 +184,7 @@ static inline void guest_settle_xsave(struct cpu_state *s)
         memset(s->xsave + 160, 0, 256);
     if (!(bv & XCR0_AVX))
         memset(s->xsave + 576, 0, 256);
+    memset(s->xsave + 6, 0, 18); // the last x87 instruction: lost when the host switches threads
     memset(s->xsave + 28, 0, 4); // MXCSR_MASK
     memset(s->xsave + 512, 0, 64);
 }

@@ -188,6 +188,13 @@ static void print_stream(const struct stream *s, bool code64)
     }
 }
 
+// Streams cannot write below their code: tables and handlers stay what they are.
+static void protect_tables(struct guest *g)
+{
+    for (uint64_t page = 0; page < GUEST_CODE >> 12; page++)
+        store_le64(g->ram + 0x4000 + 8 * page, page << 12 | PTE_P | PTE_U);
+}
+
 static void compare_streams(uint32_t debug, bool code64, unsigned count, uint64_t seed)
 {
     struct guest want, got;
@@ -195,6 +202,8 @@ static void compare_streams(uint32_t debug, bool code64, unsigned count, uint64_
         CHECK(false);
         return;
     }
+    protect_tables(&want);
+    protect_tables(&got);
     const char *only = getenv("FUZZ_SEED");
     for (unsigned i = 0; i < count; i++) {
         uint64_t this_seed = only ? strtoull(only, NULL, 0) : seed + i * 0x9e3779b97f4a7c15;
@@ -219,7 +228,7 @@ static void compare_streams(uint32_t debug, bool code64, unsigned count, uint64_
 static unsigned rounds(void)
 {
     const char *n = getenv("FUZZ_ROUNDS");
-    return n ? (unsigned)atoi(n) : 2000;
+    return n ? (unsigned)atoi(n) : 500;
 }
 
 static void random_64_bit_streams_agree_with_the_interpreter(void)
