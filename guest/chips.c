@@ -95,27 +95,32 @@ static u64 read_channel_2(void)
     return low | (unsigned)inb(PIT + 2) << 8;
 }
 
-// Against channel 2 counting down once from 65535, which takes 55 ms.
-static u64 measure_tsc(void)
+// Against channel 2 counting down once from 65535, which takes 55 ms. False when it was over before
+// the last sample: this CPU was away for that long.
+static bool measure_tsc(word *rate)
 {
     outb(PORT_SPEAKER, (inb(PORT_SPEAKER) & ~2) | 1); // gate on, speaker off
     outb(PIT + 3, 0xb0);
     outb(PIT + 2, 0xff);
     outb(PIT + 2, 0xff);
     struct sample start = sample(read_channel_2);
-    while (read_channel_2() > 0x4000) {
+    while (read_channel_2() > 0x8000 && !(inb(PORT_SPEAKER) & 0x20)) {
     }
     struct sample end = sample(read_channel_2);
     u32 ticks = (u32)(start.value - end.value);
-    return (word)(end.tsc - start.tsc) / ticks * (PIT_HZ / 1000) +
-           (word)(end.tsc - start.tsc) % ticks * (PIT_HZ / 1000) / ticks;
+    if ((inb(PORT_SPEAKER) & 0x20) || !ticks) {
+        return false;
+    }
+    *rate = (word)(end.tsc - start.tsc) / ticks * (PIT_HZ / 1000) +
+            (word)(end.tsc - start.tsc) % ticks * (PIT_HZ / 1000) / ticks;
+    return true;
 }
 
 u64 tsc_per_ms(void)
 {
     static word rate;
-    if (!rate) {
-        rate = (word)measure_tsc();
+    for (unsigned tries = 0; !rate && tries < 100; tries++) {
+        measure_tsc(&rate);
     }
     return rate;
 }

@@ -6,6 +6,7 @@
 #define PM_TIMER_HZ 3579545
 #define PIT_HZ 1193182
 #define HPET 0xfed00000u
+#define TRIES 10 // a host that is late between two readings spoils one
 
 // Within one part in 50.
 static bool close_to(u64 got, u64 want)
@@ -54,12 +55,17 @@ static u64 rate_of(u64 (*clock)(void), unsigned us, u64 mask)
     return ((b.value - a.value) & mask) * tsc_per_ms() / (b.tsc - a.tsc);
 }
 
-#define CHECK_RATE(got, want)      \
-    do {                           \
-        u64 rate = (got);          \
-        if (!close_to(rate, want)) \
-            CHECK_EQ(rate, want);  \
-    } while (0)
+// The clock ticks so often in a millisecond, at least in one of a few measurements.
+static void check_rate(u64 (*clock)(void), unsigned us, u64 mask, u64 want)
+{
+    u64 rate = 0;
+    for (unsigned i = 0; i < TRIES && !close_to(rate, want); i++) {
+        rate = rate_of(clock, us, mask);
+    }
+    if (!close_to(rate, want)) {
+        CHECK_EQ(rate, want);
+    }
+}
 
 static u64 pm_timer(void)
 {
@@ -71,7 +77,7 @@ static u64 pm_timer(void)
 static void pm_timer_agrees_with_tsc(void)
 {
     CHECK(pm_timer_port());
-    CHECK_RATE(rate_of(pm_timer, 100000, 0xffffff), PM_TIMER_HZ / 1000);
+    check_rate(pm_timer, 100000, 0xffffff, PM_TIMER_HZ / 1000);
 }
 
 static u64 hpet_counter(void)
@@ -85,7 +91,7 @@ static void hpet_agrees_with_tsc(void)
     CHECK_EQ(read32(HPET) >> 16, 0x8086);
     CHECK(period_fs >= 100000 && period_fs <= 100000000);
     write32(HPET + 0x10, 1);
-    CHECK_RATE(rate_of(hpet_counter, 100000, 0xffffffff), 1000000000000 / period_fs);
+    check_rate(hpet_counter, 100000, 0xffffffff, 1000000000000 / period_fs);
 }
 
 static u64 lapic_count(void)
@@ -101,7 +107,7 @@ static void lapic_timer_has_a_steady_rate(void)
     lapic_write(0x380, 0xffffffff);
     u64 first = rate_of(lapic_count, 50000, 0xffffffff);
     CHECK(first > 1000);
-    CHECK_RATE(rate_of(lapic_count, 50000, 0xffffffff), first);
+    check_rate(lapic_count, 50000, 0xffffffff, first);
     lapic_write(0x380, 0);
     CHECK_EQ(lapic_read(0x390), 0);
 }
@@ -119,7 +125,7 @@ static void pit_counts_down_at_its_rate(void)
     outb(0x40, 0);
     outb(0x40, 0); // 65536
     delay_us(1000);
-    CHECK_RATE(rate_of(pit_count, 20000, 0xffff), PIT_HZ / 1000);
+    check_rate(pit_count, 20000, 0xffff, PIT_HZ / 1000);
 }
 
 static unsigned rtc_seconds(void)
@@ -133,16 +139,23 @@ static unsigned rtc_seconds(void)
     }
 }
 
-static void rtc_second_lasts_a_second(void)
+static u64 next_second(void)
 {
     unsigned s = rtc_seconds();
     while (rtc_seconds() == s) {
     }
-    u64 start = rdtsc();
-    s = rtc_seconds();
-    while (rtc_seconds() == s) {
+    return rdtsc();
+}
+
+static void rtc_second_lasts_a_second(void)
+{
+    u64 ms = 0, start = next_second();
+    for (unsigned i = 0; i < TRIES && !close_to(ms, 1000); i++) {
+        u64 end = next_second();
+        ms = (end - start) / tsc_per_ms();
+        start = end;
     }
-    CHECK(close_to((rdtsc() - start) / tsc_per_ms(), 1000));
+    CHECK(close_to(ms, 1000));
 }
 
 TESTS(TEST(tsc_never_goes_back), TEST(pm_timer_agrees_with_tsc), TEST(hpet_agrees_with_tsc),

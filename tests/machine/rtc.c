@@ -63,17 +63,34 @@ static void memory_keeps_what_is_written(void)
     cmos_write(0x50, old);
 }
 
+// The time between two interrupts, in units of 1/100 ms.
+static unsigned next_gap(void)
+{
+    static u64 last;
+    count = 0;
+    wait_for(&count, 1000);
+    u64 now = rdtsc(), gap = (now - last) * 100 / tsc_per_ms();
+    last = now;
+    return (unsigned)gap;
+}
+
+// A host that is late makes gaps longer and shorter; some are as they should be, and many together
+// are never too short.
 static void periodic_interrupt_has_its_rate(void)
 {
     setup();
     cmos_write(0x0a, 0x26); // 1024 Hz
     cmos_write(0x0b, cmos_read(0x0b) | 0x40);
-    sti();
-    delay_us(100000);
-    cli();
+    next_gap();
+    unsigned right = 0, total = 0;
+    for (unsigned i = 0; i < 100 || (i < 2000 && !right); i++) {
+        unsigned gap = next_gap();
+        right += gap >= 88 && gap <= 108;
+        total += i < 100 ? gap : 0;
+    }
     cmos_write(0x0b, cmos_read(0x0b) & ~0x40);
-    CHECK(count > 0);
-    CHECK(count >= 20 && count <= 140); // 102; fewer when the host is busy
+    CHECK(right);
+    CHECK(total >= 97 * 97);
     CHECK_EQ(causes & 0xc0, 0xc0);
 }
 
@@ -82,7 +99,7 @@ static void flags_stay_set_until_register_c_is_read(void)
     setup();
     pic_init();
     cmos_write(0x0b, cmos_read(0x0b) | 0x40);
-    delay_us(5000);
+    delay_us(50000);
     CHECK_EQ(cmos_read(0x0c) & 0xc0, 0xc0);
     cmos_write(0x0b, cmos_read(0x0b) & ~0x40);
     cmos_read(0x0c);
@@ -93,11 +110,15 @@ static void update_interrupt_comes_once_a_second(void)
 {
     setup();
     cmos_write(0x0b, cmos_read(0x0b) | 0x10);
-    CHECK(wait_for(&count, 1500));
-    count = 0;
-    u64 start = rdtsc();
-    CHECK(wait_for(&count, 1500));
-    u64 ms = (rdtsc() - start) / tsc_per_ms();
+    CHECK(wait_for(&count, 3000));
+    u64 ms = 0;
+    for (unsigned i = 0; i < 10 && (ms < 900 || ms > 1100);
+         i++) { // once is enough when the host is busy
+        u64 start = rdtsc();
+        count = 0;
+        CHECK(wait_for(&count, 3000));
+        ms = (rdtsc() - start) / tsc_per_ms();
+    }
     CHECK(ms >= 900 && ms <= 1100);
     CHECK_EQ(causes & 0x90, 0x90);
     cmos_write(0x0b, cmos_read(0x0b) & ~0x10);
@@ -110,7 +131,7 @@ static void alarm_matches_every_second_with_wildcards(void)
     cmos_write(3, 0xc0);
     cmos_write(5, 0xc0);
     cmos_write(0x0b, cmos_read(0x0b) | 0x20);
-    CHECK(wait_for(&count, 1500));
+    CHECK(wait_for(&count, 3000));
     CHECK_EQ(causes & 0xa0, 0xa0);
     cmos_write(0x0b, cmos_read(0x0b) & ~0x20);
 }

@@ -9,7 +9,7 @@ usage: run-guest.py [OPTION...] GUEST
   --needs-virtualization  skip it on a KVM without the CPU's virtualization
   --disk MIB          give it a disk of so many MiB; sector n begins with n as a 64-bit number
   --end HOW           how the machine must end: exit (the guest's own status), reset or poweroff
-  --timeout SECONDS   (60)
+  --timeout SECONDS   (240)
 
 A guest reports in TAP on its serial port and ends with status 1 (debug exit of 0). One that brings
 the machine down says "# expect: HOW" last. Exit status: 0 passed, 1 failed, 77 nothing could be tried.
@@ -38,7 +38,7 @@ def arguments():
     parser.add_argument("--disk", type=int)
     parser.add_argument("--needs-virtualization", action="store_true")
     parser.add_argument("--end", default="exit", choices=["exit", "reset", "poweroff"])
-    parser.add_argument("--timeout", type=float, default=60)
+    parser.add_argument("--timeout", type=float, default=240)
     parser.add_argument("guest")
     return parser.parse_args()
 
