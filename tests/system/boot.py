@@ -352,10 +352,13 @@ def main():
     p.add_argument("--berth", default=os.path.join(TOP, "build/berth"))
     p.add_argument("--engine", default="translate")
     p.add_argument("--debug", default="")
+    p.add_argument("--append", default="", help="more of the kernels' command line")
     p.add_argument("--timeout", type=int, default=240, help="seconds for one guest")
     p.add_argument("--list", action="store_true")
     p.add_argument("cases", nargs="*")
     opts = p.parse_args()
+    global ARGS
+    ARGS += " " + opts.append
     if opts.list:
         for case in CASES:
             print(f"{case.__name__:20} {case.__doc__}")

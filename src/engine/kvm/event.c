@@ -10,6 +10,7 @@
 #define VEC_DB 1
 #define VEC_NMI_NUMBER 2
 
+// AMD's CPUs know one kind of shadow, and KVM then says both: the stronger one does no harm.
 static uint8_t shadow_from(uint8_t kvm)
 {
     return kvm & KVM_X86_SHADOW_INT_MOV_SS ? 2 : kvm & KVM_X86_SHADOW_INT_STI ? 1 : 0;
@@ -103,6 +104,7 @@ err_t kvm_set_events(struct engine_vcpu *v, const struct cpu_state *in, struct e
     if (!err && ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events) < 0)
         err = kvm_failed(e, errno, "set pending events");
     v->activity = in->activity;
+    v->nmi = in->nmi_pending;
     __atomic_fetch_and(&v->pending, ~(uint32_t)PENDING_NMI, __ATOMIC_SEQ_CST);
     return err;
 }

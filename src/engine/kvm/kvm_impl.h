@@ -10,6 +10,10 @@
 #include "engine/engine.h"
 
 #define KVM_SLOTS 32
+// AMD's hardware configuration: the TSC runs at the frequency of P0. Older KVMs say that it does
+// not.
+#define KVM_AMD_HWCR 0xc0010015
+#define KVM_AMD_HWCR_TSC BIT(24)
 #define KVM_KICK_SIGNAL SIGUSR1 // interrupts KVM_RUN; its handler does nothing
 
 struct slot {
@@ -65,6 +69,7 @@ struct engine_vcpu {
     bool incomplete;  // the last exit's access is finished by the next KVM_RUN
     bool ready;       // an interrupt can be injected
     bool open;        // RFLAGS.IF, while halted
+    bool nmi;         // one was given to KVM since the vCPU last ran
     uint8_t activity; // enum cpu_activity
     uint8_t cr8;      // as KVM knows it
     uint64_t offset;  // guest TSC - host TSC, adjust included

@@ -161,6 +161,7 @@ err_t kvm_filter_msrs(struct engine_vm *vm, struct error *e)
                                                {KVM_MSR_FILTER_WRITE, 1, MSR_TSC, bitmap},
                                                {both, 1, MSR_TSC_ADJUST, bitmap},
                                                {both, 1, MSR_APIC_BASE, bitmap},
+                                               {KVM_MSR_FILTER_READ, 1, KVM_AMD_HWCR, bitmap},
                                                {both, 1, MSR_TSC_DEADLINE, bitmap},
                                                {both, 8, MSR_KVM_WALL_CLOCK, bitmap}}};
     struct kvm_enable_cap exits = {.cap = KVM_CAP_X86_USER_SPACE_MSR,

@@ -36,8 +36,10 @@ static bool fail_ioctl(struct engine_vcpu *v, const char *what)
 void kvm_deliver_nmi(struct engine_vcpu *v)
 {
     uint32_t pending = __atomic_fetch_and(&v->pending, ~(uint32_t)PENDING_NMI, __ATOMIC_SEQ_CST);
-    if (pending & PENDING_NMI)
-        (void)ioctl(v->fd, KVM_NMI);
+    if (!(pending & PENDING_NMI))
+        return;
+    (void)ioctl(v->fd, KVM_NMI);
+    v->nmi = true;
 }
 
 static bool intr(const struct engine_vcpu *v)
@@ -49,6 +51,8 @@ static bool intr(const struct engine_vcpu *v)
 static bool nmi_wakes(struct engine_vcpu *v)
 {
     struct kvm_vcpu_events events;
+    if (!v->nmi)
+        return false;
     return ioctl(v->fd, KVM_GET_VCPU_EVENTS, &events) == 0 && !events.nmi.masked &&
            (events.nmi.pending || events.nmi.injected);
 }
@@ -94,6 +98,7 @@ static bool prepare(struct engine_vcpu *v)
         return false;
     if (v->activity == CPU_HALTED)
         return leave(v, ENGINE_HALTED);
+    v->nmi = false;
     v->cr8 = v->vm->up->cr8_read(v->vm->opaque, v->index);
     v->run->cr8 = v->cr8;
     return true;
@@ -153,6 +158,8 @@ static void do_msr(struct engine_vcpu *v, bool write)
         err = up->msr_write(v->vm->opaque, v->index, msr, value);
     else if (!write && msr == MSR_TSC_ADJUST)
         value = v->adjust;
+    else if (!write && msr == KVM_AMD_HWCR)
+        value = KVM_AMD_HWCR_TSC;
     else if (!write)
         err = up->msr_read(v->vm->opaque, v->index, msr, &value);
     v->run->msr.data = value;

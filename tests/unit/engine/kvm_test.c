@@ -230,11 +230,10 @@ static void vector_state_comes_back(void)
 static void events_come_back(void)
 {
     open_box();
-    box.in.interrupt_shadow = 1;
+    box.in.interrupt_shadow = 2;
     box.in.nmi_blocked = 1;
     box.in.nmi_pending = 1;
     check_comes_back();
-    box.in.interrupt_shadow = 2;
     box.in.event_pending = 1;
     box.in.event_vector = 13;
     box.in.event_type = CPU_EVENT_EXCEPTION;
@@ -249,6 +248,17 @@ static void events_come_back(void)
     box.in.event_pending = box.in.event_vector = 0;
     box.in.activity = CPU_HALTED;
     check_comes_back();
+    close_box();
+}
+
+// AMD's CPUs know one kind of shadow: the stronger one is taken for both.
+static void shadow_of_sti_comes_back(void)
+{
+    open_box();
+    box.in.interrupt_shadow = 1;
+    CHECK_EQ(kvm->set(box.vcpu, ENGINE_ALL, &box.in, &box.e), OK);
+    kvm->get(box.vcpu, ENGINE_EVENTS, &box.out);
+    CHECK(box.out.interrupt_shadow != 0);
     close_box();
 }
 
@@ -378,6 +388,7 @@ static const struct test tests[] = {
     TEST(msrs_come_back),
     TEST(vector_state_comes_back),
     TEST(events_come_back),
+    TEST(shadow_of_sti_comes_back),
     TEST(impossible_state_is_refused_in_words),
     TEST(ports_are_upcalls),
     TEST(memory_outside_ram_is_an_upcall),
