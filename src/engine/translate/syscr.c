@@ -73,6 +73,7 @@ static void write_cr0(struct tcpu *c, uint64_t value)
 
 static void write_cr3(struct tcpu *c, uint64_t value)
 {
+    uint64_t old = c->s.cr3;
     bool keep = false;
     if (c->s.efer & EFER_LMA) {
         if (c->s.cr4 & CR4_PCIDE) {
@@ -87,10 +88,10 @@ static void write_cr3(struct tcpu *c, uint64_t value)
             pdpte_load(c, value);
     }
     c->s.cr3 = value;
-    if (keep)
-        tlb_flush_inline(c, false);
-    else
+    if (!keep)
         tlb_flush_context(c);
+    else if (value != old)
+        tlb_flush_inline(c, false);
 }
 
 static uint64_t cr4_known(const struct tcpu *c)
