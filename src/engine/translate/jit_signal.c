@@ -59,8 +59,7 @@ void jit_attach(struct tcpu *c)
     static const int numbers[] = {SIGSEGV, SIGFPE, SIGBUS};
     fpu_to_memory(c); // the C library may use vector registers
     stack_t stack = {.ss_sp = c->jit->signal_stack, .ss_size = sizeof c->jit->signal_stack};
-    if (!BERTH_SANITIZED) // sanitizers give every thread a stack, and take it away themselves
-        sigaltstack(&stack, NULL);
+    sigaltstack(&stack, NULL);
     struct sigaction action = {.sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     for (unsigned i = 0; i < ARRAY_LEN(numbers); i++)
         sigaction(numbers[i], &action, NULL);
