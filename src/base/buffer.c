@@ -19,9 +19,10 @@ void *buffer_extend(struct buffer *b, size_t len)
         b->data = data;
         b->cap = cap;
     }
+    if (len == 0) // also where there is nothing at all yet
+        return b->data ? b->data + b->len : NULL;
     void *at = b->data + b->len;
-    if (len)
-        memset(at, 0, len);
+    memset(at, 0, len);
     b->len += len;
     return at;
 }
