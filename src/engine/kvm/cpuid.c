@@ -9,10 +9,12 @@
 
 #define ENTRIES 256
 
+// struct kvm_cpuid2 with room.
 struct entries {
-    struct kvm_cpuid2 head;
+    uint32_t nent, padding;
     struct kvm_cpuid_entry2 entry[ENTRIES];
 };
+_Static_assert(offsetof(struct entries, entry) == offsetof(struct kvm_cpuid2, entries), "layout");
 
 enum reg { REG_EAX, REG_EBX, REG_ECX, REG_EDX };
 
@@ -45,7 +47,7 @@ static uint32_t *entry_reg(struct kvm_cpuid_entry2 *entry, enum reg reg)
 
 static struct kvm_cpuid_entry2 *find(struct entries *in, uint32_t function, uint32_t index)
 {
-    for (uint32_t i = 0; i < in->head.nent; i++)
+    for (uint32_t i = 0; i < in->nent; i++)
         if (in->entry[i].function == function && in->entry[i].index == index)
             return &in->entry[i];
     return NULL;
@@ -69,7 +71,7 @@ static void fill(struct engine_vcpu *v, struct entries *supported, struct entrie
         const struct cpuid_leaf *leaf = &table->leaf[i];
         uint32_t regs[4];
         cpuid_query(table, v->index, leaf->function, leaf->index, 0, 1, regs);
-        struct kvm_cpuid_entry2 *entry = &out->entry[out->head.nent++];
+        struct kvm_cpuid_entry2 *entry = &out->entry[out->nent++];
         *entry = (struct kvm_cpuid_entry2){
             .function = leaf->function,
             .index = leaf->index,
@@ -87,7 +89,7 @@ err_t kvm_set_cpuid(struct engine_vcpu *v, struct error *e)
     struct entries *both = calloc(2, sizeof *both);
     if (!both)
         return error_set(e, ERR_NO_MEMORY, "no memory for CPUID's answers");
-    both[0].head.nent = ENTRIES;
+    both[0].nent = ENTRIES;
     err_t err = OK;
     if (ioctl(v->vm->kvm, KVM_GET_SUPPORTED_CPUID, &both[0]) < 0)
         err = kvm_failed(e, errno, "say which CPU features it has");

@@ -15,10 +15,12 @@ struct place {
     uint32_t offset; // in struct cpu_state
 };
 
+// struct kvm_msrs with room.
 struct msrs {
-    struct kvm_msrs head;
+    uint32_t nmsrs, pad;
     struct kvm_msr_entry entry[MSRS];
 };
+_Static_assert(offsetof(struct msrs, entry) == offsetof(struct kvm_msrs, entries), "layout");
 
 #define PLACE(msr, member)                      \
     {                                           \
@@ -70,7 +72,7 @@ static const size_t place_count = ARRAY_LEN(places) + 2 * CPU_MTRR_VARIABLE;
 void kvm_get_msrs(struct engine_vcpu *v, struct cpu_state *out)
 {
     for (size_t first = 0; first < place_count;) {
-        struct msrs msrs = {.head.nmsrs = (uint32_t)(place_count - first)};
+        struct msrs msrs = {.nmsrs = (uint32_t)(place_count - first)};
         for (size_t i = first; i < place_count; i++)
             msrs.entry[i - first].index = place_of(i).index;
         int got = ioctl(v->fd, KVM_GET_MSRS, &msrs);
@@ -92,7 +94,7 @@ static void set_offset(struct engine_vcpu *v, uint64_t offset)
     v->offset = offset;
     struct kvm_device_attr attr = {
         .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
-    struct msrs tsc = {.head.nmsrs = 1, .entry[0].index = MSR_TSC};
+    struct msrs tsc = {.nmsrs = 1, .entry[0].index = MSR_TSC};
     if (v->vm->tsc_offset && ioctl(v->fd, KVM_SET_DEVICE_ATTR, &attr) == 0)
         return;
     tsc.entry[0].data = __builtin_ia32_rdtsc() + offset;
@@ -128,7 +130,7 @@ bool kvm_write_tsc(struct engine_vcpu *v, uint32_t msr, uint64_t value)
 err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct error *e)
 {
     for (size_t first = 0; first < place_count;) {
-        struct msrs msrs = {.head.nmsrs = (uint32_t)(place_count - first)};
+        struct msrs msrs = {.nmsrs = (uint32_t)(place_count - first)};
         for (size_t i = first; i < place_count; i++) {
             msrs.entry[i - first].index = place_of(i).index;
             memcpy(&msrs.entry[i - first].data, (const char *)in + place_of(i).offset, 8);
