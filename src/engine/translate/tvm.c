@@ -8,14 +8,19 @@
 //           waits until each has done so; sets PAGE_CODE_READY; reads the bytes.
 //   writer: sees no tag, takes the slow path: stores, then (full barrier) looks at the line bits
 //   and
-//           tells every vCPU to drop translations of these lines.
+//           tells every holder to drop its translations.
 // Of a reader and a writer that race, one sees the other: both have a full barrier between their
 // own store and the load of the other's. Requests lie in an inbox for each vCPU. Page requests are
 // carried out at every poll and while waiting oneself, so two readers cannot wait for each other; a
 // vCPU that is outside guest code counts as having done them and catches up in tvm_enter() before
-// it touches guest memory. Range requests need no answer: they are carried out at the next
-// instruction boundary. Not modelled: more than TVM_SLOTS ranges; pages never lose PAGE_CODE while
-// several vCPUs exist.
+// it touches guest memory. Code requests need no answer: they are carried out at the next
+// instruction boundary.
+//
+// A page stops being code when nobody holds translations of it any more: a writer tells the other
+// holders to drop the whole page, and each then takes its bit out of the page's holders; a writer
+// who is the only holder drops line by line. A holder's bit is set before it reads and cleared only
+// by itself, so a page that a vCPU is about to read cannot be given back under it.
+// Not modelled: more than TVM_SLOTS ranges.
 #include "engine/translate/tvm.h"
 
 #include <sched.h>
@@ -49,6 +54,7 @@ static void slot_release(struct tvm_slot *slot)
 {
     free(slot->flags);
     free(slot->lines);
+    free(slot->holders);
     free(slot->misses);
     *slot = (struct tvm_slot){0};
 }
@@ -62,7 +68,8 @@ static err_t slot_add(struct tvm *vm, gpa_t at, uint64_t len, uint8_t *host, boo
     slot.flags = calloc(len >> PAGE_SHIFT, sizeof *slot.flags);
     slot.lines = calloc(len >> PAGE_SHIFT, sizeof *slot.lines);
     slot.misses = calloc(len >> PAGE_SHIFT, sizeof *slot.misses);
-    if (!slot.flags || !slot.lines || !slot.misses) {
+    slot.holders = calloc(len >> PAGE_SHIFT, sizeof *slot.holders);
+    if (!slot.flags || !slot.lines || !slot.holders || !slot.misses) {
         slot_release(&slot);
         return error_set(e, ERR_NO_MEMORY, "no memory for the page flags of a memory range");
     }
@@ -160,14 +167,15 @@ static uint64_t ask_page(struct tvm *vm, unsigned i, gpa_t page)
     return ticket;
 }
 
-static void ask_range(struct tvm *vm, unsigned i, gpa_t at, uint64_t len)
+static void ask_code(struct tvm *vm, unsigned i, gpa_t page)
 {
     struct tvm_inbox *in = &vm->inbox[i];
     inbox_lock(in);
-    if (in->ranges < TVM_INBOX)
-        in->range[in->ranges] = (struct tvm_range){at, len};
-    if (in->ranges <= TVM_INBOX)
-        in->ranges++;
+    bool known = in->codes && in->codes <= TVM_INBOX && in->code[in->codes - 1] == page;
+    if (!known && in->codes < TVM_INBOX)
+        in->code[in->codes] = page;
+    if (!known && in->codes <= TVM_INBOX)
+        in->codes++;
     inbox_unlock(in);
     tcpu_pend(vm->vcpu[i], PENDING_INVALIDATE);
 }
@@ -190,6 +198,25 @@ static void do_pages(struct tcpu *c)
     inbox_unlock(in);
 }
 
+static void code_lock(struct tvm *vm)
+{
+    while (__atomic_exchange_n(&vm->code_lock, 1, __ATOMIC_ACQUIRE))
+        sched_yield();
+}
+
+static void code_unlock(struct tvm *vm)
+{
+    __atomic_store_n(&vm->code_lock, 0, __ATOMIC_RELEASE);
+}
+
+// The page has no code any more: stores to it may go unseen again. Under the lock.
+static void page_is_plain(const struct tvm_slot *slot, uint64_t n)
+{
+    __atomic_store_n(&slot->holders[n], 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&slot->lines[n], 0, __ATOMIC_SEQ_CST);
+    __atomic_fetch_and(&slot->flags[n], ~(PAGE_CODE | PAGE_CODE_READY), __ATOMIC_SEQ_CST);
+}
+
 static void drop_code(struct tcpu *c, gpa_t at, uint64_t len)
 {
     icache_invalidate(c, at, len);
@@ -197,19 +224,34 @@ static void drop_code(struct tcpu *c, gpa_t at, uint64_t len)
         jit_invalidate(c, at, len);
 }
 
-static void do_ranges(struct tcpu *c)
+// c has dropped all translations of the page.
+static void release_page(struct tcpu *c, gpa_t page)
+{
+    const struct tvm_slot *slot = tvm_slot(c->vm, page);
+    if (!slot)
+        return;
+    uint64_t n = (page - slot->at) >> PAGE_SHIFT;
+    code_lock(c->vm);
+    if (!__atomic_and_fetch(&slot->holders[n], ~BIT(c->index), __ATOMIC_SEQ_CST))
+        page_is_plain(slot, n);
+    code_unlock(c->vm);
+}
+
+static void do_codes(struct tcpu *c)
 {
     struct tvm_inbox *in = &c->vm->inbox[c->index];
     inbox_lock(in);
-    if (in->ranges > TVM_INBOX) {
+    if (in->codes > TVM_INBOX) {
         icache_flush(c);
         if (c->jit)
             jit_flush(c);
     } else {
-        for (uint32_t i = 0; i < in->ranges; i++)
-            drop_code(c, in->range[i].at, in->range[i].len);
+        for (uint32_t i = 0; i < in->codes; i++) {
+            drop_code(c, in->code[i], PAGE_SIZE);
+            release_page(c, in->code[i]);
+        }
     }
-    in->ranges = 0;
+    in->codes = 0;
     inbox_unlock(in);
 }
 
@@ -231,7 +273,7 @@ void tvm_catch_up(struct tcpu *c)
 {
     tcpu_unpend(c, PENDING_INVALIDATE);
     do_pages(c);
-    do_ranges(c);
+    do_codes(c);
     if (c->rmw_len) {
         unsigned len = c->rmw_len;
         c->rmw_len = 0;
@@ -279,13 +321,17 @@ bool tvm_protect_code(struct tvm *vm, struct tcpu *self, gpa_t gpa, unsigned len
         return false;
     uint64_t n = (gpa - slot->at) >> PAGE_SHIFT, want = lines_of(gpa, len);
     uint8_t flags = __atomic_load_n(&slot->flags[n], __ATOMIC_ACQUIRE);
-    if ((__atomic_load_n(&slot->lines[n], __ATOMIC_RELAXED) & want) == want &&
+    if ((__atomic_load_n(&slot->holders[n], __ATOMIC_RELAXED) & BIT(self->index)) &&
+        (__atomic_load_n(&slot->lines[n], __ATOMIC_RELAXED) & want) == want &&
         (flags & PAGE_CODE_READY)) {
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
         return true;
     }
+    code_lock(vm);
+    __atomic_fetch_or(&slot->holders[n], BIT(self->index), __ATOMIC_SEQ_CST);
     __atomic_fetch_or(&slot->lines[n], want, __ATOMIC_SEQ_CST);
     flags = __atomic_fetch_or(&slot->flags[n], PAGE_CODE, __ATOMIC_SEQ_CST);
+    code_unlock(vm);
     if (flags & PAGE_CODE_READY)
         return true;
     tlb_protect_page(self, align_down(gpa, PAGE_SIZE));
@@ -294,17 +340,28 @@ bool tvm_protect_code(struct tvm *vm, struct tcpu *self, gpa_t gpa, unsigned len
     return true;
 }
 
-// With one vCPU nobody else can hold translations: lines that were written lose their code
-// entirely, and a page without code becomes writable at full speed again.
+// Nobody but self holds translations: lines that were written lose their code entirely, and a page
+// without code becomes writable at full speed again. Under the lock.
 static void reclaim(const struct tvm_slot *slot, struct tcpu *self, uint64_t n, uint64_t lines)
 {
     unsigned first = (unsigned)__builtin_ctzll(lines), last = 63 - (unsigned)__builtin_clzll(lines);
     gpa_t page = slot->at + (n << PAGE_SHIFT);
     drop_code(self, page + (first << TVM_LINE_SHIFT),
               (uint64_t)(last - first + 1) << TVM_LINE_SHIFT);
-    slot->lines[n] &= ~BITS(last, first);
-    if (!slot->lines[n])
-        __atomic_fetch_and(&slot->flags[n], ~(PAGE_CODE | PAGE_CODE_READY), __ATOMIC_SEQ_CST);
+    if (!__atomic_and_fetch(&slot->lines[n], ~BITS(last, first), __ATOMIC_SEQ_CST))
+        page_is_plain(slot, n);
+}
+
+// True when self is the only holder, and the lines are dealt with.
+static bool reclaim_own(struct tvm *vm, const struct tvm_slot *slot, struct tcpu *self, uint64_t n,
+                        uint64_t lines)
+{
+    code_lock(vm);
+    bool alone = __atomic_load_n(&slot->holders[n], __ATOMIC_SEQ_CST) == BIT(self->index);
+    if (alone)
+        reclaim(slot, self, n, lines);
+    code_unlock(vm);
+    return alone;
 }
 
 // A page of data that once held code, or still holds a little, is better off without it: after so
@@ -330,15 +387,14 @@ static void code_written_page(struct tvm *vm, struct tcpu *self, gpa_t gpa, uint
         hit = lost_patience(slot, n);
     if (!hit)
         return;
-    if (alone) {
-        reclaim(slot, self, n, hit);
+    if (self && reclaim_own(vm, slot, self, n, hit))
         return;
-    }
     if (self)
         drop_code(self, gpa, len);
+    uint64_t holders = __atomic_load_n(&slot->holders[n], __ATOMIC_SEQ_CST);
     for (unsigned i = 0; i < vm->config.vcpus; i++) {
-        if (vm->vcpu[i] && vm->vcpu[i] != self)
-            ask_range(vm, i, gpa, len);
+        if ((holders & BIT(i)) && vm->vcpu[i] && vm->vcpu[i] != self)
+            ask_code(vm, i, align_down(gpa, PAGE_SIZE));
     }
 }
 

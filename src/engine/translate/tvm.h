@@ -24,31 +24,28 @@ struct tvm_slot { // immutable while vCPUs run
     uint8_t *flags;  // [any] one byte a page, owned
     uint64_t *lines; // [any] one bit for each 64 bytes that some vCPU holds translations of, owned
     uint8_t *misses; // of one vCPU: writes to the page that met no translation, owned
+    uint64_t *holders; // [any] vCPUs that may hold translations of bytes in a page, owned
     bool rom;
     uint8_t pad[7];
-};
-
-struct tvm_range {
-    gpa_t at;
-    uint64_t len;
 };
 
 // What other threads want a vCPU to forget. Guarded by lock; see tvm.c for the protocol.
 struct tvm_inbox {
     uint32_t lock;
-    uint32_t pages;  // entries in page; more than TVM_INBOX: all pages
-    uint32_t ranges; // entries in range; more than TVM_INBOX: all code
+    uint32_t pages; // entries in page; more than TVM_INBOX: all pages
+    uint32_t codes; // entries in code; more than TVM_INBOX: all code
     uint32_t pad;
     uint64_t asked; // requests about pages so far
     uint64_t done;  // of these, carried out
     gpa_t page[TVM_INBOX];
-    struct tvm_range range[TVM_INBOX];
+    gpa_t code[TVM_INBOX]; // pages
 };
 
 struct tvm {
     struct tvm_slot slot[TVM_SLOTS];
     unsigned slots;
     uint32_t map_changes; // grows with every change of the map or of logging
+    uint32_t code_lock;   // [any] guards holders and lines; held for moments
     uint32_t split_lock;  // [any] held by a LOCKed access that crosses pages
     bool logging;         // dirty log is on
     const struct engine_upcalls *up;
@@ -77,9 +74,9 @@ void tvm_written(struct tvm *vm, struct tcpu *self, gpa_t at, uint64_t len);
 void tvm_take_dirty(struct tvm *vm, gpa_t at, uint64_t len, uint64_t *bitmap);
 
 // A write of len bytes at gpa has happened, and the page has PAGE_CODE: every vCPU drops
-// translations that overlap; the calling vCPU (or NULL from other threads) at once, others before
-// they next see an interrupt or finish their current block. Costs little when no translation
-// overlaps.
+// translations that overlap (others those of the whole page); the calling vCPU (or NULL from other
+// threads) at once, others before they next see an interrupt or finish their current block. Costs
+// little when no translation overlaps.
 void tvm_code_written(struct tvm *vm, struct tcpu *self, gpa_t gpa, uint64_t len);
 
 // Announces that self is about to read len bytes at gpa, within one page, in order to hold
