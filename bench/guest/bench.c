@@ -31,7 +31,8 @@ static void measure(const struct kernel *k)
 
 int main(int argc, char **argv)
 {
-    static const struct kernel *const sets[] = {compute_kernels, float_kernels, memory_kernels, os_kernels};
+    static const struct kernel *const sets[] = {compute_kernels, float_kernels, memory_kernels,
+                                                os_kernels};
     if (argc == 2 && strcmp(argv[1], "--nothing") == 0)
         return 0;
     for (size_t s = 0; s < sizeof sets / sizeof sets[0]; s++)

@@ -1,5 +1,6 @@
-// The guest benchmark set: each kernel does a fixed amount of work and returns a checksum, so that the same
-// binary can be timed on the host, under Berth and under QEMU, and results can be compared.
+// The guest benchmark set: each kernel does a fixed amount of work and returns a checksum, so that
+// the same binary can be timed on the host, under Berth and under QEMU, and results can be
+// compared.
 #pragma once
 
 #include <stdint.h>

@@ -75,10 +75,14 @@ enum op { PUSH, LOAD, STORE, ADD, MUL, MOD, LESS, JZ, JMP, INC, HALT };
 
 static uint64_t interpreter(void)
 {
-    // for (n = 2; n < 40000; n++) { for (d = 2; d * d < n + 1; d++) if (n % d == 0) goto no; count++; no: }
+    // for (n = 2; n < 40000; n++) {
+    //     for (d = 2; d * d < n + 1; d++) if (n % d == 0) goto no;
+    //     count++;
+    // no: }
+    // clang-format off
     static const int code[] = {
         PUSH, 2, STORE, 0,                                                     // 0: n = 2
-        LOAD, 0, PUSH, 40000, LESS, JZ, 46,                                     // 4: n < 40000
+        LOAD, 0, PUSH, 40000, LESS, JZ, 46,                                    // 4: n < 40000
         PUSH, 2, STORE, 1,                                                     // 11: d = 2
         LOAD, 1, LOAD, 1, MUL, LOAD, 0, PUSH, 1, ADD, LESS, JZ, 40,            // 15: d * d < n + 1
         LOAD, 0, LOAD, 1, MOD, JZ, 42,                                         // 28: n % d
@@ -87,6 +91,7 @@ static uint64_t interpreter(void)
         INC, 0, JMP, 4,                                                        // 42: n++
         HALT,                                                                  // 46
     };
+    // clang-format on
     int64_t stack[16], var[4] = {0};
     int sp = 0;
     for (const int *pc = code;;) {
@@ -154,7 +159,8 @@ static uint64_t gzip(void)
 }
 
 const struct kernel compute_kernels[] = {
-    {"crc", "int", crc_loop},   {"sort", "int", sort},     {"hash", "int", hash_table},
-    {"interp", "int", interpreter}, {"calls", "int", calls}, {"sieve", "int", sieve},
-    {"gzip", "int", gzip},      {0},
+    {"crc", "int", crc_loop},    {"sort", "int", sort},
+    {"hash", "int", hash_table}, {"interp", "int", interpreter},
+    {"calls", "int", calls},     {"sieve", "int", sieve},
+    {"gzip", "int", gzip},       {0},
 };

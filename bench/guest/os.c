@@ -41,7 +41,8 @@ static uint64_t page_faults(void)
     enum { PAGES = 4096 };
     uint64_t sum = 0;
     for (int round = 0; round < 4; round++) {
-        uint8_t *p = mmap(NULL, PAGES * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        uint8_t *p =
+            mmap(NULL, PAGES * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (p == MAP_FAILED)
             return 0;
         madvise(p, PAGES * 4096, MADV_NOHUGEPAGE);

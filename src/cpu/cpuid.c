@@ -98,8 +98,7 @@ void cpuid_features(const struct cpuid_table *table, struct feature_set *out)
     }
 }
 
-// --- the guest's answers
-// ----------------------------------------------------------------------------
+// --- the guest's answers -------------------------------------------------------------------------
 
 // Size of the XSAVE area for the components in xcr0: where the last one ends, or (compacted) the
 // sum.

@@ -104,8 +104,7 @@ static void available(const struct cpuid_table *host, struct feature_set *out)
     }
 }
 
-// --- choosing
-// -------------------------------------------------------------------------------------
+// --- choosing ------------------------------------------------------------------------------------
 
 static const struct cpu_model *find_model(const char *name, struct error *e)
 {
@@ -146,8 +145,7 @@ static err_t choose_features(const struct cpu_model *model, const struct cpuid_t
     return OK;
 }
 
-// --- leaves
-// -----------------------------------------------------------------------------------------
+// --- leaves --------------------------------------------------------------------------------------
 
 struct build {
     const struct cpuid_request *request;

@@ -39,9 +39,9 @@ struct device_env {
     // Copies from or to guest RAM. ERR_INVALID if any byte is outside RAM (then nothing is copied).
     err_t (*dma_read)(struct device *dev, gpa_t at, void *data, size_t len);
     err_t (*dma_write)(struct device *dev, gpa_t at, const void *data, size_t len);
-    // A bounded range of guest RAM as host memory, for back ends to read or fill in place; NULL unless
-    // all of it is RAM. The guest may change it at any time. After filling it: dma_done() before the
-    // guest is told.
+    // A bounded range of guest RAM as host memory, for back ends to read or fill in place; NULL
+    // unless all of it is RAM. The guest may change it at any time. After filling it: dma_done()
+    // before the guest is told.
     void *(*dma_map)(struct device *dev, gpa_t at, size_t len);
     void (*dma_done)(struct device *dev, gpa_t at, size_t len);
 
@@ -51,7 +51,8 @@ struct device_env {
     // Calls type->timer(dev, timer) once at or after virtual time `when`; replaces what was set
     // before; NS_NEVER cancels. timer < type->timers.
     void (*set_timer)(struct device *dev, unsigned timer, ns_t when);
-    ns_t (*now)(struct device *dev); // virtual time: starts at 0, stands still while the VM is paused
+    // Virtual time: starts at 0, stands still while the VM is paused.
+    ns_t (*now)(struct device *dev);
     // Wall-clock time at virtual time 0, ns since 1970 UTC: what a battery-backed clock knows.
     int64_t (*wall_base)(struct device *dev);
 
@@ -64,17 +65,20 @@ struct device_type {
     uint16_t timers;                // how many timers it uses
     uint16_t lines;                 // how many interrupt outputs it has
     const struct state_desc *state; // NULL only for a device without any
-    err_t (*init)(struct device *dev, const void *config, struct error *e); // config: see its header
+    // config: see the model's header.
+    err_t (*init)(struct device *dev, const void *config, struct error *e);
     void (*reset)(struct device *dev); // power-on values; cannot fail
-    err_t (*loaded)(struct device *dev, struct error *e); // state came from outside: check it, re-arm timers
+    // State came from outside: check it, re-arm timers.
+    err_t (*loaded)(struct device *dev, struct error *e);
     void (*timer)(struct device *dev, unsigned timer);
     void (*fini)(struct device *dev); // undoes even a half-finished init
 };
 
-// The first member of every model's struct: SKIP(struct pit, dev, "wiring, rebuilt from configuration").
+// The first member of every model's struct: SKIP(struct pit, dev, "wiring, rebuilt from
+// configuration").
 struct device {
     const struct device_type *type;
     const struct device_env *env;
-    void *owner;  // the machine's record of this device; models do not look at it
-    char id[24];  // "pit", "disk0": unique in the VM
+    void *owner; // the machine's record of this device; models do not look at it
+    char id[24]; // "pit", "disk0": unique in the VM
 };

@@ -1,12 +1,13 @@
-// The pc board's fixed addresses and interrupt numbers: one list for device models, firmware tables and
-// the board. The chipset presented is Intel's Q35 host bridge with the ICH9 LPC bridge, because firmware
-// and guests know it. Sources: Intel 3 Series chipset and ICH9 datasheets; PC/AT conventions.
+// The pc board's fixed addresses and interrupt numbers: one list for device models, firmware tables
+// and the board. The chipset presented is Intel's Q35 host bridge with the ICH9 LPC bridge, because
+// firmware and guests know it. Sources: Intel 3 Series chipset and ICH9 datasheets; PC/AT
+// conventions.
 #pragma once
 
 #include "base/types.h"
 
 // Guest-physical memory map.
-#define PC_LOW_RAM_MAX 0xc0000000ull // RAM below 4 GiB ends here at most; the rest continues at 4 GiB
+#define PC_LOW_RAM_MAX 0xc0000000ull // the rest continues at 4 GiB
 #define PC_HIGH_RAM 0x100000000ull
 #define PC_MMIO32 0xc0000000ull // BARs below 4 GiB
 #define PC_MMIO32_END 0xe0000000ull
@@ -37,7 +38,7 @@
 #define PC_PM_LEN 0x80
 #define PC_PM_S5 7 // SLP_TYP of soft off (the only sleep state there is)
 #define PC_PORT_SMI_CMD 0xb2
-#define PC_ACPI_ENABLE 2  // written to PC_PORT_SMI_CMD: sets SCI_EN
+#define PC_ACPI_ENABLE 2 // written to PC_PORT_SMI_CMD: sets SCI_EN
 #define PC_ACPI_DISABLE 3
 #define PC_PORT_PCI_ADDRESS 0xcf8
 #define PC_PORT_RESET 0xcf9
@@ -66,5 +67,5 @@
 #define PC_SLOT_LPC 31
 
 #define PC_PM_TIMER_HZ 3579545
-#define PC_PM_TIMER_BITS 24 // TMR_VAL_EXT stays clear in the FADT
+#define PC_PM_TIMER_BITS 24     // TMR_VAL_EXT stays clear in the FADT
 #define PC_APIC_BUS_KHZ 1000000 // local APIC timer: 1 tick a ns before the divider

@@ -1,9 +1,9 @@
 // The engine contract: what runs guest code. Drawn so that the translator, KVM and the bare-metal
 // core all fit; nothing here is named after one of them. See docs/engine.md.
 //
-// Threads: vm_* calls are made while no vCPU runs, except written() and take_dirty(). vcpu_* calls are
-// made on the vCPU's own thread, except kick() and set_intr(), which any thread may call at any time.
-// Upcalls come on the vCPU's thread, with no engine lock held.
+// Threads: vm_* calls are made while no vCPU runs, except written() and take_dirty(). vcpu_* calls
+// are made on the vCPU's own thread, except kick() and set_intr(), which any thread may call at any
+// time. Upcalls come on the vCPU's thread, with no engine lock held.
 #pragma once
 
 #include "base/error.h"
@@ -15,8 +15,8 @@ struct engine_vcpu; // owned by the engine
 
 // How the machine answers what the engine cannot do itself. opaque is what vm_new was given.
 struct engine_upcalls {
-    // Port and memory-mapped I/O outside RAM. size is 1, 2, 4 (also 8 for memory). Never fails: what
-    // nobody answers reads as all ones, as on a PC.
+    // Port and memory-mapped I/O outside RAM. size is 1, 2, 4 (also 8 for memory). Never fails:
+    // what nobody answers reads as all ones, as on a PC.
     uint64_t (*pio_read)(void *opaque, unsigned vcpu, uint16_t port, unsigned size);
     void (*pio_write)(void *opaque, unsigned vcpu, uint16_t port, unsigned size, uint64_t value);
     uint64_t (*mmio_read)(void *opaque, unsigned vcpu, gpa_t at, unsigned size);
@@ -27,7 +27,8 @@ struct engine_upcalls {
     err_t (*msr_read)(void *opaque, unsigned vcpu, uint32_t msr, uint64_t *value);
     err_t (*msr_write)(void *opaque, unsigned vcpu, uint32_t msr, uint64_t value);
 
-    // The guest set its TSC ahead of virtual time by this much, the value of TSC_ADJUST. May be NULL.
+    // The guest set its TSC ahead of virtual time by this much, the value of TSC_ADJUST. May be
+    // NULL.
     void (*tsc_adjusted)(void *opaque, unsigned vcpu, uint64_t adjust);
 
     // The vCPU can take an external interrupt now and set_intr(true) was said: acknowledges it and
@@ -52,7 +53,7 @@ enum engine_group {
     ENGINE_REGS = 1,   // gpr, rip, rflags
     ENGINE_SYSTEM = 2, // segments, tables, control and debug registers
     ENGINE_MSRS = 4,
-    ENGINE_FPU = 8,   // xcr0, xsave
+    ENGINE_FPU = 8,     // xcr0, xsave
     ENGINE_EVENTS = 16, // activity, shadow, nmi, pending event
     ENGINE_ALL = 31,
 };
@@ -63,7 +64,8 @@ struct engine_probe {
     char fix[200]; // what the person can do about it; may be empty
 };
 
-enum engine_map_flags { ENGINE_MAP_RAM = 0, ENGINE_MAP_ROM = 1 /* guest writes go to mmio_write */ };
+// Guest writes to ROM go to mmio_write.
+enum engine_map_flags { ENGINE_MAP_RAM = 0, ENGINE_MAP_ROM = 1 };
 
 struct engine_vm_config {
     unsigned vcpus;
@@ -102,8 +104,8 @@ struct engine {
 
     // Guest-physical ranges backed by host memory. Page-aligned; ranges do not overlap. host stays
     // the caller's and valid until unmap or vm_free.
-    err_t (*map)(struct engine_vm *vm, gpa_t at, uint64_t len, void *host, enum engine_map_flags flags,
-                 struct error *e);
+    err_t (*map)(struct engine_vm *vm, gpa_t at, uint64_t len, void *host,
+                 enum engine_map_flags flags, struct error *e);
     err_t (*unmap)(struct engine_vm *vm, gpa_t at, uint64_t len, struct error *e);
 
     // Somebody other than a vCPU changed guest memory (DMA, loaders). Any thread; call it after the
@@ -124,8 +126,8 @@ struct engine {
     void (*get)(struct engine_vcpu *vcpu, unsigned groups, struct cpu_state *out);
     err_t (*set)(struct engine_vcpu *vcpu, unsigned groups, const struct cpu_state *in,
                  struct error *e);
-    // The guest's TSC is the host's plus this, plus the guest's own TSC_ADJUST: the same on all vCPUs to
-    // the tick, which set() cannot be. NULL: set() is all there is.
+    // The guest's TSC is the host's plus this, plus the guest's own TSC_ADJUST: the same on all
+    // vCPUs to the tick, which set() cannot be. NULL: set() is all there is.
     void (*tsc_offset)(struct engine_vcpu *vcpu, uint64_t offset);
     enum engine_exit (*run)(struct engine_vcpu *vcpu);
     const char *(*vcpu_error)(struct engine_vcpu *vcpu); // words after ENGINE_FAILED

@@ -17,8 +17,7 @@ void loop_free(struct loop *loop); // nothing may be registered any more; accept
 void loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
 
-// --- descriptors: loop thread only
-// -----------------------------------------------------------------
+// --- descriptors: loop thread only ---------------------------------------------------------------
 
 struct loop_fd {
     int fd;
@@ -35,8 +34,7 @@ void loop_fd_set(struct loop *loop, struct loop_fd *fd,
                  uint32_t events);                          // what to wait for from now on
 void loop_fd_remove(struct loop *loop, struct loop_fd *fd); // ready() is not called again
 
-// --- timers: any thread
-// ------------------------------------------------------------------------------
+// --- timers: any thread --------------------------------------------------------------------------
 
 // Zero-initialised but for fire and opaque. fire() is called once at or after host time `when`.
 struct loop_timer {
@@ -52,8 +50,7 @@ struct loop_timer {
 // thread is not waited for.
 void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t when);
 
-// --- work from other threads
-// ---------------------------------------------------------------------------
+// --- work from other threads ---------------------------------------------------------------------
 
 struct loop_work {
     void (*run)(void *opaque);

@@ -29,8 +29,7 @@ void device_unlock(struct device *dev)
         pthread_mutex_unlock(&o->own_lock);
 }
 
-// --- the environment
-// ----------------------------------------------------------------------------------
+// --- the environment -----------------------------------------------------------------------------
 
 static err_t env_map_pio(struct device *dev, uint16_t port, uint32_t len, const struct io_ops *ops)
 {
@@ -105,8 +104,7 @@ static void env_request(struct device *dev, enum machine_request what, uint32_t 
     vm_request(owned(dev)->vm, what, argument);
 }
 
-// --- timers
-// ---------------------------------------------------------------------------------------------
+// --- timers --------------------------------------------------------------------------------------
 
 static void arm(struct owned_timer *t)
 {
@@ -178,8 +176,7 @@ static const struct device_env env = {
     .request = env_request,
 };
 
-// --- life
-// -------------------------------------------------------------------------------------------------
+// --- life ----------------------------------------------------------------------------------------
 
 static err_t allocate(struct vm *vm, const struct device_type *type, const char *id,
                       struct owned_device **out)

@@ -25,8 +25,7 @@ void vcpu_attend(struct vcpu *vcpu, uint32_t attention)
     wake(vcpu);
 }
 
-// --- what the interrupt controllers say (router lock held)
-// ------------------------------------------------
+// --- what the interrupt controllers say (router lock held) ---------------------------------------
 
 void vcpu_set_intr(void *opaque, unsigned index, bool level)
 {
@@ -58,8 +57,7 @@ void vcpu_event(void *opaque, unsigned index, enum apic_event what, uint8_t vect
     }
 }
 
-// --- the thread
-// -------------------------------------------------------------------------------------------
+// --- the thread ----------------------------------------------------------------------------------
 
 static void fail(struct vcpu *vcpu, const struct error *e)
 {
@@ -94,8 +92,8 @@ static void do_sipi(struct vcpu *vcpu, struct cpu_state *s)
         fail(vcpu, &e);
 }
 
-// What ends a wait depends on how the processor waits: SIPI only by what the machine wants of it, HLT
-// also by an NMI and, with interrupts enabled, by an interrupt.
+// What ends a wait depends on how the processor waits: SIPI only by what the machine wants of it,
+// HLT also by an NMI and, with interrupts enabled, by an interrupt.
 static bool must_wake(struct vcpu *vcpu, const struct cpu_state *s)
 {
     if (__atomic_load_n(&vcpu->attention, __ATOMIC_SEQ_CST))
@@ -194,8 +192,7 @@ static void vcpu_main(void *opaque)
     free(s);
 }
 
-// --- all of them
-// --------------------------------------------------------------------------------------------
+// --- all of them ---------------------------------------------------------------------------------
 
 err_t vcpus_new(struct vm *vm, struct error *e)
 {

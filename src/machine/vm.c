@@ -18,8 +18,7 @@
 #define VGA_HOLE 0xa0000ull
 #define VGA_HOLE_END 0xc0000ull
 
-// --- choosing an engine
-// -----------------------------------------------------------------------------------
+// --- choosing an engine --------------------------------------------------------------------------
 
 static err_t choose_named(const char *name, uint32_t debug, const struct engine **out,
                           char why[200], struct error *e)
@@ -72,8 +71,7 @@ err_t vm_choose_engine(const char *name, uint32_t debug, const struct engine **o
                          : choose_named(name, debug, out, why, e);
 }
 
-// --- requests and endings
-// ---------------------------------------------------------------------------------
+// --- requests and endings ------------------------------------------------------------------------
 
 static void stop_all(struct vm *vm)
 {
@@ -157,8 +155,7 @@ static void act_on_requests(void *opaque)
         vm_resume(vm);
 }
 
-// --- reset
-// ------------------------------------------------------------------------------------------------
+// --- reset ---------------------------------------------------------------------------------------
 
 static err_t initial_state(struct vcpu *vcpu, struct error *e)
 {
@@ -186,8 +183,7 @@ static err_t reset(struct vm *vm, struct error *e)
     return board_boot(vm, vm->vcpu[0].initial, e);
 }
 
-// --- building
-// ---------------------------------------------------------------------------------------------
+// --- building ------------------------------------------------------------------------------------
 
 static void prepare(struct vm *vm, const struct vm_config *config, struct loop *loop,
                     const struct vm_hooks *hooks)
@@ -344,8 +340,7 @@ void vm_free(struct vm *vm)
     free(vm);
 }
 
-// --- running
-// ----------------------------------------------------------------------------------------------
+// --- running -------------------------------------------------------------------------------------
 
 const struct engine *vm_engine(const struct vm *vm)
 {

@@ -54,8 +54,7 @@ static err_t each_row(const struct state_desc *desc, const char *prefix, size_t 
     return OK;
 }
 
-// --- save
-// -----------------------------------------------------------------------------------------
+// --- save ----------------------------------------------------------------------------------------
 
 struct saving {
     const uint8_t *object;
@@ -103,8 +102,7 @@ void state_save(const struct state_desc *desc, const void *object, struct buffer
         store_le16(out->data + start + 6, s.rows);
 }
 
-// --- load
-// -----------------------------------------------------------------------------------------
+// --- load ----------------------------------------------------------------------------------------
 
 struct stream_row {
     const uint8_t *name;
@@ -245,8 +243,7 @@ err_t state_load(const struct state_desc *desc, void *object, const void *data, 
     return err;
 }
 
-// --- compare, dump
-// ----------------------------------------------------------------------------------
+// --- compare, dump -------------------------------------------------------------------------------
 
 struct comparing {
     const uint8_t *a, *b;
@@ -306,8 +303,7 @@ void state_dump(const struct state_desc *desc, const void *object,
     (void)!each_row(desc, "", 0, dump_row, &d);
 }
 
-// --- coverage
-// ---------------------------------------------------------------------------------------
+// --- coverage ------------------------------------------------------------------------------------
 
 static err_t mark(uint8_t *map, const struct state_desc *desc, const struct state_field *f,
                   struct error *e)

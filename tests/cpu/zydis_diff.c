@@ -25,8 +25,7 @@ struct run {
     bool verbose;
 };
 
-// --- names
-// ----------------------------------------------------------------------------------------
+// --- names ---------------------------------------------------------------------------------------
 
 // Zydis's name (or ours) -> the name both are compared under.
 static const struct {
@@ -130,8 +129,7 @@ static bool same_name(const ZydisDecodedInstruction *z, unsigned op)
     return strcmp(common_name(theirs), common_name(ours)) == 0;
 }
 
-// --- what is allowed to differ
-// -------------------------------------------------------------------------
+// --- what is allowed to differ -------------------------------------------------------------------
 
 static bool absent_extension(ZydisISAExt ext)
 {
@@ -215,8 +213,7 @@ static bool no_data_access(unsigned op)
            op == OP_CLFLUSHOPT || op == OP_CLWB;
 }
 
-// --- comparing one instruction
-// ---------------------------------------------------------------------------
+// --- comparing one instruction -------------------------------------------------------------------
 
 static void report(struct run *r, const uint8_t *code, size_t len, unsigned mode, const char *what,
                    const ZydisDecodedInstruction *z, const struct insn *in)
@@ -348,8 +345,7 @@ static unsigned compare(struct run *r, const uint8_t *code, size_t len, unsigned
     return z_ok ? z.length : 1;
 }
 
-// --- where bytes come from
-// ---------------------------------------------------------------------------
+// --- where bytes come from -----------------------------------------------------------------------
 
 static void sweep(struct run *r, const uint8_t *code, size_t len, unsigned mode)
 {

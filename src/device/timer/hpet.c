@@ -26,8 +26,7 @@
 #define TN_VALUE_SET BIT(6)
 #define TN_32BIT BIT(8)
 #define TN_FSB_ENABLE BIT(14)
-#define TN_CAPABLE (ROUTES << 32 | BIT(15) /* FSB */ | BIT(5) /* 64 bits */ | BIT(4) /* periodic \
-                                                                                      */)
+#define TN_CAPABLE (ROUTES << 32 | BIT(15) | BIT(5) | BIT(4)) // FSB, 64 bits, periodic
 #define TN_WRITABLE \
     (TN_LEVEL | TN_INT_ENABLE | TN_PERIODIC | TN_VALUE_SET | TN_32BIT | BITS(13, 9) | TN_FSB_ENABLE)
 

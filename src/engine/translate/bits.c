@@ -1,8 +1,7 @@
 // Single bits, bit scans, counts, CRC32. Source: Intel SDM volume 2.
 #include "engine/translate/integer_impl.h"
 
-// --- BT and its kin
-// ---------------------------------------------------------------------------------
+// --- BT and its kin ------------------------------------------------------------------------------
 
 #define BITOP(insn, suffix, modifier)                                                 \
     asm volatile(FLAGS_IN insn suffix " %" modifier "[b], %" modifier "[a]" FLAGS_OUT \
@@ -82,8 +81,7 @@ void op_btc(struct tcpu *c, const struct insn *insn)
     bit_modify(c, insn, do_btc);
 }
 
-// --- scans and counts
-// -------------------------------------------------------------------------------
+// --- scans and counts ----------------------------------------------------------------------------
 
 // The destination is the host register as a whole, so that what is left of it (BSF of zero) is
 // exact.

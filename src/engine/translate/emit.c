@@ -139,8 +139,7 @@ void emit_op_rm(struct emit *e, unsigned size, unsigned prefix, unsigned map, un
     emit_modrm_mem(e, reg, mem, true);
 }
 
-// --- moves
-// ----------------------------------------------------------------------------------------
+// --- moves ---------------------------------------------------------------------------------------
 
 void emit_mov_rr(struct emit *e, unsigned size, unsigned dst, unsigned src)
 {
@@ -210,8 +209,7 @@ void emit_pop(struct emit *e, unsigned reg)
     emit_head(e, 4, 0, reg >> 3, false, MAP_ONE, 0x58 | (reg & 7));
 }
 
-// --- arithmetic
-// -----------------------------------------------------------------------------------
+// --- arithmetic ----------------------------------------------------------------------------------
 
 void emit_alu_rr(struct emit *e, enum emit_alu op, unsigned size, unsigned dst, unsigned src)
 {
@@ -323,8 +321,7 @@ void emit_setcc_r(struct emit *e, enum condition cond, unsigned reg)
     emit_op_rr(e, 1, 0, MAP_0F, 0x90 | cond, 0, reg);
 }
 
-// --- branches
-// -------------------------------------------------------------------------------------
+// --- branches ------------------------------------------------------------------------------------
 
 uint8_t *emit_jcc(struct emit *e, enum condition cond)
 {

@@ -26,8 +26,7 @@ static void probe(uint32_t debug, bool thorough, struct engine_probe *out)
     *out = (struct engine_probe){.usable = true};
 }
 
-// --- VMs
-// -------------------------------------------------------------------------------------------------------
+// --- VMs -----------------------------------------------------------------------------------------
 
 static err_t vm_new(const struct engine_vm_config *config, const struct engine_upcalls *upcalls,
                     void *opaque, struct engine_vm **out, struct error *e)
@@ -118,8 +117,7 @@ static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsig
     return COUNTER_COUNT;
 }
 
-// --- vCPUs
-// -----------------------------------------------------------------------------------------------------
+// --- vCPUs ---------------------------------------------------------------------------------------
 
 static void vcpu_free(struct engine_vcpu *vcpu)
 {

@@ -103,8 +103,7 @@ void event_deliver(struct tcpu *c)
     c->in_exception = CLASS_NONE;
 }
 
-// --- real mode, and virtual-8086 mode's own handlers
-// -----------------------------------------------------
+// --- real mode, and virtual-8086 mode's own handlers ---------------------------------------------
 
 static void deliver_real(struct tcpu *c, unsigned vector)
 {
@@ -153,8 +152,7 @@ static void deliver_vme(struct tcpu *c, unsigned vector)
     c->s.rflags &= ~(FLAG_TF | FLAG_RF | FLAG_NT | (virtual_if ? FLAG_VIF : FLAG_IF));
 }
 
-// --- gates
-// ------------------------------------------------------------------------------------------------
+// --- gates ---------------------------------------------------------------------------------------
 
 struct delivery {
     unsigned vector;

@@ -45,8 +45,7 @@ void flags_load(struct tcpu *c, uint64_t value, uint64_t mask)
     tcpu_if_changed(c);
 }
 
-// --- JMP and CALL
-// --------------------------------------------------------------------------------------------
+// --- JMP and CALL --------------------------------------------------------------------------------
 
 static void jump_real(struct tcpu *c, uint16_t selector, uint64_t offset)
 {
@@ -275,8 +274,7 @@ void sys_call_far(struct tcpu *c, const struct insn *insn)
     call_far(c, selector, offset, insn->opsize);
 }
 
-// --- RET and IRET
-// ---------------------------------------------------------------------------------------------
+// --- RET and IRET --------------------------------------------------------------------------------
 
 // The code segment that RET or IRET goes back to.
 static void return_code_check(struct tcpu *c, uint16_t selector, struct descriptor *d)

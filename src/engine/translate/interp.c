@@ -97,8 +97,7 @@ void icache_invalidate(struct tcpu *c, gpa_t at, uint64_t len)
     }
 }
 
-// --- dispatch
-// ----------------------------------------------------------------------------------------------
+// --- dispatch ------------------------------------------------------------------------------------
 
 static bool is_state_save(unsigned op)
 {
@@ -161,8 +160,7 @@ static enum insn_status decode(struct tcpu *c, const uint8_t *code, unsigned len
     return insn_decode(code, len, code_bytes(c), out);
 }
 
-// --- fetching
-// ----------------------------------------------------------------------------------------------
+// --- fetching ------------------------------------------------------------------------------------
 
 static _Noreturn void bad_code(struct tcpu *c, enum insn_status status, gva_t at, unsigned have)
 {

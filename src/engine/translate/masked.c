@@ -19,8 +19,7 @@ static bool selected(const uint8_t *mask, unsigned i, unsigned size)
     return mask[(i + 1) * size - 1] & 0x80;
 }
 
-// --- VMASKMOVPS and its kin
-// -------------------------------------------------------------------------
+// --- VMASKMOVPS and its kin ----------------------------------------------------------------------
 
 static unsigned maskmov_element(const struct insn *insn)
 {
@@ -69,8 +68,7 @@ void simd_maskmov_store(struct tcpu *c, const struct insn *insn)
     store_selected(c, insn, insn_offset(c, insn), data, mask, size, insn->veclen / size);
 }
 
-// --- MASKMOVQ, MASKMOVDQU
-// ---------------------------------------------------------------------------
+// --- MASKMOVQ, MASKMOVDQU ------------------------------------------------------------------------
 
 // The effect of any MMX instruction on the x87 state: TOP becomes 0 and all registers valid. The
 // image holds registers relative to TOP, so they turn.
@@ -102,8 +100,7 @@ void simd_maskmovdqu(struct tcpu *c, const struct insn *insn)
     store_selected(c, insn, offset, data, mask, 1, mmx ? 8 : 16);
 }
 
-// --- gathers
-// ----------------------------------------------------------------------------------------
+// --- gathers -------------------------------------------------------------------------------------
 
 // Base and displacement; the index is added per element.
 static uint64_t gather_base(const struct tcpu *c, const struct insn *insn)

@@ -8,8 +8,7 @@
 #include "engine/translate/lockstep.h"
 #include "engine/translate/tlb2.h"
 
-// --- translation
-// -------------------------------------------------------------------------------------
+// --- translation ---------------------------------------------------------------------------------
 
 // The translation for an access, or false with the page-fault code.
 static bool translate_or(struct tcpu *c, gva_t at, enum access access, bool user,
@@ -109,8 +108,7 @@ bool tlb_fill(struct tcpu *c, gva_t at, enum access access, bool user)
     return tag_set(c, &t, access, user);
 }
 
-// --- bytes
-// -------------------------------------------------------------------------------------------
+// --- bytes ---------------------------------------------------------------------------------------
 
 // One access of 1, 2, 4 or 8 bytes is one host access, so that guests see it whole.
 static inline uint64_t host_load(const uint8_t *p, unsigned size)
@@ -292,8 +290,7 @@ void mem_write_system(struct tcpu *c, gva_t at, unsigned size, uint64_t value)
     write_as(c, at, size, false, value);
 }
 
-// --- larger operands
-// ---------------------------------------------------------------------------------
+// --- larger operands -----------------------------------------------------------------------------
 
 static uint64_t *tag_at(struct tcpu *c, gva_t at, enum access access)
 {
@@ -411,8 +408,7 @@ void *mem_host_rmw(struct tcpu *c, gva_t at, unsigned len)
     return t.host + (at & PAGE_MASK);
 }
 
-// --- code
-// --------------------------------------------------------------------------------------------
+// --- code ----------------------------------------------------------------------------------------
 
 static void fetch_part(struct tcpu *c, const struct translation *t, gva_t at, uint8_t *out,
                        unsigned len)

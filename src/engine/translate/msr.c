@@ -35,8 +35,7 @@ uint64_t guest_tsc(const struct tcpu *c)
     return ((uint64_t)hi << 32 | lo) + c->tsc_offset;
 }
 
-// --- registers that are plain members
-// ------------------------------------------------------------------------
+// --- registers that are plain members ------------------------------------------------------------
 
 enum msr_rule { RULE_ANY, RULE_CANONICAL, RULE_32BIT, RULE_PAT };
 
@@ -101,8 +100,7 @@ static bool rule_allows(unsigned rule, uint64_t value)
     return true;
 }
 
-// --- MTRRs: kept, checked, without effect
-// ---------------------------------------------------------------------
+// --- MTRRs: kept, checked, without effect --------------------------------------------------------
 
 #define MTRR_CAP (CPU_MTRR_VARIABLE | BIT(8) | BIT(10)) // fixed ranges, write combining
 
@@ -140,8 +138,7 @@ static bool mtrr_allows(const struct tcpu *c, uint32_t msr, uint64_t value)
     return true;
 }
 
-// --- the rest
-// -----------------------------------------------------------------------------------------------
+// --- the rest ------------------------------------------------------------------------------------
 
 static bool ask_read(struct tcpu *c, uint32_t msr, uint64_t *value)
 {
@@ -269,8 +266,7 @@ void msr_set(struct tcpu *c, uint32_t msr, uint64_t value)
         gp(c);
 }
 
-// --- instructions
-// -----------------------------------------------------------------------------------------------
+// --- instructions --------------------------------------------------------------------------------
 
 void sys_rdmsr(struct tcpu *c, const struct insn *insn)
 {

@@ -96,8 +96,7 @@ static void immediates(struct emit *e, const struct insn *insn)
     emit_bytes(e, &insn->imm2, second);
 }
 
-// --- legacy
-// ---------------------------------------------------------------------------------------
+// --- legacy --------------------------------------------------------------------------------------
 
 // Opcodes of older code whose place 64-bit code has given to something else.
 static bool legacy_opcode(const struct insn *insn, struct fields *f, unsigned *opcode)
@@ -176,8 +175,7 @@ static bool emit_moffs(struct emit *e, const struct insn *insn, const struct emi
     return true;
 }
 
-// --- VEX and EVEX
-// ---------------------------------------------------------------------------------
+// --- VEX and EVEX --------------------------------------------------------------------------------
 
 static unsigned pp_bits(const struct insn *insn)
 {

@@ -6,8 +6,7 @@
 #include "engine/translate/jit.h"
 #include "engine/translate/system_impl.h"
 
-// --- events at an instruction boundary
-// ------------------------------------------------------------------
+// --- events at an instruction boundary -----------------------------------------------------------
 
 static void begin_event(struct tcpu *c, unsigned vector, enum cpu_event_type type)
 {
@@ -125,8 +124,7 @@ static bool boundary(struct tcpu *c)
     return true;
 }
 
-// --- one instruction at a time
-// ---------------------------------------------------------------------------
+// --- one instruction at a time -------------------------------------------------------------------
 
 static void check_code_breakpoints(struct tcpu *c)
 {
@@ -183,8 +181,7 @@ static void execute(struct tcpu *c)
     }
 }
 
-// --- run
-// ----------------------------------------------------------------------------------------------------
+// --- run -----------------------------------------------------------------------------------------
 
 static void follow_map(struct tcpu *c)
 {

@@ -49,8 +49,7 @@ gva_t seg_linear(struct tcpu *c, unsigned seg, uint64_t offset, unsigned size, e
     return at;
 }
 
-// --- descriptors
-// ---------------------------------------------------------------------------------------
+// --- descriptors ---------------------------------------------------------------------------------
 
 bool descriptor_read(struct tcpu *c, uint16_t selector, bool wide, struct descriptor *out)
 {
@@ -105,8 +104,7 @@ struct cpu_segment descriptor_system(uint16_t selector, const struct descriptor 
     return s;
 }
 
-// --- segment registers
-// ---------------------------------------------------------------------------------
+// --- segment registers ---------------------------------------------------------------------------
 
 struct cpu_segment segment_v86(uint16_t selector)
 {

@@ -21,8 +21,7 @@ static void settle(struct tcpu *c)
         fpu_to_memory(c);
 }
 
-// --- may it run at all?
-// -----------------------------------------------------------------------------
+// --- may it run at all? --------------------------------------------------------------------------
 
 static bool is_environment_op(unsigned op) // FXSAVE and FXRSTOR follow x87's rules
 {
@@ -84,8 +83,7 @@ static void check_pending(struct tcpu *c, const struct insn *insn, const struct 
     asm volatile("fnclex");
 }
 
-// --- operands
-// ---------------------------------------------------------------------------------------
+// --- operands ------------------------------------------------------------------------------------
 
 // Guest general registers keep their number where the frame has it (so implicit ones fit), others
 // take r8 and r9 in turn.
@@ -150,8 +148,7 @@ static gva_t load_memory(struct tcpu *c, const struct insn *insn, const struct o
     return at;
 }
 
-// --- running
-// ----------------------------------------------------------------------------------------
+// --- running -------------------------------------------------------------------------------------
 
 static bool names_mmx(const struct insn *insn)
 {

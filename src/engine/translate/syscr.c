@@ -21,8 +21,7 @@ static _Noreturn void gp(struct tcpu *c)
     cpu_raise(c, VEC_GP, 0);
 }
 
-// --- CR0, CR3, CR4
-// ---------------------------------------------------------------------------------------------
+// --- CR0, CR3, CR4 -------------------------------------------------------------------------------
 
 void pdpte_load(struct tcpu *c, uint64_t cr3)
 {
@@ -206,8 +205,7 @@ void sys_clts(struct tcpu *c, const struct insn *insn)
     tcpu_update_mode(c);
 }
 
-// --- debug registers
-// ----------------------------------------------------------------------------------------------
+// --- debug registers -----------------------------------------------------------------------------
 
 static void write_dr(struct tcpu *c, unsigned dr, uint64_t value)
 {
@@ -240,8 +238,7 @@ void sys_mov_dr(struct tcpu *c, const struct insn *insn)
         operand_write(c, insn, 0, dr < 4 ? c->s.dr[dr] : dr == 6 ? c->s.dr6 : c->s.dr7);
 }
 
-// --- TLB and caches
-// ------------------------------------------------------------------------------------------------
+// --- TLB and caches ------------------------------------------------------------------------------
 
 void sys_invlpg(struct tcpu *c, const struct insn *insn)
 {
@@ -311,8 +308,7 @@ void sys_xsetbv(struct tcpu *c, const struct insn *insn)
     tcpu_update_mode(c);
 }
 
-// --- flags and halting
-// ------------------------------------------------------------------------------------------------
+// --- flags and halting ---------------------------------------------------------------------------
 
 void sys_hlt(struct tcpu *c, const struct insn *insn)
 {

@@ -118,8 +118,7 @@ void sys_ltr(struct tcpu *c, const struct insn *insn)
     c->s.tr = descriptor_system(selector, &d);
 }
 
-// --- asking about selectors
-// --------------------------------------------------------------------------------
+// --- asking about selectors ----------------------------------------------------------------------
 
 static bool visible(const struct tcpu *c, uint16_t selector, const struct descriptor *d)
 {
@@ -175,8 +174,7 @@ void sys_verr(struct tcpu *c, const struct insn *insn)
     c->s.rflags = bits_set(c->s.rflags, 6, 6, ok);
 }
 
-// --- table registers
-// ----------------------------------------------------------------------------------------
+// --- table registers -----------------------------------------------------------------------------
 
 static unsigned table_base_size(const struct tcpu *c)
 {

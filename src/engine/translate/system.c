@@ -89,8 +89,7 @@ void sys_bound(struct tcpu *c, const struct insn *insn)
         cpu_raise(c, VEC_BR, 0);
 }
 
-// --- the mode
-// ------------------------------------------------------------------------------------------------
+// --- the mode ------------------------------------------------------------------------------------
 
 // No access through it fails.
 static bool open_data(const struct cpu_segment *s)

@@ -53,8 +53,7 @@ void segment_load_real(struct tcpu *c, unsigned seg, uint16_t selector);
 // After a return to an outer ring: data segments that it may not use become null.
 void segments_drop_inner(struct tcpu *c);
 
-// --- frame.c: stacks of far transfers
-// ---------------------------------------------------------------
+// --- frame.c: stacks of far transfers ------------------------------------------------------------
 
 struct frame {
     struct cpu_segment ss;
@@ -72,8 +71,7 @@ void frame_push(struct tcpu *c, struct frame *f, uint64_t value);
 uint64_t frame_pop(struct tcpu *c, struct frame *f);
 void frame_commit(struct tcpu *c, const struct frame *f); // SS and rsp, not the mode
 
-// --- exception.c
-// --------------------------------------------------------------------------------------
+// --- exception.c ---------------------------------------------------------------------------------
 
 // The event in s.event_*: delivers it, with what it means for double faults.
 void event_deliver(struct tcpu *c);
@@ -85,8 +83,7 @@ static inline uint32_t selector_error(const struct tcpu *c, uint16_t selector)
     return (selector & ~3u) | c->event_ext;
 }
 
-// --- control.c and far.c
-// -------------------------------------------------------------------------------
+// --- control.c and far.c -------------------------------------------------------------------------
 
 // Loads CS for a transfer to ring cpl; the descriptor has been checked. Sets the accessed bit.
 void code_load(struct tcpu *c, uint16_t selector, struct descriptor *d, unsigned new_cpl);
@@ -99,8 +96,7 @@ void flags_load(struct tcpu *c, uint64_t value,
 uint64_t iret_flags_mask(const struct tcpu *c, unsigned opsize);
 void set_cpl(struct tcpu *c, unsigned new_cpl); // in SS where it stays as it is
 
-// --- task.c
-// ---------------------------------------------------------------------------------------------
+// --- task.c --------------------------------------------------------------------------------------
 
 enum task_reason { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
 // Switches to the task whose TSS descriptor is d. error: to be pushed on the new stack if
@@ -112,8 +108,7 @@ void task_gate(struct tcpu *c, const struct descriptor *gate, enum task_reason r
                bool has_error, uint32_t error);
 void task_return(struct tcpu *c);
 
-// --- handlers, in interp_system[]
-// ---------------------------------------------------------------------
+// --- handlers, in interp_system[] ----------------------------------------------------------------
 
 interp_fn sys_jmp_far, sys_call_far, sys_ret_far, sys_iret, sys_int, sys_int3, sys_into, sys_int1,
     sys_bound;
@@ -127,8 +122,7 @@ interp_fn sys_rdmsr, sys_wrmsr, sys_rdtsc, sys_rdtscp, sys_rdpmc, sys_rdpid, sys
 interp_fn sys_syscall, sys_sysret, sys_sysenter, sys_sysexit;
 interp_fn sys_in, sys_out, sys_ins, sys_outs;
 
-// --- cr.c, msr.c
-// ----------------------------------------------------------------------------------------
+// --- cr.c, msr.c ---------------------------------------------------------------------------------
 
 void pdpte_load(struct tcpu *c, uint64_t cr3); // PAE: #GP(0) on reserved bits
 uint64_t guest_tsc(const struct tcpu *c);

@@ -124,7 +124,7 @@ struct tcpu {
     uint8_t rmw_len;       // bytes handed out by mem_host_rmw in a code page, to be announced
     uint8_t pad2;
     gpa_t rmw_at;
-    struct icache *icache; // interp.c: decoded instructions
+    struct icache *icache;     // interp.c: decoded instructions
     struct lockstep *lockstep; // lockstep.h; NULL but with ENGINE_DEBUG_LOCKSTEP
 };
 
@@ -196,8 +196,7 @@ bool tlb_code_is_global(const struct tcpu *c, gva_t at);
 // Clears write tags that point into this guest-physical page (it now holds code, or is logged).
 void tlb_protect_page(struct tcpu *c, gpa_t page);
 
-// --- exceptions and control flow
-// ------------------------------------------------------------------
+// --- exceptions and control flow -----------------------------------------------------------------
 
 _Noreturn void cpu_raise(struct tcpu *c, unsigned vector, uint32_t error); // fault at insn_rip
 _Noreturn void cpu_raise_pf(struct tcpu *c, gva_t at, uint32_t error);     // sets CR2
@@ -221,8 +220,7 @@ static inline void tcpu_unpend(struct tcpu *c, uint32_t bits)
     __atomic_fetch_and(&c->pending, ~bits, __ATOMIC_SEQ_CST);
 }
 
-// --- interp.c
-// -------------------------------------------------------------------------------------
+// --- interp.c ------------------------------------------------------------------------------------
 
 // Executes one instruction at s.rip (a repeated string instruction may stop early with rip
 // unchanged when something is pending). Raises faults by cpu_raise().
@@ -235,8 +233,7 @@ void interp_insn(struct tcpu *c, const struct insn *insn);
 void cpu_deliver(struct tcpu *c, unsigned vector, enum cpu_event_type type, bool has_error,
                  uint32_t error);
 
-// --- simd.c: x87, MMX, SSE, AVX by the host's own units
-// ---------------------------------------------
+// --- simd.c: x87, MMX, SSE, AVX by the host's own units ------------------------------------------
 
 // Executes one FORM_X87/MMX/SSE/AVX/AVX512 instruction (checks #NM, #UD, alignment itself),
 // including its memory and general-register operands.

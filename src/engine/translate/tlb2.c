@@ -112,8 +112,7 @@ void tlb2_free(struct tcpu *c)
     c->tlb2 = NULL;
 }
 
-// --- flushing
-// ----------------------------------------------------------------------------------------
+// --- flushing ------------------------------------------------------------------------------------
 
 // Of the entries in a list, which then is empty.
 static void drop_listed(struct tcpu *c, unsigned user, unsigned list, bool globals)

@@ -135,8 +135,7 @@ void tvm_release(struct tvm *vm)
         slot_release(&vm->slot[--vm->slots]);
 }
 
-// --- inboxes
-// ---------------------------------------------------------------------------------------
+// --- inboxes -------------------------------------------------------------------------------------
 
 static void inbox_lock(struct tvm_inbox *in)
 {
@@ -304,8 +303,7 @@ static void withdraw(struct tvm *vm, struct tcpu *self, gpa_t page)
         tvm_enter(self);
 }
 
-// --- code
-// ------------------------------------------------------------------------------------------
+// --- code ----------------------------------------------------------------------------------------
 
 static uint64_t lines_of(gpa_t gpa, uint64_t len) // within one page, len > 0
 {
@@ -408,8 +406,7 @@ void tvm_code_written(struct tvm *vm, struct tcpu *self, gpa_t gpa, uint64_t len
     }
 }
 
-// --- the dirty log
-// -----------------------------------------------------------------------------------
+// --- the dirty log -------------------------------------------------------------------------------
 
 void tvm_written(struct tvm *vm, struct tcpu *self, gpa_t at, uint64_t len)
 {

@@ -7,8 +7,7 @@
 
 #define COMPACT BIT(63)
 
-// --- MXCSR
-// --------------------------------------------------------------------------------------------
+// --- MXCSR ---------------------------------------------------------------------------------------
 
 static void check_mxcsr(struct tcpu *c, uint32_t value)
 {
@@ -31,8 +30,7 @@ void simd_stmxcsr(struct tcpu *c, const struct insn *insn)
     mem_write(c, at, 4, mxcsr_read());
 }
 
-// --- pieces of an image
-// -------------------------------------------------------------------------------
+// --- pieces of an image --------------------------------------------------------------------------
 
 static unsigned vector_registers(const struct tcpu *c)
 {
@@ -66,8 +64,7 @@ static gva_t aligned_linear(struct tcpu *c, const struct insn *insn, unsigned le
     return at;
 }
 
-// --- FXSAVE, FXRSTOR
-// ----------------------------------------------------------------------------------
+// --- FXSAVE, FXRSTOR -----------------------------------------------------------------------------
 
 // EFER.FFXSR: the kernel's fast variant leaves the vector registers alone.
 static uint64_t fxsave_components(const struct tcpu *c)
@@ -127,8 +124,7 @@ void simd_fxrstor(struct tcpu *c, const struct insn *insn)
     store_le32(c->s.xsave + AREA_MXCSR, mxcsr);
 }
 
-// --- XSAVE and its variants
-// -----------------------------------------------------------------------------
+// --- XSAVE and its variants ----------------------------------------------------------------------
 
 // The requested-feature bitmap: EDX:EAX within what XCR0 enables.
 static uint64_t requested(const struct tcpu *c)
@@ -184,8 +180,7 @@ void simd_xsaves(struct tcpu *c, const struct insn *insn)
     save(c, insn, true, true);
 }
 
-// --- XRSTOR
-// ---------------------------------------------------------------------------------------------
+// --- XRSTOR --------------------------------------------------------------------------------------
 
 static bool all_zero(const uint8_t *bytes, unsigned len)
 {

@@ -28,8 +28,7 @@
 
 #define KERNEL_MAX (1 * GIB)
 
-// --- callbacks from the chips
-// -------------------------------------------------------------------------------
+// --- callbacks from the chips --------------------------------------------------------------------
 
 static void pic_output(void *opaque, bool level)
 {
@@ -70,8 +69,7 @@ static void route_pirq(void *opaque, unsigned pirq, int irq)
 
 static const struct pci_bus_ops bus_ops = {.lock = device_lock, .unlock = device_unlock};
 
-// --- the parts
-// ------------------------------------------------------------------------------------------------
+// --- the parts -----------------------------------------------------------------------------------
 
 static err_t add_interrupt_chips(struct vm *vm, struct error *e)
 {
@@ -186,8 +184,7 @@ static err_t add_chipset(struct vm *vm, struct error *e)
     return err;
 }
 
-// --- files that are read again at every reset
-// -------------------------------------------------------------------
+// --- files that are read again at every reset ----------------------------------------------------
 
 static err_t open_file(const char *what, const char *path, const char *hint, int *fd,
                        struct error *e)
@@ -212,8 +209,7 @@ static err_t read_again(int fd, const char *name, struct host_file *out, struct 
     return host_file_read_fd(fd, name, KERNEL_MAX, out, e);
 }
 
-// --- life
-// -----------------------------------------------------------------------------------------------------
+// --- life ----------------------------------------------------------------------------------------
 
 err_t board_new(struct vm *vm, struct error *e)
 {

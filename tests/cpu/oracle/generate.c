@@ -140,8 +140,7 @@ static void random_registers(struct random *r, struct test_case *c)
     random_fpu(r, c->in.xsave);
 }
 
-// --- encodings
-// -------------------------------------------------------------------------------------
+// --- encodings -----------------------------------------------------------------------------------
 
 static unsigned put_legacy(const struct template *t, struct random *r, uint8_t *code, bool plain)
 {
@@ -211,8 +210,7 @@ static bool encode(const struct template *t, struct random *r, struct test_case 
     return false;
 }
 
-// --- addresses
-// ------------------------------------------------------------------------------------------
+// --- addresses -----------------------------------------------------------------------------------
 
 static uint64_t mask_of(const struct test_case *c)
 {
@@ -522,8 +520,7 @@ static bool bit_test_wild(const struct test_case *c, const struct insn *in)
            (in->base == reg || in->index == reg);
 }
 
-// --- neighbours: the flags that a block of code passes on
-// ------------------------------------------------
+// --- neighbours: the flags that a block of code passes on ----------------------------------------
 
 // Instructions that set flags and nothing else, right before the one under test.
 static void put_before(struct test_case *c, struct random *r)
@@ -626,8 +623,7 @@ bool case_make(const struct template *t, unsigned mode, uint64_t seed, struct te
     return true;
 }
 
-// --- what there is
-// --------------------------------------------------------------------------------------
+// --- what there is -------------------------------------------------------------------------------
 
 // System instructions that do the same at CPL 3 whatever system is above, most of them by refusing.
 static bool system_wanted(unsigned op)

@@ -34,8 +34,7 @@ struct run {
     unsigned long long compared, differences, lost;
 };
 
-// --- comparing
-// ----------------------------------------------------------------------------------------
+// --- comparing -----------------------------------------------------------------------------------
 
 // A component that XSTATE_BV leaves out has its initial value.
 static void normalize(uint8_t *x)

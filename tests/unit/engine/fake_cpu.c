@@ -104,8 +104,7 @@ bool fake_run(struct tcpu *c, const uint8_t *code, unsigned len, struct fake_fau
     return true;
 }
 
-// --- memory
-// -----------------------------------------------------------------------------------------
+// --- memory --------------------------------------------------------------------------------------
 
 // This file uses vector registers, as whatever answers an MMIO access would.
 static void check(struct tcpu *c, gva_t at, unsigned len, bool write)
@@ -165,8 +164,7 @@ void *mem_host_rmw(struct tcpu *c, gva_t at, unsigned len)
     return mem_host(c, at, len, ACCESS_WRITE);
 }
 
-// --- segments and control
-// ---------------------------------------------------------------------------
+// --- segments and control ------------------------------------------------------------------------
 
 gva_t seg_linear(struct tcpu *c, unsigned seg, uint64_t offset, unsigned size, enum access access)
 {

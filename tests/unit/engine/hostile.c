@@ -16,8 +16,7 @@
 static const uint32_t modes[] = {0, ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_TINY_CACHE,
                                  ENGINE_DEBUG_INTERPRET};
 
-// --- runs that end
-// --------------------------------------------------------------------------------
+// --- runs that end -------------------------------------------------------------------------------
 
 // Stops a run that does not end by itself.
 struct watchdog {
@@ -97,8 +96,7 @@ static void set_pte(struct guest *g, uint64_t at, uint64_t entry)
     store_le64(g->ram + PT + (at >> 12) * 8, entry);
 }
 
-// --- page tables that lead outside
-// ------------------------------------------------------------------
+// --- page tables that lead outside ---------------------------------------------------------------
 
 SNIPPET(touch_page,
         "mov rbx, 0x40000\nmov rax, [rbx]\nmov [rbx+8], rax\nlock add [rbx+16], rax\n"
@@ -191,8 +189,7 @@ static void code_that_is_a_page_table_only_harms_itself(void)
     }
 }
 
-// --- accesses across borders
-// ------------------------------------------------------------------------
+// --- accesses across borders ---------------------------------------------------------------------
 
 // RAM into MMIO, MMIO into RAM, the end of RAM, the end of the address space, the hole's edges.
 SNIPPET(across, "mov rbx, 0x1bfffc\nmov rax, [rbx]\nmov [rbx], rax\nlock xadd [rbx], rax\n"
@@ -232,8 +229,7 @@ static void endless_string_instructions_stop(void)
     }
 }
 
-// --- tables and stacks
-// ------------------------------------------------------------------------------
+// --- tables and stacks ---------------------------------------------------------------------------
 
 SNIPPET(undefined, "ud2");
 SNIPPET(bad_stack, "mov rsp, 0x8000000000000000\npush rax");
@@ -311,8 +307,7 @@ static void junk_is_no_vector_state(void)
     VECTOR(junk_area, xrstor_junk, VEC_GP);
 }
 
-// --- code
-// -------------------------------------------------------------------------------------------
+// --- code ----------------------------------------------------------------------------------------
 
 // Stores over the instructions that follow, in the same block and page.
 SNIPPET(patch_self, "lea rbx, [rip+1f]\nmov ecx, 3000\n"
@@ -349,8 +344,7 @@ static void code_across_pages_follows_both(void)
     VECTOR(split_code, call_split, VEC_PF);
 }
 
-// --- at random
-// --------------------------------------------------------------------------------------
+// --- at random -----------------------------------------------------------------------------------
 
 static uint64_t draw(uint64_t *r)
 {
@@ -443,8 +437,7 @@ static void scrambled_32_bit_machines_come_back(void)
         scrambled_machines(modes[i], false, 11 + i);
 }
 
-// --- two processors
-// -----------------------------------------------------------------------------------
+// --- two processors ------------------------------------------------------------------------------
 
 // Each of two vCPUs counts by code that the other rewrites all the time: mov eax, imm32 with one of
 // two values. Any other value in eax is a torn or forgotten instruction.

@@ -49,8 +49,7 @@ static uint32_t mxcsr(struct tcpu *c)
     return load_le32(c->s.xsave + 24);
 }
 
-// --- who may run what
-// ---------------------------------------------------------------------------------
+// --- who may run what ----------------------------------------------------------------------------
 
 static void task_switched_units_are_not_available(void)
 {
@@ -101,8 +100,7 @@ static void misaligned_operands_of_legacy_sse_are_protection_faults(void)
     fake_cpu_free(c);
 }
 
-// --- exceptions
-// ---------------------------------------------------------------------------------------
+// --- exceptions ----------------------------------------------------------------------------------
 
 static void unmasked_simd_exceptions_are_raised_before_anything_changes(void)
 {
@@ -175,8 +173,7 @@ static void ldmxcsr_refuses_reserved_bits(void)
     fake_cpu_free(c);
 }
 
-// --- memory
-// ---------------------------------------------------------------------------------------------
+// --- memory --------------------------------------------------------------------------------------
 
 static void a_vector_store_that_faults_writes_nothing(void)
 {
@@ -265,8 +262,7 @@ static void gathers_load_by_mask_and_clear_it(void)
     fake_cpu_free(c);
 }
 
-// --- images
-// -----------------------------------------------------------------------------------------------
+// --- images --------------------------------------------------------------------------------------
 
 static void fxsave_shows_no_host_pointers_and_fxrstor_takes_its_image_back(void)
 {
