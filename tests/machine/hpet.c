@@ -85,8 +85,9 @@ static void one_shot_comparator_interrupts_once(void)
     write32(TIMER(2), INT_ENABLE | pin << 9);
     write64(TIMER(2) + 8, 2 * ticks_per_ms());
     write32(CONFIG, 1);
+    CHECK(wait_for(&count, 2000));
     sti();
-    delay_us(10000);
+    delay_us(10000); // no second one comes
     cli();
     CHECK_EQ(count, 1);
     ioapic_write(0x10 + 2 * pin, 0x10000);
@@ -123,11 +124,11 @@ static void level_mode_holds_status_until_cleared(void)
     write32(TIMER(1), INT_ENABLE | INT_LEVEL | pin << 9);
     write64(TIMER(1) + 8, ticks_per_ms());
     write32(CONFIG, 1);
-    delay_us(3000);
+    for (unsigned i = 0; i < 1000 && !(read32(STATUS) & 2); i++) {
+        delay_us(1000);
+    }
     CHECK_EQ(read32(STATUS) & 2, 2);
-    sti();
-    delay_us(1000);
-    cli();
+    CHECK(wait_for(&count, 2000));
     CHECK_EQ(count, 1);
     CHECK_EQ(read32(STATUS) & 2, 0);
     write32(CONFIG, 0);
@@ -149,6 +150,7 @@ static void legacy_replacement_takes_the_pits_place(void)
     write64(TIMER(0) + 8, 5 * ticks_per_ms());
     write32(CONFIG, 3);
     count = 0;
+    CHECK(wait_for(&count, 2000));
     sti();
     delay_us(20000);
     cli();
