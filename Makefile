@@ -10,9 +10,9 @@ $(BUILD)/build.ninja:
 	@tools/install-packages build
 	@meson setup --prefix $(PREFIX) $(BUILD)
 
-# Unit, machine and other tests; the last line is "N passed, N failed". SUITE=unit runs one suite.
+# Unit, machine and other tests; the last line is "N passed, N failed". SUITE=unit runs one suite; slow is for SUITE only.
 test: all
-	@tools/run-tests $(BUILD) $(if $(SUITE),--suite $(SUITE),--no-suite fuzz)
+	@tools/run-tests $(BUILD) $(if $(SUITE),--suite $(SUITE),--no-suite fuzz --no-suite slow)
 
 # Random input against decoder, devices and file formats, for longer than a test may take.
 fuzz: all
