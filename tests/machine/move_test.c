@@ -176,10 +176,10 @@ int main(int argc, char **argv)
     if (argc < first + 2 || vm_config_set(&config.kernel, argv[first], &e))
         return 2;
     config.memory_bytes = 64 * MIB;
-    for (int i = first + 1; i < argc; i++)
-        if (!usable(argv[i], config.debug))
-            return SKIPPED;
-    int status = move(&config, argv + first + 1, argc - first - 1);
+    bool can = true;
+    for (int i = first + 1; can && i < argc; i++)
+        can = usable(argv[i], config.debug);
+    int status = can ? move(&config, argv + first + 1, argc - first - 1) : SKIPPED;
     vm_config_release(&config);
     return status;
 }
