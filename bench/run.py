@@ -41,7 +41,7 @@ GUEST_INIT = """#!/bin/busybox sh
 COMPILER = """export PATH=/bin
 for i in 1 2; do
 s=$(/bin/busybox cut -d' ' -f1 /proc/uptime)
-/cc1/cc1 -quiet -O2 /cc1/in.i -o /tmp/out.s && e=$(/bin/busybox cut -d' ' -f1 /proc/uptime) && /bin/busybox echo CC1 $s $e $(/bin/busybox md5sum < /tmp/out.s)
+/cc1/cc1 -quiet -fpreprocessed -O2 /cc1/in.i -o /tmp/out.s && e=$(/bin/busybox cut -d' ' -f1 /proc/uptime) && /bin/busybox echo CC1 $s $e $(/bin/busybox md5sum < /tmp/out.s)
 done
 """
 
@@ -183,7 +183,7 @@ def bench_guest(args, work, report):
         took = []
         for _ in range(2):
             s = time.monotonic()
-            sh(compiler[0][0], "-quiet", "-O2", compiler[1][0], "-o", os.path.join(work, "out.s"))
+            sh(compiler[0][0], "-quiet", "-fpreprocessed", "-O2", compiler[1][0], "-o", os.path.join(work, "out.s"))
             took.append(time.monotonic() - s)
         native_text += f"\nCC1 0 {min(took):.3f} " + subprocess.run(
             ["md5sum"], stdin=open(os.path.join(work, "out.s")), capture_output=True, text=True).stdout
