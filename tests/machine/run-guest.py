@@ -72,16 +72,18 @@ def berth_command(args, disk):
 
 
 def run(command, timeout):
-    """The guest's output and the exit status, None when it was stopped after the timeout."""
+    """The guest's output, Berth's own words after it, and the exit status: None when it was stopped."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, start_new_session=True)
+                               stderr=subprocess.PIPE, start_new_session=True)
+    status = None
     try:
-        output, _ = process.communicate(timeout=timeout)
-        return output.decode(errors="replace"), process.returncode
+        output, words = process.communicate(timeout=timeout)
+        status = process.returncode
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        return output.decode(errors="replace"), None
+        output, words = process.communicate()
+    comments = "".join(f"# {line}\n" for line in words.decode(errors="replace").splitlines())
+    return output.decode(errors="replace") + comments, status
 
 
 def judge(args, output, status):
