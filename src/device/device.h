@@ -45,6 +45,15 @@ struct device_env {
     void *(*dma_map)(struct device *dev, gpa_t at, size_t len);
     void (*dma_done)(struct device *dev, gpa_t at, size_t len);
 
+    // Memory of the device's own (a frame buffer) that the guest reaches at [at, at + len) without
+    // calling the device; at 0: nowhere. It is the same range of the device however often it moves,
+    // host is page-aligned and stays valid. A move takes effect a few instructions later, and not
+    // at all where RAM lies: so the device also claims the range with map_mmio().
+    void (*map_memory)(struct device *dev, gpa_t at, uint64_t len, void *host);
+    // Which pages of that memory the guest has written since the last call, ORed into bitmap (one
+    // bit a page). False: not known, take all for written.
+    bool (*take_dirty)(struct device *dev, uint64_t *bitmap);
+
     void (*set_irq)(struct device *dev, unsigned line, bool level); // line: the device's own output
     void (*send_msi)(struct device *dev, uint64_t address, uint32_t data);
 

@@ -64,8 +64,9 @@ struct engine_probe {
     char fix[200]; // what the person can do about it; may be empty
 };
 
-// Guest writes to ROM go to mmio_write.
-enum engine_map_flags { ENGINE_MAP_RAM = 0, ENGINE_MAP_ROM = 1 };
+// Guest writes to ROM go to mmio_write. A logged range has its dirty log on at all times (a frame
+// buffer).
+enum engine_map_flags { ENGINE_MAP_RAM = 0, ENGINE_MAP_ROM = 1, ENGINE_MAP_LOGGED = 2 };
 
 struct engine_vm_config {
     unsigned vcpus;

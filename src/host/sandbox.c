@@ -232,15 +232,19 @@ static int allow_kvm(scmp_filter_ctx filter)
 }
 
 // Everyone asks whether standard error is a terminal before a line of log; the main loop also
-// restores the terminal's modes, and disks discard ranges of a block device.
+// restores the terminal's modes and moves a frame buffer in KVM's map, and disks discard ranges of
+// a block device.
 static int allow_class_ioctls(scmp_filter_ctx filter, enum host_thread_class thread_class)
 {
     static const unsigned long ask[] = {TCGETS};
     static const unsigned long terminal[] = {TCSETS, TCSETSW, TCSETSF};
     static const unsigned long disk[] = {BLKDISCARD, BLKZEROOUT};
+    static const unsigned long map[] = {KVM_SET_USER_MEMORY_REGION, KVM_GET_DIRTY_LOG};
     int result = allow_ioctls(filter, ask, ARRAY_LEN(ask));
     if (!result && thread_class == HOST_THREAD_MAIN)
         result = allow_ioctls(filter, terminal, ARRAY_LEN(terminal));
+    if (!result && thread_class == HOST_THREAD_MAIN)
+        result = allow_ioctls(filter, map, ARRAY_LEN(map));
     if (!result && thread_class == HOST_THREAD_BLOCK)
         result = allow_ioctls(filter, disk, ARRAY_LEN(disk));
     if (!result && thread_class == HOST_THREAD_VCPU)

@@ -71,6 +71,16 @@ static void env_dma_done(struct device *dev, gpa_t at, size_t len)
     memory_changed(&owned(dev)->vm->memory, at, len);
 }
 
+static void env_map_memory(struct device *dev, gpa_t at, uint64_t len, void *host)
+{
+    window_want(owned(dev), at, len, host);
+}
+
+static bool env_take_dirty(struct device *dev, uint64_t *bitmap)
+{
+    return window_take_dirty(owned(dev), bitmap);
+}
+
 static void env_set_irq(struct device *dev, unsigned line, bool level)
 {
     struct owned_device *o = owned(dev);
@@ -168,6 +178,8 @@ static const struct device_env env = {
     .dma_write = env_dma_write,
     .dma_map = env_dma_map,
     .dma_done = env_dma_done,
+    .map_memory = env_map_memory,
+    .take_dirty = env_take_dirty,
     .set_irq = env_set_irq,
     .send_msi = env_send_msi,
     .set_timer = env_set_timer,

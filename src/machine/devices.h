@@ -23,6 +23,14 @@ struct owned_timer {
     ns_t when; // virtual time; NS_NEVER: not armed
 };
 
+// Memory of the device's own that the guest reaches directly. Guarded by vm->windows.
+struct window {
+    void *host;
+    uint64_t len;
+    gpa_t wanted; // 0: nowhere
+    gpa_t mapped; // where the engine has it; 0: nowhere
+};
+
 // struct device.owner points here.
 struct owned_device {
     struct vm *vm;
@@ -32,6 +40,7 @@ struct owned_device {
     uint8_t wire[DEVICE_LINES]; // where each output goes
     uint64_t lines_up;          // outputs that are asserted
     struct owned_timer *timer;  // type->timers of them
+    struct window window;
     bool initialised;
     struct owned_device *next;
 };
@@ -47,6 +56,11 @@ void devices_free(struct vm *vm);
 
 void device_lock(struct device *dev);
 void device_unlock(struct device *dev);
+
+// window.c: see device_env's map_memory and take_dirty.
+void window_want(struct owned_device *o, gpa_t at, uint64_t len, void *host);
+bool window_take_dirty(struct owned_device *o, uint64_t *bitmap);
+void windows_apply(struct vm *vm); // while paused: carries out what was wanted
 
 // While paused.
 void devices_reset(struct vm *vm);

@@ -90,6 +90,11 @@ void vm_request(struct vm *vm, enum machine_request what, uint32_t argument)
     stop_all(vm);
 }
 
+void vm_remap(struct vm *vm)
+{
+    stop_all(vm); // resuming is what changes the map
+}
+
 void vm_fail(struct vm *vm, enum vm_end end, const char *text)
 {
     pthread_mutex_lock(&vm->park);
@@ -193,6 +198,7 @@ static void prepare(struct vm *vm, const struct vm_config *config, struct loop *
     vm->loop = loop;
     vm->request_work = (struct loop_work){.run = act_on_requests, .opaque = vm};
     pthread_mutex_init(&vm->park, NULL);
+    pthread_mutex_init(&vm->windows, NULL);
     pthread_cond_init(&vm->parked_changed, NULL);
     bus_init(&vm->pio);
     bus_init(&vm->mmio);
@@ -336,6 +342,7 @@ void vm_free(struct vm *vm)
     bus_release(&vm->mmio);
     bus_release(&vm->pio);
     pthread_cond_destroy(&vm->parked_changed);
+    pthread_mutex_destroy(&vm->windows);
     pthread_mutex_destroy(&vm->park);
     free(vm);
 }
@@ -364,6 +371,7 @@ void vm_pause(struct vm *vm)
 
 void vm_resume(struct vm *vm)
 {
+    windows_apply(vm);
     clock_start(&vm->clock);
     devices_start_timers(vm);
     vcpus_resume(vm);

@@ -56,6 +56,7 @@ struct vm {
     struct bus pio, mmio;
     struct irq irq;
     struct owned_device *devices;
+    pthread_mutex_t windows; // guards all devices' windows; see window.c
     struct cpuid_table cpuid;
     uint64_t host_xcr0; // what XSAVE may hold here
     uint32_t model_id;  // EDX at reset: family, model, stepping
@@ -82,6 +83,8 @@ struct vm {
 // Any thread, device locks may be held: notes the request and stops the vCPUs at their next
 // instruction boundary; the main loop does the rest.
 void vm_request(struct vm *vm, enum machine_request what, uint32_t argument);
+// The same for a change of the memory map, carried out by windows_apply().
+void vm_remap(struct vm *vm);
 void vm_fail(struct vm *vm, enum vm_end end, const char *text); // from a vCPU's thread
 
 // vcpu.c

@@ -21,6 +21,7 @@ struct slot {
     uint64_t len; // 0: free
     void *host;
     uint32_t flags; // KVM_MEM_*
+    bool logged;    // ENGINE_MAP_LOGGED
     uint64_t
         *dirty; // pages changed since take_dirty(); while the log is on (guarded by dirty_lock)
 };

@@ -45,10 +45,13 @@ err_t kvm_map(struct engine_vm *vm, gpa_t at, uint64_t len, void *host, enum eng
         slot++;
     if (slot == vm->slot + KVM_SLOTS)
         return error_set(e, ERR_NO_MEMORY, "more than %d ranges of memory", KVM_SLOTS);
-    *slot = (struct slot){
-        .at = at, .len = len, .host = host, .flags = flags & ENGINE_MAP_ROM ? KVM_MEM_READONLY : 0};
+    *slot = (struct slot){.at = at,
+                          .len = len,
+                          .host = host,
+                          .flags = flags & ENGINE_MAP_ROM ? KVM_MEM_READONLY : 0,
+                          .logged = flags & ENGINE_MAP_LOGGED};
     err_t err = tell(vm, slot, "map guest memory", e);
-    if (!err && vm->logging)
+    if (!err && (vm->logging || slot->logged))
         err = set_logging(vm, slot, true, e);
     if (err)
         slot->len = 0;
@@ -91,7 +94,7 @@ static bool pages_in(const struct slot *slot, gpa_t at, uint64_t len, uint64_t *
 void kvm_written(struct engine_vm *vm, gpa_t at, uint64_t len)
 {
     if (!__atomic_load_n(&vm->logging, __ATOMIC_SEQ_CST))
-        return;
+        return; // no DMA reaches a range that is always logged
     pthread_mutex_lock(&vm->dirty_lock);
     for (struct slot *slot = vm->slot; slot < vm->slot + KVM_SLOTS; slot++) {
         uint64_t first, end;
@@ -107,7 +110,7 @@ err_t kvm_log_dirty(struct engine_vm *vm, bool on, struct error *e)
 {
     err_t err = OK;
     for (struct slot *slot = vm->slot; !err && slot < vm->slot + KVM_SLOTS; slot++)
-        if (slot->len)
+        if (slot->len && !slot->logged)
             err = set_logging(vm, slot, on, e);
     __atomic_store_n(&vm->logging, on && !err, __ATOMIC_SEQ_CST);
     return err;

@@ -57,7 +57,7 @@ static void vm_free(struct engine_vm *vm)
 static err_t map(struct engine_vm *vm, gpa_t at, uint64_t len, void *host,
                  enum engine_map_flags flags, struct error *e)
 {
-    return tvm_map(&vm->tvm, at, len, host, flags & ENGINE_MAP_ROM, e);
+    return tvm_map(&vm->tvm, at, len, host, flags, e);
 }
 
 static err_t unmap(struct engine_vm *vm, gpa_t at, uint64_t len, struct error *e)

@@ -70,7 +70,8 @@ static void watch(struct tcpu *c, gva_t at, unsigned size, enum access access)
 static bool write_unseen(struct tcpu *c, const struct translation *t)
 {
     uint8_t flags = __atomic_load_n(page_flags_at(t), __ATOMIC_SEQ_CST);
-    return !t->slot->rom && !(flags & PAGE_CODE) && (!c->vm->logging || (flags & PAGE_DIRTY));
+    return !t->slot->rom && !(flags & PAGE_CODE) &&
+           (!tvm_logs(c->vm, t->slot) || (flags & PAGE_DIRTY));
 }
 
 // The interpreter tries a block: no store reaches memory, and no access goes unnoticed.

@@ -59,12 +59,16 @@ static void slot_release(struct tvm_slot *slot)
     *slot = (struct tvm_slot){0};
 }
 
-static err_t slot_add(struct tvm *vm, gpa_t at, uint64_t len, uint8_t *host, bool rom,
+static err_t slot_add(struct tvm *vm, gpa_t at, uint64_t len, uint8_t *host, uint32_t map_flags,
                       struct error *e)
 {
     if (vm->slots == TVM_SLOTS)
         return error_set(e, ERR_UNSUPPORTED, "more than %d memory ranges", TVM_SLOTS);
-    struct tvm_slot slot = {.at = at, .len = len, .host = host, .rom = rom};
+    struct tvm_slot slot = {.at = at,
+                            .len = len,
+                            .host = host,
+                            .map_flags = map_flags,
+                            .rom = map_flags & ENGINE_MAP_ROM};
     slot.flags = calloc(len >> PAGE_SHIFT, sizeof *slot.flags);
     slot.lines = calloc(len >> PAGE_SHIFT, sizeof *slot.lines);
     slot.misses = calloc(len >> PAGE_SHIFT, sizeof *slot.misses);
@@ -86,7 +90,8 @@ static err_t range_check(gpa_t at, uint64_t len, struct error *e)
     return OK;
 }
 
-err_t tvm_map(struct tvm *vm, gpa_t at, uint64_t len, void *host, bool rom, struct error *e)
+err_t tvm_map(struct tvm *vm, gpa_t at, uint64_t len, void *host, enum engine_map_flags flags,
+              struct error *e)
 {
     err_t err = range_check(at, len, e);
     if (err)
@@ -98,7 +103,7 @@ err_t tvm_map(struct tvm *vm, gpa_t at, uint64_t len, void *host, bool rom, stru
             return error_set(e, ERR_EXISTS, "memory ranges overlap at %#llx",
                              (unsigned long long)at);
     }
-    return slot_add(vm, at, len, host, rom, e);
+    return slot_add(vm, at, len, host, flags, e);
 }
 
 err_t tvm_unmap(struct tvm *vm, gpa_t at, uint64_t len, struct error *e)
@@ -116,9 +121,9 @@ err_t tvm_unmap(struct tvm *vm, gpa_t at, uint64_t len, struct error *e)
         if (vm->slots + 2 > TVM_SLOTS && (at > old.at || end < old_end))
             return error_set(e, ERR_UNSUPPORTED, "more than %d memory ranges", TVM_SLOTS);
         if (at > old.at)
-            err = slot_add(vm, old.at, at - old.at, old.host, old.rom, e);
+            err = slot_add(vm, old.at, at - old.at, old.host, old.map_flags, e);
         if (!err && end < old_end)
-            err = slot_add(vm, end, old_end - end, old.host + (end - old.at), old.rom, e);
+            err = slot_add(vm, end, old_end - end, old.host + (end - old.at), old.map_flags, e);
         if (err)
             return err;
         slot_release(&vm->slot[i]);
@@ -417,7 +422,7 @@ void tvm_written(struct tvm *vm, struct tcpu *self, gpa_t at, uint64_t len)
             uint8_t *flags = &slot->flags[(at - slot->at) >> PAGE_SHIFT];
             __atomic_thread_fence(__ATOMIC_SEQ_CST);
             uint8_t now = __atomic_load_n(flags, __ATOMIC_SEQ_CST);
-            if (vm->logging && !(now & PAGE_DIRTY))
+            if (tvm_logs(vm, slot) && !(now & PAGE_DIRTY))
                 __atomic_fetch_or(flags, PAGE_DIRTY, __ATOMIC_SEQ_CST);
             if (now & PAGE_CODE)
                 code_written_page(vm, self, at, chunk);

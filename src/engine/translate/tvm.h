@@ -24,9 +24,10 @@ struct tvm_slot { // immutable while vCPUs run
     uint8_t *flags;  // [any] one byte a page, owned
     uint64_t *lines; // [any] one bit for each 64 bytes that some vCPU holds translations of, owned
     uint8_t *misses; // of one vCPU: writes to the page that met no translation, owned
-    uint64_t *holders; // [any] vCPUs that may hold translations of bytes in a page, owned
+    uint64_t *holders;  // [any] vCPUs that may hold translations of bytes in a page, owned
+    uint32_t map_flags; // enum engine_map_flags
     bool rom;
-    uint8_t pad[7];
+    uint8_t pad[3];
 };
 
 // What other threads want a vCPU to forget. Guarded by lock; see tvm.c for the protocol.
@@ -56,6 +57,12 @@ struct tvm {
     struct tvm_inbox inbox[TVM_VCPUS];
 };
 
+// Are pages of the slot marked dirty?
+static inline bool tvm_logs(const struct tvm *vm, const struct tvm_slot *slot)
+{
+    return vm->logging || (slot->map_flags & ENGINE_MAP_LOGGED);
+}
+
 // The slot that holds gpa, or NULL (MMIO).
 const struct tvm_slot *tvm_slot(const struct tvm *vm, gpa_t gpa);
 
@@ -63,7 +70,8 @@ const struct tvm_slot *tvm_slot(const struct tvm *vm, gpa_t gpa);
 // else.
 uint8_t *tvm_host(const struct tvm *vm, gpa_t gpa, unsigned len, const struct tvm_slot **slot);
 
-err_t tvm_map(struct tvm *vm, gpa_t at, uint64_t len, void *host, bool rom, struct error *e);
+err_t tvm_map(struct tvm *vm, gpa_t at, uint64_t len, void *host, enum engine_map_flags flags,
+              struct error *e);
 err_t tvm_unmap(struct tvm *vm, gpa_t at, uint64_t len, struct error *e);
 void tvm_release(struct tvm *vm); // frees the slots
 

@@ -140,8 +140,20 @@ static void request(struct device *dev, enum machine_request what, uint32_t argu
 }
 
 static const struct device_env env = {
-    map_pio,  map_mmio, unmap_pio, unmap_mmio, dma_read, dma_write, dma_map,
-    dma_done, set_irq,  send_msi,  set_timer,  now,      wall_base, request,
+    .map_pio = map_pio,
+    .map_mmio = map_mmio,
+    .unmap_pio = unmap_pio,
+    .unmap_mmio = unmap_mmio,
+    .dma_read = dma_read,
+    .dma_write = dma_write,
+    .dma_map = dma_map,
+    .dma_done = dma_done,
+    .set_irq = set_irq,
+    .send_msi = send_msi,
+    .set_timer = set_timer,
+    .now = now,
+    .wall_base = wall_base,
+    .request = request,
 };
 
 struct fake_guest *fake_guest_new(void)
