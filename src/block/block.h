@@ -14,14 +14,18 @@ enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE
 struct block_request {
     enum block_op op;
     uint64_t offset;         // bytes
-    uint64_t len;            // bytes; the sum of iov for read and write
+    uint64_t len;            // bytes; for read and write the iov hold them, from skip on
     const struct iovec *iov; // valid until done()
     unsigned iovs;
+    uint64_t skip; // bytes of the iov that are somebody else's, before this request's
     // Called once, on another stack than submit's. result is OK or ERR_IO, ERR_NO_MEMORY (no
     // space).
     void (*done)(struct block_request *request, err_t result);
-    void *opaque;               // the submitter's
-    struct block_request *next; // the back end's, while in flight
+    void *opaque; // the submitter's
+    // The back end's, while in flight.
+    struct block_request *next;
+    err_t result;
+    bool answered; // result holds; there is no I/O to do
 };
 
 struct block_limits {
@@ -49,11 +53,28 @@ struct block {
 };
 
 struct block_options {
+    const char *format; // "raw" or "qcow2"; NULL: guessed from the image's content
     bool read_only;
-    bool direct; // O_DIRECT
+    bool direct;   // O_DIRECT
+    bool snapshot; // writes go to a temporary file that vanishes with the disk
 };
 
-// Opens a raw image: size from the file or device. Locks it (one writer or many readers, advisory)
-// so that two VMs cannot write one image: ERR_BUSY. io threads are started here.
-err_t block_open_raw(const char *path, const struct block_options *options, struct block **out,
-                     struct error *e);
+// Opens an image of any format, with everything below it (backing files). Locks the files (one
+// writer or many readers, advisory) so that two VMs cannot write one image: ERR_BUSY. I/O threads
+// are started here.
+//
+// An image that was only guessed to be raw stays raw: its guest's writes that would make the first
+// sector look like another format's fail, because the next guess would believe them, and with them
+// the names of backing files. Giving the format lifts that.
+err_t block_open(const char *path, const struct block_options *options, struct block **out,
+                 struct error *e);
+
+// The format of which these first bytes of a file are the mark; NULL for none known, which is raw.
+const char *block_guess(const uint8_t *head, size_t len);
+#define BLOCK_GUESS_BYTES 512
+
+static inline void block_close(struct block *block) // waits for what is in flight; accepts NULL
+{
+    if (block)
+        block->type->close(block);
+}

@@ -22,7 +22,7 @@ static err_t add_disk(struct vm *vm, unsigned i, struct error *e)
     struct block_options options = {.read_only = disk->read_only};
     char id[16];
     snprintf(id, sizeof id, "disk%u", i);
-    err_t err = block_open_raw(disk->path, &options, &vm->board->disk[i], e);
+    err_t err = block_open(disk->path, &options, &vm->board->disk[i], e);
     if (err)
         return error_in(e, "%s", id);
     struct virtio_blk_config config = {.block = vm->board->disk[i], .enter = enter};

@@ -28,7 +28,7 @@ static void make_image(struct image *image, off_t bytes)
 
 static err_t open_image(struct image *image, struct block_options options, struct error *e)
 {
-    return block_open_raw(image->path, &options, &image->block, e);
+    return block_open(image->path, &options, &image->block, e);
 }
 
 static void drop_image(struct image *image)
@@ -199,6 +199,26 @@ static void raw_refuses_odd_sizes_and_odd_files_with_words(void)
     CHECK(open_image(&image, (struct block_options){0}, &e) == ERR_NOT_FOUND);
 }
 
+static void raw_that_was_guessed_cannot_become_another_format(void)
+{
+    static char sector[512] = "QFI\xfb\0\0\0\3", none[512];
+    struct iovec iov = {sector, sizeof sector}, split[] = {{sector, 3}, {sector + 3, 509}};
+    struct image image;
+
+    make_image(&image, IMAGE_BYTES);
+    CHECK(open_image(&image, (struct block_options){0}, NULL) == OK);
+    CHECK(request(&image, BLOCK_WRITE, 0, 512, &iov, 1) == ERR_DENIED);
+    CHECK(request(&image, BLOCK_WRITE, 0, 512, split, 2) == ERR_DENIED);
+    CHECK(request(&image, BLOCK_WRITE, 512, 512, &iov, 1) == OK);
+    iov.iov_base = none;
+    CHECK(request(&image, BLOCK_WRITE, 0, 512, &iov, 1) == OK);
+    iov.iov_base = sector;
+    block_close(image.block);
+    CHECK(open_image(&image, (struct block_options){.format = "raw"}, NULL) == OK);
+    CHECK(request(&image, BLOCK_WRITE, 0, 512, &iov, 1) == OK);
+    drop_image(&image);
+}
+
 static unsigned completed;
 
 static void count(struct block_request *r, err_t result)
@@ -236,4 +256,5 @@ TEST_MAIN(TEST(raw_reads_back_what_was_written),
           TEST(raw_zeroes_and_discards_read_as_zero), TEST(raw_fails_requests_outside_the_image),
           TEST(raw_read_only_refuses_writes), TEST(raw_image_has_one_writer_or_many_readers),
           TEST(raw_refuses_odd_sizes_and_odd_files_with_words),
+          TEST(raw_that_was_guessed_cannot_become_another_format),
           TEST(raw_drain_waits_for_all_requests))
