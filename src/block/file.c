@@ -28,7 +28,7 @@
 #define BOUNCE_BYTES (256 * 1024) // per request that is not aligned in memory
 #define DIRECT_ALIGN_MAX 4096
 
-struct file {
+struct bfile {
     int fd;
     bool direct, grows;
     bool complained; // an I/O error has been logged
@@ -102,7 +102,7 @@ static int clear(struct cursor c)
 
 // Moves all bytes of the buffers; 0 or an errno value. A read that meets the end of the file means
 // that somebody has cut it.
-static int transfer(struct file *file, bool write, struct cursor c)
+static int transfer(struct bfile *file, bool write, struct cursor c)
 {
     advance(&c, 0);
     while (c.left && c.todo) {
@@ -123,7 +123,7 @@ static int transfer(struct file *file, bool write, struct cursor c)
 
 // --- O_DIRECT ---
 
-static bool aligned(const struct file *file, const struct block_request *r)
+static bool aligned(const struct bfile *file, const struct block_request *r)
 {
     uint64_t all = r->skip | r->offset | r->len;
 
@@ -149,7 +149,7 @@ static void copy(struct cursor *c, char *bounce, uint64_t len, bool to_bounce)
 }
 
 // Reads may be unaligned in the file, too: they are widened. Writes are not (limits).
-static int transfer_bounced(struct file *file, const struct block_request *r, bool write)
+static int transfer_bounced(struct bfile *file, const struct block_request *r, bool write)
 {
     struct cursor c = cursor_of(r);
     uint64_t block = file->limits.logical_block;
@@ -175,7 +175,7 @@ static int transfer_bounced(struct file *file, const struct block_request *r, bo
 
 // --- Requests ---
 
-static int read_or_write(struct file *file, const struct block_request *r)
+static int read_or_write(struct bfile *file, const struct block_request *r)
 {
     bool write = r->op == BLOCK_WRITE;
 
@@ -198,7 +198,7 @@ static int punch_hole(int fd, uint64_t offset, uint64_t len)
     return allocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, len);
 }
 
-static int write_zeroes_slowly(struct file *file, uint64_t offset, uint64_t len)
+static int write_zeroes_slowly(struct bfile *file, uint64_t offset, uint64_t len)
 {
     static const char zeroes[64 * 1024] __attribute__((aligned(DIRECT_ALIGN_MAX)));
     int error = 0;
@@ -216,7 +216,7 @@ static bool cannot(int error)
 }
 
 // Where the host cannot punch holes, zeros are written.
-static int write_zeroes(struct file *file, uint64_t offset, uint64_t len, bool punch)
+static int write_zeroes(struct bfile *file, uint64_t offset, uint64_t len, bool punch)
 {
     int error = punch ? EOPNOTSUPP
                       : allocate(file->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, len);
@@ -227,14 +227,14 @@ static int write_zeroes(struct file *file, uint64_t offset, uint64_t len, bool p
 }
 
 // Discarding is advice: a host that cannot is no error.
-static int discard(struct file *file, uint64_t offset, uint64_t len)
+static int discard(struct bfile *file, uint64_t offset, uint64_t len)
 {
     int error = punch_hole(file->fd, offset, len);
 
     return cannot(error) ? 0 : error;
 }
 
-static int perform(struct file *file, const struct block_request *r)
+static int perform(struct bfile *file, const struct block_request *r)
 {
     if (r->op != BLOCK_READ && r->op != BLOCK_FLUSH && file->limits.read_only)
         return EROFS;
@@ -256,7 +256,7 @@ static const char *op_name(enum block_op op)
     return (unsigned)op < ARRAY_LEN(names) ? names[op] : "request";
 }
 
-static err_t result_of(struct file *file, const struct block_request *r, int error)
+static err_t result_of(struct bfile *file, const struct block_request *r, int error)
 {
     if (error == 0)
         return OK;
@@ -271,7 +271,7 @@ static err_t result_of(struct file *file, const struct block_request *r, int err
 // --- Threads ---
 
 // Waits for a request; NULL when it is time to stop.
-static struct block_request *take(struct file *file)
+static struct block_request *take(struct bfile *file)
 {
     struct block_request *r;
 
@@ -288,7 +288,7 @@ static struct block_request *take(struct file *file)
     return r;
 }
 
-static void ended(struct file *file)
+static void ended(struct bfile *file)
 {
     pthread_mutex_lock(&file->lock);
     if (--file->in_flight == 0)
@@ -298,7 +298,7 @@ static void ended(struct file *file)
 
 static void worker(void *opaque)
 {
-    struct file *file = opaque;
+    struct bfile *file = opaque;
     struct block_request *r;
 
     host_thread_confine(HOST_THREAD_BLOCK);
@@ -308,7 +308,7 @@ static void worker(void *opaque)
     }
 }
 
-static void enqueue(struct file *file, struct block_request *r)
+static void enqueue(struct bfile *file, struct block_request *r)
 {
     r->next = NULL;
     pthread_mutex_lock(&file->lock);
@@ -319,20 +319,20 @@ static void enqueue(struct file *file, struct block_request *r)
     pthread_mutex_unlock(&file->lock);
 }
 
-void file_submit(struct file *file, struct block_request *r)
+void bfile_submit(struct bfile *file, struct block_request *r)
 {
     r->answered = false;
     enqueue(file, r);
 }
 
-void file_answer(struct file *file, struct block_request *r, err_t result)
+void bfile_answer(struct bfile *file, struct block_request *r, err_t result)
 {
     r->answered = true;
     r->result = result;
     enqueue(file, r);
 }
 
-void file_drain(struct file *file)
+void bfile_drain(struct bfile *file)
 {
     pthread_mutex_lock(&file->lock);
     while (file->in_flight)
@@ -340,11 +340,11 @@ void file_drain(struct file *file)
     pthread_mutex_unlock(&file->lock);
 }
 
-void file_close(struct file *file)
+void bfile_close(struct bfile *file)
 {
     if (!file)
         return;
-    file_drain(file);
+    bfile_drain(file);
     pthread_mutex_lock(&file->lock);
     file->stop = true;
     pthread_cond_broadcast(&file->work);
@@ -361,7 +361,7 @@ void file_close(struct file *file)
 
 // --- Blocking ---
 
-static err_t told(struct file *file, const char *what, int error, struct error *e)
+static err_t told(struct bfile *file, const char *what, int error, struct error *e)
 {
     if (!error)
         return OK;
@@ -369,7 +369,7 @@ static err_t told(struct file *file, const char *what, int error, struct error *
                      "%s: a %s failed: %s", file->name, what, strerror(error));
 }
 
-err_t file_read(struct file *file, uint64_t offset, void *data, size_t len, struct error *e)
+err_t bfile_read(struct bfile *file, uint64_t offset, void *data, size_t len, struct error *e)
 {
     struct iovec iov = {data, len};
     struct block_request r = {BLOCK_READ, offset, len, &iov, 1};
@@ -377,7 +377,8 @@ err_t file_read(struct file *file, uint64_t offset, void *data, size_t len, stru
     return told(file, "read", perform(file, &r), e);
 }
 
-err_t file_write(struct file *file, uint64_t offset, const void *data, size_t len, struct error *e)
+err_t bfile_write(struct bfile *file, uint64_t offset, const void *data, size_t len,
+                  struct error *e)
 {
     struct iovec iov = {(void *)data, len};
     struct block_request r = {BLOCK_WRITE, offset, len, &iov, 1};
@@ -385,23 +386,23 @@ err_t file_write(struct file *file, uint64_t offset, const void *data, size_t le
     return told(file, "write", perform(file, &r), e);
 }
 
-err_t file_sync(struct file *file, struct error *e)
+err_t bfile_sync(struct bfile *file, struct error *e)
 {
     return told(file, "flush", fdatasync(file->fd) < 0 ? errno : 0, e);
 }
 
-err_t file_zero(struct file *file, uint64_t offset, uint64_t len, bool punch, struct error *e)
+err_t bfile_zero(struct bfile *file, uint64_t offset, uint64_t len, bool punch, struct error *e)
 {
     return len ? told(file, "write of zeros", write_zeroes(file, offset, len, punch), e) : OK;
 }
 
-void file_discard(struct file *file, uint64_t offset, uint64_t len)
+void bfile_discard(struct bfile *file, uint64_t offset, uint64_t len)
 {
     if (len)
         punch_hole(file->fd, offset, len);
 }
 
-uint64_t file_length(struct file *file)
+uint64_t bfile_length(struct bfile *file)
 {
     struct stat st;
 
@@ -410,7 +411,7 @@ uint64_t file_length(struct file *file)
     return (uint64_t)st.st_size;
 }
 
-err_t file_set_length(struct file *file, uint64_t len, struct error *e)
+err_t bfile_set_length(struct bfile *file, uint64_t len, struct error *e)
 {
     if (ftruncate(file->fd, (off_t)len) == 0)
         return OK;
@@ -418,14 +419,14 @@ err_t file_set_length(struct file *file, uint64_t len, struct error *e)
                      "%s: its length cannot be changed: %s", file->name, strerror(errno));
 }
 
-const struct block_limits *file_limits(const struct file *file)
+const struct block_limits *bfile_limits(const struct bfile *file)
 {
     return &file->limits;
 }
 
 // --- Opening ---
 
-static err_t open_file(struct file *file, const char *path, const struct file_options *options,
+static err_t open_file(struct bfile *file, const char *path, const struct bfile_options *options,
                        struct error *e)
 {
     int flags = O_CLOEXEC | O_NONBLOCK | (options->read_only ? O_RDONLY : O_RDWR);
@@ -443,7 +444,7 @@ static err_t open_file(struct file *file, const char *path, const struct file_op
     return error_set(e, err_from_errno(errno), "%s: %s", path, strerror(errno));
 }
 
-static err_t lock_file(struct file *file, const char *path, struct error *e)
+static err_t lock_file(struct bfile *file, const char *path, struct error *e)
 {
     struct flock whole = {.l_type = file->limits.read_only ? F_RDLCK : F_WRLCK,
                           .l_whence = SEEK_SET};
@@ -467,7 +468,7 @@ static uint32_t direct_block(int fd)
     return block;
 }
 
-static err_t measure(struct file *file, const char *path, struct error *e)
+static err_t measure(struct bfile *file, const char *path, struct error *e)
 {
     struct block_limits *limits = &file->limits;
     struct stat st;
@@ -493,7 +494,7 @@ static err_t measure(struct file *file, const char *path, struct error *e)
     return OK;
 }
 
-static err_t start_threads(struct file *file, struct error *e)
+static err_t start_threads(struct bfile *file, struct error *e)
 {
     for (unsigned i = 0; i < THREADS; i++) {
         err_t err = host_thread_start(&file->threads[i], "disk", worker, file, e);
@@ -503,9 +504,9 @@ static err_t start_threads(struct file *file, struct error *e)
     return OK;
 }
 
-static struct file *file_new(const char *path, const struct file_options *options)
+static struct bfile *file_new(const char *path, const struct bfile_options *options)
 {
-    struct file *file = calloc(1, sizeof *file);
+    struct bfile *file = calloc(1, sizeof *file);
 
     if (!file)
         return NULL;
@@ -523,10 +524,10 @@ static struct file *file_new(const char *path, const struct file_options *option
     return file;
 }
 
-err_t file_open(const char *path, const struct file_options *options, struct file **out,
-                struct error *e)
+err_t bfile_open(const char *path, const struct bfile_options *options, struct bfile **out,
+                 struct error *e)
 {
-    struct file *file = file_new(path, options);
+    struct bfile *file = file_new(path, options);
     err_t err;
 
     if (!file)
@@ -539,7 +540,7 @@ err_t file_open(const char *path, const struct file_options *options, struct fil
     if (err == OK)
         err = start_threads(file, e);
     if (err != OK) {
-        file_close(file);
+        bfile_close(file);
         return err;
     }
     *out = file;

@@ -9,7 +9,7 @@
 
 struct raw {
     struct block block;
-    struct file *file;
+    struct bfile *file;
     bool guessed;    // see block_open()
     bool complained; // a refused write has been logged
 };
@@ -47,7 +47,7 @@ static void raw_submit(struct block *block, struct block_request *r)
     struct raw *raw = container_of(block, struct raw, block);
 
     if (!changes_format(raw, r)) {
-        file_submit(raw->file, r);
+        bfile_submit(raw->file, r);
         return;
     }
     if (!__atomic_exchange_n(&raw->complained, true, __ATOMIC_RELAXED))
@@ -55,12 +55,12 @@ static void raw_submit(struct block *block, struct block_request *r)
                  "disk %s: the guest's write of another image format's header was refused, because "
                  "this disk's format was guessed; give format=raw to allow it",
                  block->name);
-    file_answer(raw->file, r, ERR_DENIED);
+    bfile_answer(raw->file, r, ERR_DENIED);
 }
 
 static void raw_drain(struct block *block)
 {
-    file_drain(container_of(block, struct raw, block)->file);
+    bfile_drain(container_of(block, struct raw, block)->file);
 }
 
 static void raw_close(struct block *block)
@@ -68,7 +68,7 @@ static void raw_close(struct block *block)
     if (!block)
         return;
     struct raw *raw = container_of(block, struct raw, block);
-    file_close(raw->file);
+    bfile_close(raw->file);
     free(raw);
 }
 
@@ -88,21 +88,21 @@ static err_t check_size(const struct block_limits *limits, const char *path, str
 err_t raw_open(const char *path, const struct block_options *options, bool guessed,
                struct block **out, struct error *e)
 {
-    struct file_options how = {.read_only = options->read_only, .direct = options->direct};
+    struct bfile_options how = {.read_only = options->read_only, .direct = options->direct};
     struct raw *raw = calloc(1, sizeof *raw);
-    err_t err = raw ? file_open(path, &how, &raw->file, e)
+    err_t err = raw ? bfile_open(path, &how, &raw->file, e)
                     : error_set(e, ERR_NO_MEMORY, "%s: no memory", path);
 
     if (err == OK)
-        err = check_size(file_limits(raw->file), path, e);
+        err = check_size(bfile_limits(raw->file), path, e);
     if (err != OK) {
         if (raw)
-            file_close(raw->file);
+            bfile_close(raw->file);
         free(raw);
         return err;
     }
     raw->block.type = &raw_type;
-    raw->block.limits = *file_limits(raw->file);
+    raw->block.limits = *bfile_limits(raw->file);
     raw->guessed = guessed;
     block_set_name(&raw->block, path);
     *out = &raw->block;
