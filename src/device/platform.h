@@ -7,11 +7,13 @@
 #include "base/types.h"
 
 // Guest-physical memory map.
-#define PC_LOW_RAM_MAX 0xc0000000ull // the rest continues at 4 GiB
+// Firmware wants no RAM above 2 GiB below 4 GiB: SeaBIOS puts its windows at 0xb0000000, OVMF at
+// 0x80000000.
+#define PC_LOW_RAM_MAX 0x80000000ull // the rest continues at 4 GiB
 #define PC_HIGH_RAM 0x100000000ull
-#define PC_MMIO32 0xc0000000ull // BARs below 4 GiB
-#define PC_MMIO32_END 0xe0000000ull
-#define PC_ECAM 0xe0000000ull // 256 buses
+#define PC_MMIO32 0x80000000ull // BARs below 4 GiB, and again behind the configuration window
+#define PC_MMIO32_END 0xfec00000ull
+#define PC_ECAM 0xe0000000ull // 256 buses; where direct boot opens it, firmware decides itself
 #define PC_ECAM_SIZE 0x10000000ull
 #define PC_IOAPIC 0xfec00000ull
 #define PC_HPET 0xfed00000ull
@@ -59,8 +61,9 @@
 #define PC_GSIS 24
 #define PC_IOAPIC_ID 0
 
-// PIRQ (0..7) of a PCI slot's pin (0 = INTA#).
-#define PC_PIRQ(slot, pin) (((slot) + (pin)) & 7)
+// PIRQ (0..7) of a PCI slot's pin (0 = INTA#). The slots of the ICH9's own functions do not rotate
+// (its reset routing, and what firmware assumes).
+#define PC_PIRQ(slot, pin) ((slot) > 24 ? (pin)&3 : ((slot) + (pin)) & 7)
 
 // PCI slots on bus 0; other slots are free for devices.
 #define PC_SLOT_HOST 0

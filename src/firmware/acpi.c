@@ -177,7 +177,8 @@ static void make_fadt(struct making *m, const struct acpi_config *config, uint32
     store_le16(t + FADT_C2_LATENCY, LATENCY_NONE);
     store_le16(t + FADT_C3_LATENCY, LATENCY_NONE);
     t[FADT_CENTURY] = CMOS_CENTURY;
-    store_le16(t + FADT_BOOT_ARCH, ARCH_LEGACY | ARCH_NO_VGA | (config->i8042 ? ARCH_8042 : 0));
+    store_le16(t + FADT_BOOT_ARCH,
+               ARCH_LEGACY | (config->vga ? 0 : ARCH_NO_VGA) | (config->i8042 ? ARCH_8042 : 0));
     store_le32(t + FADT_FLAGS, FADT_FLAG_WBINVD | FADT_FLAG_C1 | FADT_FLAG_NO_SLEEP_BUTTON |
                                    FADT_FLAG_NO_FIXED_RTC | FADT_FLAG_RESET);
     gas(t + FADT_RESET, GAS_IO, PC_PORT_RESET, 1, 1);
@@ -238,11 +239,11 @@ static void make_madt(struct making *m, const struct acpi_config *config)
     table_end(m);
 }
 
-static void make_mcfg(struct making *m)
+static void make_mcfg(struct making *m, const struct acpi_config *config)
 {
     table_begin(m, "MCFG", 1, true);
     put(m, 0, 8);
-    put(m, PC_ECAM, 8);
+    put(m, config->ecam, 8);
     put(m, 0, 3); // segment, first bus
     put(m, 255, 1);
     put(m, 0, 4);
@@ -291,7 +292,7 @@ err_t acpi_build(const struct acpi_config *config, struct acpi_tables *out, stru
     uint32_t dsdt = make_dsdt(&m, config);
     make_fadt(&m, config, facs, dsdt);
     make_madt(&m, config);
-    make_mcfg(&m);
+    make_mcfg(&m, config);
     if (config->hpet) {
         make_hpet(&m);
     }

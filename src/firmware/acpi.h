@@ -17,6 +17,12 @@ struct acpi_config {
     bool hpet;
     bool panic;  // panic device at PC_PORT_PANIC
     bool fw_cfg; // at PC_PORT_FW_CFG
+    bool vga;    // ports and memory of a VGA adapter may be touched
+    // The PCI host bridge's memory: the configuration window (256 MiB between PC_MMIO32 and
+    // PC_MMIO32_END) and where BARs above 4 GiB may lie.
+    gpa_t ecam;
+    gpa_t mmio64;
+    uint64_t mmio64_len;
 };
 
 struct acpi_link { // the blob holds at `at` the address (size bytes) of its own offset `target`

@@ -154,7 +154,7 @@ static void bridge_routing(struct aml *a)
     aml_end(a);
 }
 
-static void bridge_windows(struct aml *a)
+static void bridge_windows(const struct acpi_config *config, struct aml *a)
 {
     aml_name(a, "_CRS");
     aml_resources(a);
@@ -163,8 +163,9 @@ static void bridge_windows(struct aml *a)
     aml_resource_io_window(a, 0, PC_PORT_PCI_ADDRESS - 1);
     aml_resource_io_window(a, PC_PORT_PCI_ADDRESS + 8, 0xffff);
     aml_resource_memory_window(a, 0xa0000, 0xbffff);
-    aml_resource_memory_window(a, PC_MMIO32, PC_MMIO32_END - 1);
-    aml_resource_memory_window(a, PC_MMIO64, PC_MMIO64 + PC_MMIO64_SIZE - 1);
+    aml_resource_memory_window(a, PC_MMIO32, config->ecam - 1);
+    aml_resource_memory_window(a, config->ecam + PC_ECAM_SIZE, PC_MMIO32_END - 1);
+    aml_resource_memory_window(a, config->mmio64, config->mmio64 + config->mmio64_len - 1);
     aml_end(a);
 }
 
@@ -306,7 +307,7 @@ static void host_bridge(const struct acpi_config *config, struct aml *a)
     aml_name_int(a, "_UID", 0);
     aml_name_int(a, "_SEG", 0);
     aml_name_int(a, "_BBN", 0);
-    bridge_windows(a);
+    bridge_windows(config, a);
     bridge_capabilities(a);
     bridge_routing(a);
     lpc_bridge(config, a);
@@ -314,12 +315,12 @@ static void host_bridge(const struct acpi_config *config, struct aml *a)
 }
 
 // Addresses that are taken though no device above says so; ECAM must be here for guests to use it.
-static void motherboard(struct aml *a)
+static void motherboard(const struct acpi_config *config, struct aml *a)
 {
     isa_device(a, "MBRD", "PNP0C02");
     aml_name(a, "_CRS");
     aml_resources(a);
-    aml_resource_memory(a, PC_ECAM, PC_ECAM_SIZE);
+    aml_resource_memory(a, (uint32_t)config->ecam, PC_ECAM_SIZE);
     aml_resource_memory(a, PC_IOAPIC, PAGE_SIZE);
     aml_resource_memory(a, PC_LAPIC, PAGE_SIZE);
     aml_resource_io(a, PC_PORT_FAST_A20, 1);
@@ -380,7 +381,7 @@ void dsdt_build(const struct acpi_config *config, struct buffer *out)
         link_device(&a, i);
     }
     host_bridge(config, &a);
-    motherboard(&a);
+    motherboard(config, &a);
     if (config->hpet) {
         hpet(&a);
     }

@@ -117,14 +117,26 @@ static void assign_interrupt(struct pci_bus *bus, struct pci_function *f)
                       pirq_irq(PC_PIRQ(f->devfn / 8u, pin - 1)));
 }
 
+// Memory-mapped configuration at PC_ECAM, RAM from 0xc0000 to 0xfffff.
+static void open_memory(struct pci_bus *bus)
+{
+    unsigned host = PCI_DEVFN(PC_SLOT_HOST, 0);
+
+    pci_bus_write(bus, host, Q35_PCIEXBAR, 4, (uint32_t)PC_ECAM | 1);
+    pci_bus_write(bus, host, Q35_PAM0, 4, 0x33333330);
+    pci_bus_write(bus, host, Q35_PAM0 + 4, 2, 0x3333);
+    pci_bus_write(bus, host, Q35_PAM0 + 6, 1, 0x33);
+}
+
 err_t pci_assign_resources(struct pci_bus *bus, struct error *e)
 {
     struct window windows[] = {
         [PCI_BAR_IO] = {PC_IO_BARS, PC_IO_BARS_END},
-        [PCI_BAR_MEM32] = {PC_MMIO32, PC_MMIO32_END},
+        [PCI_BAR_MEM32] = {PC_MMIO32, PC_ECAM},
         [PCI_BAR_MEM64] = {PC_MMIO64, PC_MMIO64 + PC_MMIO64_SIZE},
     };
 
+    open_memory(bus);
     for (unsigned pirq = 0; pirq < 8; pirq++)
         pci_bus_write(bus, PCI_DEVFN(PC_SLOT_LPC, 0), ICH9_PIRQ_ROUTE(pirq), 1, pirq_irq(pirq));
     for (unsigned devfn = 0; devfn < 256; devfn++) {

@@ -1,8 +1,8 @@
 // One PCI function: its configuration header, BARs and INTx pin.
 //
-// Specification: PCI 3.0, chapter 6 (configuration space), 6.2.5 (base addresses), 6.2.2 and 6.2.3
-// (command and status). Sizing a BAR needs no code: the bits below its size are not writable.
-// Not modelled: expansion ROMs, parity and system errors, power management.
+// Specification: PCI 3.0, chapter 6 (configuration space), 6.2.5 (base addresses, expansion ROM),
+// 6.2.2 and 6.2.3 (command and status). Sizing a BAR needs no code: the bits below its size are not
+// writable. Not modelled: parity and system errors, power management.
 #include "device/pci/function_impl.h"
 
 #include "base/bits.h"
@@ -11,12 +11,15 @@
 
 #define BAR_IO 0x1u
 #define BAR_MEM64 0x4u
+#define ROM_SIZE_MIN 2048ull // the fewest address bits that a ROM's register may leave out
 
 static const struct state_field function_fields[] = {
     SKIP(struct pci_function, dev, "wiring, rebuilt from configuration"),
     SKIP(struct pci_function, hooks, "set by the model"),
     SKIP(struct pci_function, bars,
          "layout set by the model; where they are mapped follows config"),
+    SKIP(struct pci_function, rom, "set by the model"),
+    SKIP(struct pci_function, rom_len, "set by the model"),
     ARRAY(struct pci_function, msix_address),
     FIELD(struct pci_function, msix_pending),
     ARRAY(struct pci_function, msix_data),
@@ -89,6 +92,36 @@ void pci_add_bar(struct pci_function *f, unsigned index, enum pci_bar_kind kind,
         pci_set_register(f, offset + 4, 4, 0, (uint32_t)(address_bits >> 32));
 }
 
+// Bytes behind the image read as ones, as an unwritten part of the chip.
+static uint64_t rom_read(struct device *dev, uint64_t offset, unsigned size)
+{
+    const struct pci_function *f = pci_function_of(dev);
+    uint64_t value = 0;
+
+    for (unsigned i = 0; i < size; i++)
+        value |= (offset + i < f->rom_len ? f->rom[offset + i] : 0xffull) << (8 * i);
+    return value;
+}
+
+static void rom_write(struct device *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+}
+
+static const struct io_ops rom_ops = {rom_read, rom_write, .min_size = 1, .max_size = 8};
+
+void pci_add_rom(struct pci_function *f, const uint8_t *image, uint64_t len)
+{
+    uint64_t size = ROM_SIZE_MIN;
+
+    while (size < len)
+        size *= 2;
+    f->rom = image;
+    f->rom_len = len;
+    f->bars[PCI_ROM_BAR] = (struct pci_bar){.size = size, .ops = &rom_ops, .kind = PCI_BAR_ROM};
+    f->writable[PCI_COMMAND] |= PCI_COMMAND_MEMORY;
+    pci_set_register(f, PCI_ROM, 4, 0, (uint32_t) ~(size - 1) | PCI_ROM_ENABLE);
+}
+
 unsigned pci_add_capability(struct pci_function *f, uint8_t id, unsigned len)
 {
     unsigned at = f->cap_end;
@@ -109,9 +142,12 @@ static uint64_t bar_address(const struct pci_function *f, unsigned index)
 {
     const struct pci_bar *bar = &f->bars[index];
     unsigned command = pci_register(f, PCI_COMMAND, 2);
-    uint64_t address = pci_register(f, PCI_BAR0 + 4 * index, 4);
+    unsigned offset = index == PCI_ROM_BAR ? PCI_ROM : PCI_BAR0 + 4 * index;
+    uint64_t address = pci_register(f, offset, 4);
 
     if (!(command & (bar->kind == PCI_BAR_IO ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY)))
+        return 0;
+    if (bar->kind == PCI_BAR_ROM && !(address & PCI_ROM_ENABLE))
         return 0;
     if (bar->kind == PCI_BAR_MEM64)
         address |= (uint64_t)pci_register(f, PCI_BAR0 + 4 * index + 4, 4) << 32;
@@ -136,8 +172,8 @@ static void map_bar(struct pci_function *f, struct pci_bar *bar, uint64_t at)
 {
     struct device *dev = &f->dev;
     uint64_t space = bar->kind == PCI_BAR_IO      ? 1ull << 16
-                     : bar->kind == PCI_BAR_MEM32 ? 1ull << 32
-                                                  : 1ull << 52;
+                     : bar->kind == PCI_BAR_MEM64 ? 1ull << 52
+                                                  : 1ull << 32;
     err_t err;
 
     if (!at || at >= space - bar->size)
@@ -153,12 +189,12 @@ static void map_bar(struct pci_function *f, struct pci_bar *bar, uint64_t at)
 // Unmaps all that must move first, so that two BARs of a function can change places.
 static void update_bars(struct pci_function *f)
 {
-    for (unsigned i = 0; i < PCI_BARS; i++) {
+    for (unsigned i = 0; i <= PCI_ROM_BAR; i++) {
         struct pci_bar *bar = &f->bars[i];
         if (bar->kind != PCI_BAR_NONE && bar->mapped != bar_address(f, i))
             unmap_bar(f, bar);
     }
-    for (unsigned i = 0; i < PCI_BARS; i++) {
+    for (unsigned i = 0; i <= PCI_ROM_BAR; i++) {
         struct pci_bar *bar = &f->bars[i];
         if (bar->kind != PCI_BAR_NONE && !bar->mapped)
             map_bar(f, bar, bar_address(f, i));
@@ -225,7 +261,7 @@ void pci_config_write(struct pci_function *f, unsigned offset, unsigned size, ui
         f->config[at] = (uint8_t)((f->config[at] & ~f->writable[at]) | (byte & f->writable[at]));
         f->config[at] &= (uint8_t) ~(byte & f->clearable[at]);
     }
-    if (offset < PCI_BAR0 + 4 * PCI_BARS)
+    if (offset < PCI_ROM + 4)
         update_bars(f);
     pci_flush_messages(f);
     update_intx(f);
@@ -266,6 +302,6 @@ err_t pci_loaded(struct pci_function *f, struct error *e)
 
 void pci_fini(struct pci_function *f)
 {
-    for (unsigned i = 0; i < PCI_BARS; i++)
+    for (unsigned i = 0; i <= PCI_ROM_BAR; i++)
         unmap_bar(f, &f->bars[i]);
 }

@@ -6,8 +6,7 @@
 // delivers INTx (the device's interrupt line 0), MSI and MSI-X.
 //
 // Specification: PCI 3.0. Not modelled: bridges and buses below bus 0, PCI Express capabilities and
-// extended configuration space (reads as all ones), power management, expansion ROMs, parity
-// errors.
+// extended configuration space (reads as all ones), power management, parity errors.
 #pragma once
 
 #include "device/device.h"
@@ -15,9 +14,10 @@
 
 #define PCI_CONFIG_SIZE 256
 #define PCI_BARS 6
+#define PCI_ROM_BAR 6   // the expansion ROM's place behind the BARs
 #define PCI_MSIX_MAX 64 // vectors
 
-enum pci_bar_kind { PCI_BAR_NONE, PCI_BAR_IO, PCI_BAR_MEM32, PCI_BAR_MEM64 };
+enum pci_bar_kind { PCI_BAR_NONE, PCI_BAR_IO, PCI_BAR_MEM32, PCI_BAR_MEM64, PCI_BAR_ROM };
 
 struct pci_bar {
     uint64_t size;   // power of two
@@ -37,8 +37,10 @@ struct pci_hooks {
 
 struct pci_function {
     struct device dev;
-    const struct pci_hooks *hooks; // or NULL
-    struct pci_bar bars[PCI_BARS];
+    const struct pci_hooks *hooks;     // or NULL
+    struct pci_bar bars[PCI_BARS + 1]; // and the expansion ROM
+    const uint8_t *rom;                // not owned; NULL: none
+    uint64_t rom_len;
     uint64_t msix_address[PCI_MSIX_MAX];
     uint64_t msix_pending;
     uint32_t msix_data[PCI_MSIX_MAX];
@@ -84,6 +86,11 @@ void pci_init(struct pci_function *f, const struct pci_id *id, const struct pci_
 // and index + 1). ops work relative to its start.
 void pci_add_bar(struct pci_function *f, unsigned index, enum pci_bar_kind kind, uint64_t size,
                  const struct io_ops *ops);
+// An expansion ROM (PCI 3.0, 6.2.5.2), such as a video BIOS, for firmware to run. The image stays
+// the caller's and valid until pci_fini(); behind its len bytes (1..PCI_ROM_MAX) the ROM reads as
+// ones.
+#define PCI_ROM_MAX (16 * MIB)
+void pci_add_rom(struct pci_function *f, const uint8_t *image, uint64_t len);
 // Room for a capability of len bytes with this id; returns its offset, filled with zeros,
 // read-only.
 unsigned pci_add_capability(struct pci_function *f, uint8_t id, unsigned len);
@@ -145,7 +152,8 @@ uint32_t pci_bus_read(struct pci_bus *bus, unsigned bdf, unsigned offset, unsign
 void pci_bus_write(struct pci_bus *bus, unsigned bdf, unsigned offset, unsigned size,
                    uint32_t value);
 
-// Does what firmware would: gives every BAR an address in the board's windows (device/platform.h),
-// routes the PIRQs and fills in the interrupt line registers. Enables no decoding. To be called
-// after reset when no firmware runs. ERR_NO_MEMORY when a window is full.
+// Does what firmware would: opens the configuration window and the legacy RAM ranges, gives every
+// BAR an address in the board's windows (device/platform.h), routes the PIRQs and fills in the
+// interrupt line registers. Enables no decoding. To be called after reset when no firmware runs.
+// ERR_NO_MEMORY when a window is full.
 err_t pci_assign_resources(struct pci_bus *bus, struct error *e);

@@ -267,7 +267,10 @@ static err_t install_tables(struct vm *vm, const struct guest_memory *memory, gp
                                .i8042 = true,
                                .hpet = true,
                                .panic = true,
-                               .fw_cfg = true};
+                               .fw_cfg = true,
+                               .ecam = PC_ECAM,
+                               .mmio64 = PC_MMIO64,
+                               .mmio64_len = PC_MMIO64_SIZE};
     struct smbios_config smbios = {.product = vm->config->name,
                                    .ram_bytes = vm->ram_bytes,
                                    .cpus = vm->vcpus,

@@ -34,6 +34,8 @@ static void sample_write(struct device *dev, uint64_t offset, unsigned size, uin
 
 static const struct io_ops sample_ops = {sample_read, sample_write, 1, 8};
 
+static const uint8_t sample_rom[3000] = {0x55, 0xaa, 6, [2999] = 0x77};
+
 static err_t sample_init(struct device *dev, const void *config, struct error *e)
 {
     static const struct pci_id id = {0x1234, 0x5678, 0x9abc, 0xdef0, 0xff0000, 3, 1};
@@ -45,6 +47,7 @@ static err_t sample_init(struct device *dev, const void *config, struct error *e
     pci_add_bar(f, 4, PCI_BAR_MEM32, 4096, &sample_ops);
     pci_add_msi(f);
     pci_add_msix(f, 4, 5);
+    pci_add_rom(f, sample_rom, sizeof sample_rom);
     return OK;
 }
 
@@ -278,6 +281,25 @@ static void msix_function_mask_and_bus_master_hold_messages_back(void)
     tear_down(&s);
 }
 
+static void expansion_rom_is_read_where_both_enable_bits_say(void)
+{
+    struct setup s = set_up();
+
+    pci_config_write(s.f, PCI_ROM, 4, 0xfffffffe);
+    CHECK_EQ(pci_config_read(s.f, PCI_ROM, 4), 0xfffff000);
+    pci_config_write(s.f, PCI_ROM, 4, 0x90000000);
+    pci_config_write(s.f, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+    CHECK(!fake_claim_at(s.g, false, 0x90000000));
+    pci_config_write(s.f, PCI_ROM, 4, 0x90000001);
+    CHECK_EQ(fake_read(s.g, false, 0x90000000, 4), 0x06aa55);
+    CHECK_EQ(fake_read(s.g, false, 0x90000bb4, 8), 0xffffffff77000000);
+    fake_write(s.g, false, 0x90000000, 4, 0);
+    CHECK_EQ(fake_read(s.g, false, 0x90000000, 2), 0xaa55);
+    pci_config_write(s.f, PCI_COMMAND, 2, 0);
+    CHECK(!fake_claim_at(s.g, false, 0x90000000));
+    tear_down(&s);
+}
+
 static void pci_state_survives_a_move(void)
 {
     struct setup s = set_up();
@@ -308,6 +330,13 @@ static void record_route(void *opaque, unsigned pirq, int irq)
     routes[pirq] = irq;
 }
 
+static unsigned legacy_changes;
+
+static void count_legacy_change(void *opaque)
+{
+    legacy_changes++;
+}
+
 struct board {
     struct fake_guest *g;
     struct device *host, *lpc, *sample;
@@ -316,7 +345,7 @@ struct board {
 static struct board board_up(void)
 {
     struct board b = {.g = fake_guest_new()};
-    struct q35_host_config host = {.bus = &b.g->bus};
+    struct q35_host_config host = {.bus = &b.g->bus, .legacy_changed = count_legacy_change};
     struct ich9_lpc_config lpc = {.route = record_route};
 
     b.host = fake_device(b.g, &q35_host_type, &host);
@@ -339,6 +368,8 @@ static void host_bridge_answers_both_mechanisms(void)
 {
     struct board b = board_up();
 
+    CHECK_EQ(fake_read(b.g, false, PC_ECAM, 4), 0xffffffff); // closed until PCIEXBAR says where
+    pci_bus_write(&b.g->bus, 0, Q35_PCIEXBAR, 4, (uint32_t)PC_ECAM | 1);
     CHECK_EQ(fake_read(b.g, false, PC_ECAM, 4), 0x29c08086);
     CHECK_EQ(fake_read(b.g, false, PC_ECAM + (3 << 15) + 2, 2), 0x5678);
     CHECK_EQ(fake_read(b.g, false, PC_ECAM + (4 << 15), 4), 0xffffffff); // nobody
@@ -352,6 +383,46 @@ static void host_bridge_answers_both_mechanisms(void)
     CHECK_EQ(fake_read(b.g, true, 0xcfc, 4), 0xffffffff); // not enabled
     CHECK_EQ(fake_read(b.g, true, 0xcf8, 1), 0xff);       // bytes are not the bridge's
     CHECK(!fake_claim_at(b.g, true, 0xcf9));
+    board_down(&b);
+}
+
+static void pciexbar_moves_and_closes_the_window(void)
+{
+    struct board b = board_up();
+    uint64_t len;
+
+    pci_bus_write(&b.g->bus, 0, Q35_PCIEXBAR, 4, 0xb0000001);
+    CHECK_EQ(fake_read(b.g, false, 0xb0000000, 4), 0x29c08086);
+    fake_write(b.g, false, 0xb0000000 + Q35_PCIEXBAR, 4, 0xb8000003); // by itself: 128 MiB
+    CHECK_EQ(fake_read(b.g, false, 0xb0000000, 4), 0xffffffff);
+    CHECK_EQ(fake_read(b.g, false, 0xb8000000, 4), 0x29c08086);
+    CHECK_EQ(fake_claim_at(b.g, false, 0xb8000000)->len, 0x8000000);
+    CHECK_EQ(q35_ecam(0xb8000003, 0, &len), 0xb8000000);
+    CHECK_EQ(q35_ecam(0xe0000007, 0, &len), 0); // a length that does not exist
+    b.host->type->reset(b.host);
+    CHECK(!fake_claim_at(b.g, false, 0xb8000000));
+    board_down(&b);
+}
+
+static void pam_gives_every_legacy_range_its_attributes(void)
+{
+    struct board b = board_up();
+    uint8_t range[Q35_LEGACY_RANGES];
+
+    legacy_changes = 0;
+    q35_legacy_ranges(b.host, range);
+    CHECK_EQ(range[0] | range[15], 0);
+    pci_bus_write(&b.g->bus, 0, Q35_PAM0, 4, 0x00000230); // 0xc4000 and 0xc0000 differ
+    CHECK_EQ(legacy_changes, 1);
+    q35_legacy_ranges(b.host, range);
+    CHECK_EQ(range[0], 2);
+    CHECK_EQ(range[1], 0);
+    CHECK_EQ(range[12], 3);
+    CHECK_EQ(range[15], 3);
+    b.host->type->reset(b.host);
+    q35_legacy_ranges(b.host, range);
+    CHECK_EQ(range[12], 0);
+    CHECK_EQ(legacy_changes, 2);
     board_down(&b);
 }
 
@@ -431,6 +502,8 @@ TEST_MAIN(TEST(config_space_keeps_read_only_bits), TEST(capabilities_form_a_list
           TEST(bar_over_ram_or_another_bar_stays_unmapped), TEST(intx_follows_the_disable_bit),
           TEST(msi_waits_while_masked), TEST(msix_vector_masks_hold_messages_back),
           TEST(msix_function_mask_and_bus_master_hold_messages_back),
-          TEST(pci_state_survives_a_move), TEST(host_bridge_answers_both_mechanisms),
-          TEST(lpc_bridge_publishes_pirq_routes), TEST(resources_are_assigned_in_the_windows),
-          TEST(bus_refuses_taken_and_orphaned_places), TEST(chipset_state_survives_a_move))
+          TEST(expansion_rom_is_read_where_both_enable_bits_say), TEST(pci_state_survives_a_move),
+          TEST(host_bridge_answers_both_mechanisms), TEST(pciexbar_moves_and_closes_the_window),
+          TEST(pam_gives_every_legacy_range_its_attributes), TEST(lpc_bridge_publishes_pirq_routes),
+          TEST(resources_are_assigned_in_the_windows), TEST(bus_refuses_taken_and_orphaned_places),
+          TEST(chipset_state_survives_a_move))

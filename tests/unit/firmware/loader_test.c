@@ -277,8 +277,8 @@ static void memory_types_follow_the_memory_map(void)
     loader_cpu_defaults(&s, 40);
     CHECK_EQ(s.cr0, CR0_ET);
     CHECK_EQ(s.mtrr_def_type, 0xc06);
-    CHECK_EQ(s.mtrr_base[0], 0xc0000000);
-    CHECK_EQ(s.mtrr_mask[0], 0xffc0000800);
+    CHECK_EQ(s.mtrr_base[0], 0x80000000);
+    CHECK_EQ(s.mtrr_mask[0], 0xff80000800);
     CHECK_EQ(s.mtrr_fixed[2], 0);
 }
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "device/platform.h"
 #include "firmware/aml.h"
 #include "firmware/layout.h"
 #include "test.h"
@@ -18,7 +19,10 @@ static const struct acpi_config config = {.cpus = 2,
                                           .i8042 = true,
                                           .hpet = true,
                                           .panic = true,
-                                          .fw_cfg = true};
+                                          .fw_cfg = true,
+                                          .ecam = PC_ECAM,
+                                          .mmio64 = PC_MMIO64,
+                                          .mmio64_len = PC_MMIO64_SIZE};
 
 static uint8_t sum(const uint8_t *p, size_t len)
 {
@@ -126,7 +130,7 @@ static void smbios_entry_sums_to_zero_and_points_to_its_table(void)
 
 static void memory_map_is_sorted_and_splits_at_the_io_window(void)
 {
-    static const uint64_t sizes[] = {BOOT_RAM_MIN, 512 * MIB, 3 * GIB, 3 * GIB + MIB, 100 * GIB};
+    static const uint64_t sizes[] = {BOOT_RAM_MIN, 512 * MIB, 2 * GIB, 2 * GIB + MIB, 100 * GIB};
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
         struct e820_map map;
         uint64_t ram = 0;
@@ -139,8 +143,8 @@ static void memory_map_is_sorted_and_splits_at_the_io_window(void)
         }
         // All but the EBDA, the hole for display and ROMs, the BIOS area and the ACPI area.
         CHECK_EQ(ram, sizes[i] - (BOOT_BIOS_END - BOOT_EBDA) - BOOT_ACPI_SIZE);
-        CHECK(!e820_is_ram(&map, 0xc0000000, 1));
-        CHECK_EQ(e820_is_ram(&map, 0x100000000, 1), sizes[i] > 3 * GIB);
+        CHECK(!e820_is_ram(&map, PC_LOW_RAM_MAX, 1));
+        CHECK_EQ(e820_is_ram(&map, 0x100000000, 1), sizes[i] > PC_LOW_RAM_MAX);
         CHECK(!e820_is_ram(&map, 0x100000, ~0ull));
     }
 }
