@@ -24,30 +24,43 @@ int64_t host_wall_now(void)
 }
 
 // Clock and counter at one moment: the clock is read between two looks at the counter, and the
-// tightest of a few tries is kept.
-static void sample(uint64_t *ns, uint64_t *tsc)
+// tightest of a few tries is kept. Returns how long that one took.
+struct look {
+    uint64_t ns, tsc, ticks;
+};
+
+static struct look look(void)
 {
-    uint64_t best = UINT64_MAX;
+    struct look best = {.ticks = UINT64_MAX};
     for (int i = 0; i < 8; i++) {
         uint64_t before = host_tsc();
         uint64_t now = clock_ns(CLOCK_MONOTONIC_RAW);
         uint64_t after = host_tsc();
-        if (after - before < best) {
-            best = after - before;
-            *ns = now;
-            *tsc = before + best / 2;
-        }
+        if (after - before < best.ticks)
+            best = (struct look){now, before + (after - before) / 2, after - before};
     }
+    return best;
 }
 
-static uint64_t measure_khz(uint64_t wait_ns)
+// Waits until what a look may be wrong by is one part in PRECISION of the time between two. The
+// error that remains is a hundredth of that, since both looks are wrong in the same way.
+#define PRECISION 10000
+#define MEASURE_MIN_NS (NS_PER_MS / 4)
+#define MEASURE_MAX_NS (9 * NS_PER_MS)
+
+static uint64_t measure_khz(void)
 {
-    uint64_t ns0, ns1, tsc0, tsc1;
-    sample(&ns0, &tsc0);
-    struct timespec wait = {.tv_nsec = (long)wait_ns};
-    clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, NULL);
-    sample(&ns1, &tsc1);
-    return (uint64_t)((unsigned __int128)(tsc1 - tsc0) * 1000000 / (ns1 - ns0));
+    struct look first = look(), last;
+    struct timespec wait = {.tv_nsec = MEASURE_MIN_NS};
+    bool enough;
+    do {
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, NULL);
+        last = look();
+        uint64_t ticks = last.tsc - first.tsc;
+        enough = ticks / PRECISION >= first.ticks && ticks / PRECISION >= last.ticks;
+    } while (last.ns - first.ns < MEASURE_MIN_NS ||
+             (!enough && last.ns - first.ns < MEASURE_MAX_NS));
+    return (uint64_t)((unsigned __int128)(last.tsc - first.tsc) * 1000000 / (last.ns - first.ns));
 }
 
 static uint64_t cpuid_khz(void)
@@ -95,7 +108,7 @@ void host_tsc_calibrate(struct host_tsc_info *out)
 {
     uint64_t stated = cpuid_khz(), hypervisor = hypervisor_khz();
     out->invariant = cpu_invariant_tsc();
-    uint64_t measured = measure_khz(stated || hypervisor ? 2 * NS_PER_MS : 9 * NS_PER_MS);
+    uint64_t measured = measure_khz();
     if (agree(hypervisor, measured)) { // it knows about a scaled TSC; the CPU's leaf does not
         out->khz = hypervisor;
         out->source = "hypervisor";
