@@ -7,7 +7,7 @@
 // small cache of their own, where a hit depends on both pages.
 #include "engine/translate/interp.h"
 
-#include <stdlib.h>
+#include <sys/mman.h>
 
 #include "engine/translate/system_impl.h"
 
@@ -35,20 +35,24 @@ struct icache {
     struct icache_entry entry[ICACHE_ENTRIES];
     struct crossing crossing[CROSSINGS];
     bool crossings; // there are any
+    bool filled;    // there is anything
 };
 
 err_t icache_new(struct tcpu *c, struct error *e)
 {
-    c->icache = aligned_alloc(64, sizeof *c->icache);
-    if (!c->icache)
+    // Large and at first empty: pages come, as zeroes, when they are used.
+    void *p = mmap(NULL, sizeof *c->icache, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
         return error_set(e, ERR_NO_MEMORY, "no memory for a vCPU's instruction cache");
-    icache_flush(c);
+    c->icache = p;
     return OK;
 }
 
 void icache_free(struct tcpu *c)
 {
-    free(c->icache);
+    if (c->icache)
+        munmap(c->icache, sizeof *c->icache);
     c->icache = NULL;
 }
 
@@ -73,9 +77,10 @@ static void forget_crossings(struct tcpu *c)
 
 void icache_flush(struct tcpu *c)
 {
-    for (unsigned i = 0; i < ICACHE_ENTRIES; i++)
-        c->icache->entry[i].host = NULL;
-    c->icache->crossings = true;
+    for (unsigned i = 0; c->icache->filled && i < ICACHE_ENTRIES; i++)
+        if (c->icache->entry[i].host)
+            c->icache->entry[i].host = NULL;
+    c->icache->filled = false;
     forget_crossings(c);
 }
 
@@ -273,6 +278,7 @@ static struct icache_entry *fill(struct tcpu *c, gva_t at)
     entry->run = handler(c, &entry->insn);
     entry->size = c->mode & MODE_CODE_SIZE;
     entry->host = host;
+    c->icache->filled = true;
     return entry;
 }
 

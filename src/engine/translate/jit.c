@@ -92,8 +92,7 @@ struct jit *jit_new(struct tcpu *c)
         return NULL;
     }
     c->jit = jit;
-    jit_flush(c);
-    c->counter[COUNTER_CACHE_FLUSHES] = 0;
+    jit_start_empty(c);
     return jit;
 }
 

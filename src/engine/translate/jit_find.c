@@ -35,9 +35,10 @@ bool jit_eligible(const struct tcpu *c)
                                    (c->mode & MODE_STACK32) && (c->mode & MODE_PROTECTED));
 }
 
+// While there are no blocks, no entry leads anywhere: see jit_start_empty().
 static void forget_branches(struct tcpu *c, unsigned user)
 {
-    for (unsigned i = 0; i < IBTC_ENTRIES; i++)
+    for (unsigned i = 0; c->jit->blocks > 1 && i < IBTC_ENTRIES; i++)
         c->hot.ibtc[user][i] = (struct ibtc_entry){IBTC_FREE, NULL};
 }
 
@@ -243,13 +244,25 @@ void jit_invalidate(struct tcpu *c, gpa_t at, uint64_t len)
                 drop_overlapping(c, &jit->page[i], at, len);
 }
 
+// Tables come as zeroes, which is free for all but the entry that rip 0 leads to.
+void jit_start_empty(struct tcpu *c)
+{
+    struct jit *jit = c->jit;
+    jit->pages = jit->blocks = jit->marks = jit->sites = jit->links = 1;
+    c->hot.ibtc[0][0].rip = c->hot.ibtc[1][0].rip = IBTC_FREE;
+}
+
 void jit_flush(struct tcpu *c)
 {
     struct jit *jit = c->jit;
-    if (!jit)
+    if (!jit || (jit->pages == 1 && jit->blocks == 1)) // nothing in it: do not touch large tables
         return;
     c->counter[COUNTER_CACHE_FLUSHES]++;
     jit->generation++;
+    jit_forget_pages(c, true);
+    forget_branches(c, 0);
+    forget_branches(c, 1);
+    jit_forget_returns(c);
     jit->hot.at = jit->hot_start;
     jit->cold.at = jit->cold_start;
     jit->hot.overflow = jit->cold.overflow = false;
@@ -257,8 +270,4 @@ void jit_flush(struct tcpu *c)
     fill_bytes(jit->page_hash, 0, sizeof jit->page_hash);
     fill_bytes(jit->gpa_hash, 0, sizeof jit->gpa_hash);
     fill_bytes(jit->block_hash, 0, sizeof jit->block_hash);
-    jit_forget_pages(c, true);
-    forget_branches(c, 0);
-    forget_branches(c, 1);
-    jit_forget_returns(c);
 }

@@ -166,6 +166,7 @@ int jit_insn_at(const struct jit *jit, const struct jit_block *b, uint32_t offse
 
 // jit_find.c
 // The handle of the code page of rip, after a fetch check. Raises as a fetch does. 0: not RAM.
+void jit_start_empty(struct tcpu *c);
 uint32_t jit_find_page(struct tcpu *c, uint64_t rip);
 // The block at rip in a page whose handle is given, translated if need be; 0: interpreter.
 uint32_t jit_find_block(struct tcpu *c, uint32_t page, uint64_t rip);
