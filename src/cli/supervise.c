@@ -54,17 +54,17 @@ static void watched_signals(sigset_t *set)
     sigaddset(set, SIGQUIT);
 }
 
-// In the child. Signals have their default effect until berth-vmm receives them through a
-// descriptor; before that there is nothing to tidy up.
-_Noreturn static void become_vmm(const char *path, int fd, pid_t parent, const sigset_t *mask)
+// In the child, which borrows our memory until it is berth-vmm (vfork(2)). Signals have their
+// default effect until berth-vmm receives them through a descriptor; before that there is nothing
+// to tidy up.
+_Noreturn static void become_vmm(const char *path, const char *fd, pid_t parent,
+                                 const sigset_t *mask)
 {
     prctl(PR_SET_PDEATHSIG, SIGHUP, 0, 0, 0);
     if (getppid() != parent)
         _exit(EXIT_HOST);
     sigprocmask(SIG_SETMASK, mask, NULL);
-    char number[16];
-    snprintf(number, sizeof number, "%d", fd);
-    execl(path, "berth-vmm", "--definition", number, (char *)NULL);
+    execl(path, "berth-vmm", "--definition", fd, (char *)NULL);
     complain(EXIT_HOST, "cannot start '%s': %s", path, strerror(errno));
     _exit(EXIT_HOST);
 }
@@ -122,9 +122,11 @@ int run_supervise(const char *definition, bool terminal)
     watched_signals(&signals);
     signal(SIGCHLD, SIG_DFL); // whoever started us may have ignored it, and then no status is kept
     sigprocmask(SIG_BLOCK, &signals, &before);
-    pid_t self = getpid(), child = fork();
+    char number[16];
+    snprintf(number, sizeof number, "%d", fd);
+    pid_t self = getpid(), child = vfork();
     if (child == 0)
-        become_vmm(path, fd, self, &before);
+        become_vmm(path, number, self, &before);
     close(fd);
     if (child < 0)
         return complain(EXIT_HOST, "cannot start a process for the VM: %s", strerror(errno));
