@@ -1,15 +1,15 @@
-// The sandbox: seccomp(2) through libseccomp, landlock(7) by raw system calls, prctl(2),
-// setrlimit(2). The lists below are what glibc and Berth use; they name the system call that would
-// be missed. Not modelled: namespaces (an unprivileged process often may not make any).
-#include "host/sandbox.h"
-
+// What the sandbox's system-call filters let through. A program for the build: it has libseccomp
+// compile the lists below into the arrays that confine.c installs, so that starting
+// a VM takes neither the library nor its time. seccomp(2), seccomp_export_bpf(3). The lists are
+// what glibc and Berth use; they name the system call that would be missed.
+//
+//     gen-filters > sandbox_filters.h
 #include <asm/prctl.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/kvm.h>
-#include <linux/landlock.h>
-#include <malloc.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <stdio.h>
@@ -17,14 +17,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-// A sanitizer's run-time makes system calls of its own (at the end even ptrace) and reads /proc, so
-// such a build, which is for tests only, leaves filters and Landlock out.
-static const bool filters_on = !BERTH_SANITIZED;
+#include "base/types.h"
+#include "host/sandbox_filter.h"
+#include "host/thread.h"
 
 #define CALL(name) SCMP_SYS(name)
 #define CALLS_END (-1000000)
@@ -174,7 +171,7 @@ static int allow_common(scmp_filter_ctx filter)
     int result = allow_list(filter, common_calls);
     if (!result) // abort() and raise(): signals to ourselves only
         result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(tgkill), 1,
-                                  SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
+                                  SCMP_A0(SCMP_CMP_EQ, FILTER_PID));
     return result;
 }
 
@@ -274,27 +271,16 @@ static int allow_threads(scmp_filter_ctx filter)
     return result;
 }
 
-static int load_setup_filter(void)
+static int setup_filter(scmp_filter_ctx filter, enum host_thread_class unused)
 {
-    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
-    if (!filter)
-        return -ENOMEM;
     int result = allow_common(filter);
     if (!result)
         result = allow_list(filter, setup_calls);
-    if (!result)
-        result = allow_threads(filter);
-    if (!result)
-        result = seccomp_load(filter);
-    seccomp_release(filter);
-    return result;
+    return result ? result : allow_threads(filter);
 }
 
-static int load_class_filter(enum host_thread_class thread_class)
+static int class_filter(scmp_filter_ctx filter, enum host_thread_class thread_class)
 {
-    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
-    if (!filter)
-        return -ENOMEM;
     int result = allow_common(filter);
     if (!result)
         result = allow_plain_memory(filter);
@@ -304,96 +290,57 @@ static int load_class_filter(enum host_thread_class thread_class)
         result = allow_class_ioctls(filter, thread_class);
     if (!result)
         result = thread_class == HOST_THREAD_VCPU ? allow_gs_base(filter) : allow_fstat(filter);
+    return result;
+}
+
+// --- output
+
+static int print_program(scmp_filter_ctx filter, const char *name)
+{
+    FILE *f = tmpfile();
+    struct sock_filter insn;
+    int result = f ? seccomp_export_bpf(filter, fileno(f)) : -errno;
+    printf("static const struct sock_filter %s[] = {\n", name);
+    if (f)
+        rewind(f);
+    while (!result && fread(&insn, sizeof insn, 1, f) == 1)
+        printf("    {%#x, %u, %u, %#x},\n", insn.code, insn.jt, insn.jf, insn.k);
+    printf("};\n");
+    if (f)
+        fclose(f);
+    return result;
+}
+
+static int print_filter(const char *name,
+                        int (*rules)(scmp_filter_ctx filter, enum host_thread_class thread_class),
+                        enum host_thread_class thread_class)
+{
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+    if (!filter)
+        return -ENOMEM;
+    int result = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2); // a tree, not a chain
     if (!result)
-        result = seccomp_load(filter);
+        result = rules(filter, thread_class);
+    if (!result)
+        result = print_program(filter, name);
     seccomp_release(filter);
     return result;
 }
 
-// --- Landlock
-
-static int landlock_version(void)
+int main(void)
 {
-    long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
-    return version < 0 ? 0 : (int)version;
-}
-
-// A rule set that handles all file access of its first version and allows none of it. True also
-// where there is no Landlock: the filters do not depend on it.
-static bool deny_files(void)
-{
-    if (!filters_on || !landlock_version())
-        return true;
-    const struct landlock_ruleset_attr attr = {
-        .handled_access_fs = LANDLOCK_ACCESS_FS_MAKE_SYM * 2 - 1}; // its highest right
-    int rules = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof attr, 0);
-    if (rules < 0)
-        return false;
-    bool done = syscall(SYS_landlock_restrict_self, rules, 0) == 0;
-    close(rules);
-    return done;
-}
-
-// --- the steps
-
-static void probe_seccomp(struct sandbox_layer *layer)
-{
-    const uint32_t action = 0x80000000u; // SECCOMP_RET_KILL_PROCESS
-    layer->usable = syscall(SYS_seccomp, 2 /* SECCOMP_GET_ACTION_AVAIL */, 0, &action) == 0;
     const struct scmp_version *v = seccomp_version();
-    if (layer->usable)
-        snprintf(layer->detail, sizeof layer->detail, "libseccomp %u.%u.%u%s", v->major, v->minor,
-                 v->micro, filters_on ? "" : ", off in this sanitizer build");
-    else
-        snprintf(layer->detail, sizeof layer->detail, "the kernel has no seccomp filters");
-}
-
-void sandbox_probe(struct sandbox_layer layers[SANDBOX_LAYERS])
-{
-    layers[0] = (struct sandbox_layer){.name = "seccomp"};
-    probe_seccomp(&layers[0]);
-    layers[1] = (struct sandbox_layer){.name = "landlock", .usable = landlock_version() > 0};
-    if (layers[1].usable)
-        snprintf(layers[1].detail, sizeof layers[1].detail, "version %d", landlock_version());
-    else
-        snprintf(layers[1].detail, sizeof layers[1].detail,
-                 "the kernel was built or started without it (lsm=landlock,...)");
-    layers[2] = (struct sandbox_layer){.name = "no_new_privs"};
-    layers[2].usable = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) >= 0;
-}
-
-static void close_strays(int keep)
-{
-    if (keep > 3)
-        close_range(3, (unsigned)keep - 1, 0);
-    close_range(keep >= 3 ? (unsigned)keep + 1 : 3, ~0u, 0);
-}
-
-err_t sandbox_enter(int keep, struct error *e)
-{
-    close_strays(keep);
-    mallopt(M_ARENA_MAX, 1); // other arenas open a file of /proc before they shrink
-    const struct rlimit none = {0, 0};
-    setrlimit(RLIMIT_CORE, &none);
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-        return error_set(e, ERR_UNSUPPORTED, "cannot give up privileges: %s", strerror(errno));
-    if (!filters_on)
-        return OK;
-    int result = load_setup_filter();
-    if (result < 0)
-        return error_set(e, ERR_UNSUPPORTED,
-                         "cannot install the system-call filter: %s; Berth needs a kernel (and a "
-                         "container) with seccomp",
-                         strerror(-result));
-    return OK;
-}
-
-void sandbox_confine(enum host_thread_class thread_class)
-{
-    if (!deny_files() || (filters_on && load_class_filter(thread_class) < 0)) {
-        static const char words[] = "berth-vmm: cannot confine a thread: stopped\n";
-        ssize_t ignored = write(STDERR_FILENO, words, sizeof words - 1);
-        (void)ignored;
-        abort();
-    }
+    printf("// Generated by src/host/sandbox_rules.c.\n#define FILTERS_MADE_BY \"libseccomp "
+           "%u.%u.%u\"\n",
+           v->major, v->minor, v->micro);
+    int result = print_filter("setup_filter", setup_filter, HOST_THREAD_MAIN);
+    if (!result)
+        result = print_filter("main_filter", class_filter, HOST_THREAD_MAIN);
+    if (!result)
+        result = print_filter("vcpu_filter", class_filter, HOST_THREAD_VCPU);
+    if (!result)
+        result = print_filter("block_filter", class_filter, HOST_THREAD_BLOCK);
+    if (result)
+        fprintf(stderr, "gen-filters: %s\n", strerror(-result));
+    return result ? 1 : 0;
 }

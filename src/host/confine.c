@@ -1,0 +1,142 @@
+// The sandbox at work: installs the system-call filters that sandbox_rules.c describes and the
+// build has compiled, landlock(7) by raw system calls, prctl(2), setrlimit(2). seccomp(2). Not
+// modelled: namespaces (an unprivileged process often may not make any).
+#include "host/sandbox.h"
+
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/landlock.h>
+#include <linux/seccomp.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "host/sandbox_filter.h"
+#include "sandbox_filters.h"
+
+// A sanitizer's run-time makes system calls of its own (at the end even ptrace) and reads /proc, so
+// such a build, which is for tests only, leaves filters and Landlock out.
+static const bool filters_on = !BERTH_SANITIZED;
+
+// --- seccomp
+
+struct program {
+    const struct sock_filter *insns;
+    size_t count;
+};
+
+#define PROGRAM(filter)             \
+    {                               \
+        (filter), ARRAY_LEN(filter) \
+    }
+
+static const struct program setup = PROGRAM(setup_filter);
+static const struct program classes[] = {[HOST_THREAD_MAIN] = PROGRAM(main_filter),
+                                         [HOST_THREAD_VCPU] = PROGRAM(vcpu_filter),
+                                         [HOST_THREAD_BLOCK] = PROGRAM(block_filter)};
+
+// Puts the process's number where the filters have room for it. Errno, or 0.
+static int install(const struct program *program)
+{
+    struct sock_filter insns[512];
+    struct sock_fprog prog = {.len = (unsigned short)program->count, .filter = insns};
+    if (program->count > ARRAY_LEN(insns))
+        return E2BIG;
+    memcpy(insns, program->insns, program->count * sizeof *insns);
+    for (size_t i = 0; i < program->count; i++)
+        if (insns[i].k == FILTER_PID)
+            insns[i].k = (uint32_t)getpid();
+    return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog) == 0 ? 0 : errno;
+}
+
+// --- Landlock
+
+static int landlock_version(void)
+{
+    long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+    return version < 0 ? 0 : (int)version;
+}
+
+// A rule set that handles all file access of its first version and allows none of it. True also
+// where there is no Landlock: the filters do not depend on it.
+static bool deny_files(void)
+{
+    if (!filters_on || !landlock_version())
+        return true;
+    const struct landlock_ruleset_attr attr = {
+        .handled_access_fs = LANDLOCK_ACCESS_FS_MAKE_SYM * 2 - 1}; // its highest right
+    int rules = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof attr, 0);
+    if (rules < 0)
+        return false;
+    bool done = syscall(SYS_landlock_restrict_self, rules, 0) == 0;
+    close(rules);
+    return done;
+}
+
+// --- the steps
+
+static void probe_seccomp(struct sandbox_layer *layer)
+{
+    const uint32_t action = SECCOMP_RET_KILL_PROCESS;
+    layer->usable = syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) == 0;
+    if (layer->usable)
+        snprintf(layer->detail, sizeof layer->detail, "filters by %s%s", FILTERS_MADE_BY,
+                 filters_on ? "" : ", off in this sanitizer build");
+    else
+        snprintf(layer->detail, sizeof layer->detail, "the kernel has no seccomp filters");
+}
+
+void sandbox_probe(struct sandbox_layer layers[SANDBOX_LAYERS])
+{
+    layers[0] = (struct sandbox_layer){.name = "seccomp"};
+    probe_seccomp(&layers[0]);
+    layers[1] = (struct sandbox_layer){.name = "landlock", .usable = landlock_version() > 0};
+    if (layers[1].usable)
+        snprintf(layers[1].detail, sizeof layers[1].detail, "version %d", landlock_version());
+    else
+        snprintf(layers[1].detail, sizeof layers[1].detail,
+                 "the kernel was built or started without it (lsm=landlock,...)");
+    layers[2] = (struct sandbox_layer){.name = "no_new_privs"};
+    layers[2].usable = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) >= 0;
+}
+
+static void close_strays(int keep)
+{
+    if (keep > 3)
+        close_range(3, (unsigned)keep - 1, 0);
+    close_range(keep >= 3 ? (unsigned)keep + 1 : 3, ~0u, 0);
+}
+
+err_t sandbox_enter(int keep, struct error *e)
+{
+    close_strays(keep);
+    mallopt(M_ARENA_MAX, 1); // other arenas open a file of /proc before they shrink
+    const struct rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return error_set(e, ERR_UNSUPPORTED, "cannot give up privileges: %s", strerror(errno));
+    if (!filters_on)
+        return OK;
+    int result = install(&setup);
+    if (result)
+        return error_set(e, ERR_UNSUPPORTED,
+                         "cannot install the system-call filter: %s; Berth needs a kernel (and a "
+                         "container) with seccomp",
+                         strerror(result));
+    return OK;
+}
+
+void sandbox_confine(enum host_thread_class thread_class)
+{
+    if (!deny_files() || (filters_on && install(&classes[thread_class]))) {
+        static const char words[] = "berth-vmm: cannot confine a thread: stopped\n";
+        ssize_t ignored = write(STDERR_FILENO, words, sizeof words - 1);
+        (void)ignored;
+        abort();
+    }
+}
