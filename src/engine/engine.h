@@ -86,6 +86,7 @@ enum engine_debug {
     ENGINE_DEBUG_FLAGS_LIVE = 16,      // treat the flags as live everywhere
     ENGINE_DEBUG_LOCKSTEP = 32,        // replay sampled blocks in the interpreter and compare
     ENGINE_DEBUG_ANY_KVM = 64,         // also a KVM that cannot run ordinary guests
+    ENGINE_DEBUG_DIRTY_BITMAP = 128,   // log changed pages in a bitmap, though there are rings
 };
 
 // A named counter for berth stats; values only grow.

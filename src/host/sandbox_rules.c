@@ -203,6 +203,15 @@ static int allow_fstat(scmp_filter_ctx filter)
                             SCMP_A3(SCMP_CMP_EQ, AT_EMPTY_PATH));
 }
 
+// The main loop's part of the KVM engine: ranges of memory that move while the guest runs, and the
+// log of changed pages.
+static int allow_kvm_memory(scmp_filter_ctx filter)
+{
+    static const unsigned long requests[] = {KVM_SET_USER_MEMORY_REGION, KVM_GET_DIRTY_LOG,
+                                             KVM_RESET_DIRTY_RINGS};
+    return allow_ioctls(filter, requests, ARRAY_LEN(requests));
+}
+
 // What a vCPU of the KVM engine asks of it, by request: nothing that makes or maps anything.
 static int allow_kvm(scmp_filter_ctx filter)
 {
@@ -224,7 +233,8 @@ static int allow_kvm(scmp_filter_ctx filter)
                                              KVM_SET_MSRS,
                                              KVM_GET_VCPU_EVENTS,
                                              KVM_SET_VCPU_EVENTS,
-                                             KVM_SET_DEVICE_ATTR};
+                                             KVM_SET_DEVICE_ATTR,
+                                             KVM_RESET_DIRTY_RINGS};
     return allow_ioctls(filter, requests, ARRAY_LEN(requests));
 }
 
@@ -240,6 +250,8 @@ static int allow_class_ioctls(scmp_filter_ctx filter, enum host_thread_class thr
     int result = allow_ioctls(filter, ask, ARRAY_LEN(ask));
     if (!result && thread_class == HOST_THREAD_MAIN)
         result = allow_ioctls(filter, terminal, ARRAY_LEN(terminal));
+    if (!result && thread_class == HOST_THREAD_MAIN)
+        result = allow_kvm_memory(filter);
     if (!result && thread_class == HOST_THREAD_MAIN)
         result = allow_ioctls(filter, map, ARRAY_LEN(map));
     if (!result && thread_class == HOST_THREAD_BLOCK)

@@ -46,7 +46,7 @@ static const struct {
     {"interpret", ENGINE_DEBUG_INTERPRET},   {"tiny-tlb", ENGINE_DEBUG_TINY_TLB},
     {"tiny-cache", ENGINE_DEBUG_TINY_CACHE}, {"poll", ENGINE_DEBUG_POLL_EVERY_BLOCK},
     {"flags-live", ENGINE_DEBUG_FLAGS_LIVE}, {"lockstep", ENGINE_DEBUG_LOCKSTEP},
-    {"any-kvm", ENGINE_DEBUG_ANY_KVM},
+    {"any-kvm", ENGINE_DEBUG_ANY_KVM},       {"dirty-bitmap", ENGINE_DEBUG_DIRTY_BITMAP},
 };
 
 // --- the struct
@@ -185,7 +185,8 @@ err_t vm_debug_parse(const char *list, uint32_t *debug, struct error *e)
         if (i == ARRAY_LEN(debug_names))
             return error_set(e, ERR_INVALID,
                              "debug: there is no '%.*s'; give some of interpret, tiny-tlb, "
-                             "tiny-cache, poll, flags-live, lockstep, any-kvm",
+                             "tiny-cache, poll, flags-live, lockstep, any-kvm, "
+                             "dirty-bitmap",
                              (int)(len < 40 ? len : 40), list);
         *debug |= debug_names[i].bit;
         list += len + (list[len] == ',');

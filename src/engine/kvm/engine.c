@@ -39,6 +39,8 @@ static err_t make_vm(struct engine_vm *vm, struct error *e)
     if (bytes < (int)sizeof(struct kvm_run))
         return kvm_failed(e, bytes < 0 ? errno : EINVAL, "say how large a vCPU's page is");
     vm->run_bytes = (size_t)bytes;
+    if (!(vm->config.debug & ENGINE_DEBUG_DIRTY_BITMAP))
+        kvm_ring_choose(vm);
     return kvm_filter_msrs(vm, e);
 }
 
@@ -112,6 +114,7 @@ static void vcpu_free(struct engine_vcpu *v)
     if (!v)
         return;
     v->vm->vcpu[v->index] = NULL;
+    kvm_ring_unmap(v);
     if (v->run)
         munmap(v->run, v->vm->run_bytes);
     if (v->fd >= 0)
@@ -132,7 +135,8 @@ static err_t make_vcpu(struct engine_vcpu *v, struct error *e)
     if (page == MAP_FAILED)
         return kvm_failed(e, errno, "share a vCPU's page");
     v->run = page;
-    return kvm_set_cpuid(v, e);
+    err_t err = kvm_ring_map(v, e);
+    return err ? err : kvm_set_cpuid(v, e);
 }
 
 static err_t vcpu_new(struct engine_vm *vm, unsigned index, struct engine_vcpu **out,

@@ -32,9 +32,10 @@ struct engine_vm {
     const struct engine_upcalls *up;
     void *opaque;
     int kvm, fd;
-    size_t run_bytes;   // of a vCPU's shared page
-    size_t xsave_bytes; // of KVM's extended state
-    bool tsc_offset;    // the TSC's offset can be set, not only its value
+    size_t run_bytes;      // of a vCPU's shared page
+    size_t xsave_bytes;    // of KVM's extended state
+    bool tsc_offset;       // the TSC's offset can be set, not only its value
+    uint32_t ring_entries; // of each vCPU's dirty ring; 0: the log is KVM's bitmaps
     bool logging;
     pthread_mutex_t dirty_lock;
     struct slot slot[KVM_SLOTS];
@@ -60,8 +61,10 @@ struct engine_vcpu {
     unsigned index;
     int fd;
     struct kvm_run *run;
-    struct kvm_xsave *xsave; // vm->xsave_bytes
-    int thread;              // its number, for signals
+    struct kvm_xsave *xsave;    // vm->xsave_bytes
+    struct kvm_dirty_gfn *ring; // NULL: none (guarded by dirty_lock, with ring_next)
+    uint32_t ring_next;         // entry to look at next, of an endless ring
+    int thread;                 // its number, for signals
 
     uint32_t pending; // [any] enum vcpu_pending
     bool intr;        // [any] level of the INTR input
@@ -94,6 +97,13 @@ err_t kvm_unmap(struct engine_vm *vm, gpa_t at, uint64_t len, struct error *e);
 void kvm_written(struct engine_vm *vm, gpa_t at, uint64_t len);
 err_t kvm_log_dirty(struct engine_vm *vm, bool on, struct error *e);
 err_t kvm_take_dirty(struct engine_vm *vm, gpa_t at, uint64_t len, uint64_t *bitmap);
+
+// ring.c
+void kvm_ring_choose(struct engine_vm *vm); // before there are vCPUs
+err_t kvm_ring_map(struct engine_vcpu *v, struct error *e);
+void kvm_ring_unmap(struct engine_vcpu *v);
+err_t kvm_ring_harvest(struct engine_vm *vm); // empties all rings into the slots' bitmaps
+err_t kvm_ring_harvest_locked(struct engine_vm *vm);
 
 // cpuid.c
 err_t kvm_set_cpuid(struct engine_vcpu *v, struct error *e);

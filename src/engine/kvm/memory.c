@@ -1,6 +1,7 @@
-// Guest memory as KVM's slots, and the dirty log: what vCPUs changed comes from KVM, what devices
-// changed from written(). Source: Linux Documentation/virt/kvm/api.rst, sections 4.8 and 4.35.
-// Ranges are unmapped as they were mapped, whole.
+// Guest memory as KVM's slots, and the dirty log: what vCPUs changed comes from KVM (from its
+// bitmaps, or from the rings of ring.c where the kernel has them), what devices changed from
+// written(). Source: Linux Documentation/virt/kvm/api.rst, sections 4.8 and 4.35. Ranges are
+// unmapped as they were mapped, whole.
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -29,12 +30,14 @@ static err_t set_logging(struct engine_vm *vm, struct slot *slot, bool on, struc
     if (on && !dirty)
         return error_set(e, ERR_NO_MEMORY, "no memory for a log of changed pages");
     pthread_mutex_lock(&vm->dirty_lock);
+    err_t err = kvm_ring_harvest_locked(vm); // what is left of a log that ends
     free(slot->dirty);
     slot->dirty = dirty;
     pthread_mutex_unlock(&vm->dirty_lock);
     slot->flags =
         (uint32_t)(slot->flags & ~KVM_MEM_LOG_DIRTY_PAGES) | (on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
-    return tell(vm, slot, "log changed pages", e);
+    return err ? error_set(e, err, "KVM cannot empty its log of changed pages")
+               : tell(vm, slot, "log changed pages", e);
 }
 
 err_t kvm_map(struct engine_vm *vm, gpa_t at, uint64_t len, void *host, enum engine_map_flags flags,
@@ -63,8 +66,9 @@ err_t kvm_unmap(struct engine_vm *vm, gpa_t at, uint64_t len, struct error *e)
     for (struct slot *slot = vm->slot; slot < vm->slot + KVM_SLOTS; slot++) {
         if (!slot->len || slot->at != at || slot->len != len)
             continue;
-        slot->len = 0;
         pthread_mutex_lock(&vm->dirty_lock);
+        (void)!kvm_ring_harvest_locked(vm); // its entries must not be taken for a later slot's
+        slot->len = 0;
         free(slot->dirty);
         slot->dirty = NULL;
         pthread_mutex_unlock(&vm->dirty_lock);
@@ -119,6 +123,8 @@ err_t kvm_log_dirty(struct engine_vm *vm, bool on, struct error *e)
 // KVM's log of a slot is read and cleared as a whole: what the caller did not ask for is kept.
 static err_t fetch(struct engine_vm *vm, struct slot *slot)
 {
+    if (vm->ring_entries)
+        return OK;
     uint64_t *fresh = calloc(1, bitmap_bytes(slot));
     if (!fresh)
         return ERR_NO_MEMORY;
@@ -136,7 +142,7 @@ static void move_pages(struct slot *slot, gpa_t at, uint64_t first, uint64_t end
         if (!(slot->dirty[page / 64] >> (page % 64) & 1))
             continue;
         slot->dirty[page / 64] &= ~BIT(page % 64);
-        set_page(bitmap, (slot->at - at) / PAGE_SIZE + page);
+        set_page(bitmap, (slot->at + page * PAGE_SIZE - at) / PAGE_SIZE);
     }
 }
 
@@ -144,8 +150,8 @@ err_t kvm_take_dirty(struct engine_vm *vm, gpa_t at, uint64_t len, uint64_t *bit
 {
     if ((at | len) & PAGE_MASK)
         return ERR_INVALID;
-    err_t err = OK;
     pthread_mutex_lock(&vm->dirty_lock);
+    err_t err = kvm_ring_harvest_locked(vm);
     for (struct slot *slot = vm->slot; !err && slot < vm->slot + KVM_SLOTS; slot++) {
         uint64_t first, end;
         if (!slot->dirty || !pages_in(slot, at, len, &first, &end))

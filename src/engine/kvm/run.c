@@ -208,6 +208,8 @@ static bool handle(struct engine_vcpu *v)
     case KVM_EXIT_IRQ_WINDOW_OPEN: v->counter[COUNTER_WINDOWS]++; return true;
     case KVM_EXIT_SET_TPR:
     case KVM_EXIT_INTR: return true;
+    case KVM_EXIT_DIRTY_RING_FULL:
+        return kvm_ring_harvest(v->vm) == OK || fail(v, "KVM cannot empty its dirty rings");
     case KVM_EXIT_SHUTDOWN: v->activity = CPU_SHUTDOWN; return true;
     case KVM_EXIT_INTERNAL_ERROR: return internal_error(v);
     case KVM_EXIT_FAIL_ENTRY:

@@ -2,12 +2,17 @@
 // Skipped where /dev/kvm does not open.
 #include "test.h"
 
+#include <fcntl.h>
+#include <linux/kvm.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "engine/engine.h"
 
-#define RAM_BYTES (1 * MIB)
+#define RAM_BYTES (48 * MIB)
+#define RAM_PAGES (RAM_BYTES / PAGE_SIZE)
 #define CODE 0x8000
 #define SKIPPED 77
 
@@ -94,14 +99,15 @@ static struct {
 
 static const struct engine *const kvm = &engine_kvm;
 
-static void open_box(void)
+static void open_box_with(uint32_t debug)
 {
     struct cpuid_table host, table;
     const struct cpuid_request request = {.model = "base", .vcpus = 1, .tsc_khz = 1000000};
     memset(&seen, 0, sizeof seen);
     cpuid_read_host(&host);
     CHECK_EQ(cpuid_build(&request, &host, &table, &box.e), OK);
-    const struct engine_vm_config config = {.vcpus = 1, .cpuid = &table, .tsc_khz = 1000000};
+    const struct engine_vm_config config = {
+        .vcpus = 1, .cpuid = &table, .tsc_khz = 1000000, .debug = debug};
     box.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (kvm->vm_new(&config, &upcalls, NULL, &box.vm, &box.e) != OK ||
         kvm->map(box.vm, 0, RAM_BYTES, box.ram, ENGINE_MAP_RAM, &box.e) != OK ||
@@ -111,6 +117,11 @@ static void open_box(void)
         exit(1);
     }
     cpu_state_reset(&box.in, true, 0);
+}
+
+static void open_box(void)
+{
+    open_box_with(0);
 }
 
 static void close_box(void)
@@ -302,13 +313,13 @@ static void ports_are_upcalls(void)
 
 static void memory_outside_ram_is_an_upcall(void)
 {
-    static const uint8_t code[] = {0x67, 0x66, 0xa1, 0, 0, 0x20, 0, // mov eax, [0x200000]
-                                   0x67, 0x66, 0xa3, 4, 0, 0x20, 0, 0xf4};
+    static const uint8_t code[] = {0x67, 0x66, 0xa1, 0, 0, 0, 8, // mov eax, [0x8000000]
+                                   0x67, 0x66, 0xa3, 4, 0, 0, 8, 0xf4};
     open_box();
     box.in.seg[SEG_DS].limit = 0xffffffff;
     box.in.seg[SEG_DS].attr |= SEGA_G;
     CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
-    CHECK_EQ(seen.at, 0x200004);
+    CHECK_EQ(seen.at, 0x8000004);
     CHECK_EQ(seen.stored, 0x1234);
     close_box();
 }
@@ -353,7 +364,8 @@ static void kick_ends_a_run_before_it_begins(void)
 static void dirty_log_has_what_the_guest_and_devices_wrote(void)
 {
     static const uint8_t code[] = {0xa2, 0x34, 0x50, 0xf4}; // mov [0x5034], al; hlt
-    uint64_t pages[RAM_BYTES / PAGE_SIZE / 64] = {0};
+    static uint64_t pages[RAM_PAGES / 64];
+    memset(pages, 0, sizeof pages);
     open_box();
     CHECK_EQ(kvm->log_dirty(box.vm, true, &box.e), OK);
     CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
@@ -367,6 +379,82 @@ static void dirty_log_has_what_the_guest_and_devices_wrote(void)
     CHECK(!(pages[0] & BIT(5)));
     CHECK_EQ(kvm->log_dirty(box.vm, false, &box.e), OK);
     close_box();
+}
+
+#define EVERY_OTHER 5500 // pages, more than a ring holds
+#define FIRST_WRITTEN 0x100
+
+// Writes every other page of the memory above 1 MiB, from real mode with a limit of 4 GiB.
+static void log_many_pages(uint32_t debug, uint64_t pages[RAM_PAGES / 64])
+{
+    static const uint8_t code[] = {0x66,
+                                   0xbf,
+                                   0,
+                                   0,
+                                   0x10,
+                                   0, // mov edi, 0x100000
+                                   0x66,
+                                   0xb9,
+                                   EVERY_OTHER & 0xff,
+                                   EVERY_OTHER >> 8,
+                                   0,
+                                   0,
+                                   0x67,
+                                   0x88,
+                                   0x07, // mov [edi], al
+                                   0x66,
+                                   0x81,
+                                   0xc7,
+                                   0,
+                                   0x20,
+                                   0,
+                                   0, // add edi, 0x2000
+                                   0x66,
+                                   0x49,
+                                   0x75,
+                                   0xf2,
+                                   0xf4}; // dec ecx; jnz; hlt
+    open_box_with(debug);
+    box.in.seg[SEG_DS].limit = 0xffffffff;
+    box.in.seg[SEG_DS].attr |= SEGA_G;
+    CHECK_EQ(kvm->log_dirty(box.vm, true, &box.e), OK);
+    CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
+    memset(pages, 0, RAM_PAGES / 8);
+    // In two parts: what is not asked for must stay in the log.
+    CHECK_EQ(kvm->take_dirty(box.vm, RAM_BYTES / 2, RAM_BYTES / 2, pages + RAM_PAGES / 128), OK);
+    CHECK_EQ(kvm->take_dirty(box.vm, 0, RAM_BYTES / 2, pages), OK);
+    static uint64_t again[RAM_PAGES / 64];
+    memset(again, 0, sizeof again);
+    CHECK_EQ(kvm->take_dirty(box.vm, 0, RAM_BYTES, again), OK);
+    for (size_t i = 0; i < ARRAY_LEN(again); i++)
+        CHECK_EQ(again[i], 0);
+    CHECK_EQ(kvm->log_dirty(box.vm, false, &box.e), OK);
+    close_box();
+}
+
+static bool kernel_has_rings(void)
+{
+    int device = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm = ioctl(device, KVM_CREATE_VM, 0);
+    bool has = ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_DIRTY_LOG_RING) > 0 ||
+               ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_DIRTY_LOG_RING_ACQ_REL) > 0;
+    close(vm);
+    close(device);
+    return has;
+}
+
+static void rings_and_bitmaps_log_the_same_pages(void)
+{
+    static uint64_t by_default[RAM_PAGES / 64], by_bitmap[RAM_PAGES / 64];
+    if (!kernel_has_rings())
+        printf("# this kernel has no dirty rings: bitmaps are compared with bitmaps\n");
+    log_many_pages(0, by_default);
+    log_many_pages(ENGINE_DEBUG_DIRTY_BITMAP, by_bitmap);
+    for (unsigned page = FIRST_WRITTEN; page < RAM_PAGES; page++) {
+        unsigned n = page - FIRST_WRITTEN;
+        bool want = n % 2 == 0 && n / 2 < EVERY_OTHER;
+        CHECK_EQ(by_default[page / 64] >> page % 64 & 1, want);
+        CHECK_EQ(by_bitmap[page / 64] >> page % 64 & 1, want);
+    }
 }
 
 static void tsc_is_the_hosts_with_its_offset(void)
@@ -396,6 +484,7 @@ static const struct test tests[] = {
     TEST(triple_fault_is_a_shutdown),
     TEST(kick_ends_a_run_before_it_begins),
     TEST(dirty_log_has_what_the_guest_and_devices_wrote),
+    TEST(rings_and_bitmaps_log_the_same_pages),
     TEST(tsc_is_the_hosts_with_its_offset),
 };
 
