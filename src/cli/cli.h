@@ -1,6 +1,8 @@
 // The berth program's parts: the table of subcommands and what they share.
 #pragma once
 
+#include <jansson.h>
+
 #include "base/error.h"
 
 struct command {
@@ -12,9 +14,19 @@ struct command {
 
 extern const struct command commands[]; // ended by a NULL name
 
-extern const char run_help[], info_help[], version_help[];
+extern const char run_help[], info_help[], version_help[], ls_help[], pause_help[], resume_help[],
+    reset_help[], stop_help[], events_help[], stats_help[], explain_help[], control_help[];
 int cmd_run(int argc, char **argv);
 int cmd_info(int argc, char **argv);
+int cmd_ls(int argc, char **argv);
+int cmd_pause(int argc, char **argv);
+int cmd_resume(int argc, char **argv);
+int cmd_reset(int argc, char **argv);
+int cmd_stop(int argc, char **argv);
+int cmd_events(int argc, char **argv);
+int cmd_stats(int argc, char **argv);
+int cmd_explain(int argc, char **argv);
+int cmd_control(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 
@@ -26,11 +38,33 @@ int complain(int status, const char *fmt, ...) __attribute__((format(printf, 2, 
 
 // run's options into a definition. On an error: ERR_INVALID and the words.
 struct vm_config;
-err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct error *e);
+struct run_given { // what the person said, rather than a default
+    bool name, serial;
+};
+err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct run_given *given,
+                        struct error *e);
 
 // Files that the definition names: are they there, and readable?
 err_t run_check_files(const struct vm_config *config, struct error *e);
 
-// Starts berth-vmm with the definition's text, waits, returns the exit status for berth. terminal:
-// whether the guest's console is this terminal, which is then given back as it was.
-int run_supervise(const char *definition, bool terminal);
+// Starts berth-vmm with the definition's text and its control socket, waits, returns the exit
+// status for berth. terminal: whether the guest's console is this terminal, which is then given
+// back as it was.
+int run_supervise(const char *definition, bool terminal, int control);
+
+// What a verb for one running VM is given on its command line.
+struct verb {
+    const char *vm;
+    bool json;
+    bool force;     // stop
+    int timeout_ms; // stop
+    int rest;       // index of the first argument after the VM's name; argc: none
+};
+// Reads [--json] VM, and what else allows: "f" --force, "t" --timeout, "r" further arguments.
+// Complains and returns an exit status when it is wrong, else EXIT_OK.
+int verb_parse(int argc, char **argv, const char *allows, struct verb *out);
+// Connects, asks, and hands out the result; complains and returns an exit status otherwise.
+int verb_ask(const struct verb *verb, const char *request, json_t *args, json_t **result);
+int status_of(err_t err);       // the exit status for what a VM refused
+int print_json(json_t *object); // takes it over
+int info_of_vm(const struct verb *verb);

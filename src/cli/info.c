@@ -15,11 +15,12 @@
 #include "host/sandbox.h"
 
 const char info_help[] =
-    "usage: berth info [--json]\n"
+    "usage: berth info [--json] [VM]\n"
     "\n"
     "Shows Berth's version, the host's CPU, kernel and memory, which engines can run guests here\n"
     "(for those that cannot: why not, and what would help), the CPU models for --cpu, and the\n"
-    "layers of the sandbox.\n";
+    "layers of the sandbox. With the name of a running VM: what it is, which engine runs it and\n"
+    "why, its state and its disks.\n";
 
 struct info {
     char cpu[49];
@@ -203,8 +204,11 @@ static int show_json(const struct info *info)
 int cmd_info(int argc, char **argv)
 {
     bool json = argc == 2 && !strcmp(argv[1], "--json");
-    if (argc > 1 && !json)
-        return complain(EXIT_USAGE, "info does not know '%s'; see berth info --help", argv[1]);
+    if (argc > 1 && !json) {
+        struct verb verb;
+        int status = verb_parse(argc, argv, "", &verb);
+        return status ? status : info_of_vm(&verb);
+    }
     struct info info = {0};
     gather(&info);
     if (json)

@@ -9,7 +9,15 @@ static const char help_help[] = "usage: berth help [COMMAND]\n";
 
 const struct command commands[] = {
     {"run", "run a virtual machine in the foreground", run_help, cmd_run},
-    {"info", "show what this host offers and which engines can be used", info_help, cmd_info},
+    {"info", "show what this host offers, or what a VM is", info_help, cmd_info},
+    {"ls", "list running VMs", ls_help, cmd_ls},
+    {"pause", "stop a VM's time", pause_help, cmd_pause},
+    {"resume", "let it run on", resume_help, cmd_resume},
+    {"reset", "press a VM's reset button", reset_help, cmd_reset},
+    {"stop", "shut a VM down", stop_help, cmd_stop},
+    {"events", "follow what happens to a VM", events_help, cmd_events},
+    {"stats", "show a VM's counters", stats_help, cmd_stats},
+    {"control", "send a VM any request", control_help, cmd_control},
     {"version", "show the version", version_help, cmd_version},
     {"help", "show this, or the help of a command", help_help, cmd_help},
     {0},

@@ -1,4 +1,4 @@
-// berth run: options to a definition, a look at the files, then berth-vmm.
+// berth run: options to a definition, a look at the files, a name that is free, then berth-vmm.
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "control/registry.h"
 #include "machine/config.h"
 
 const char run_help[] =
@@ -17,7 +18,7 @@ const char run_help[] =
     "Runs a virtual machine in the foreground. Ctrl-] leaves (and stops) it. SIGTERM asks the\n"
     "guest to shut down; a second one stops it.\n"
     "\n"
-    "  -n, --name NAME       what to call the VM (vm)\n"
+    "  -n, --name NAME       what to call the VM (vm, or the first of vm2, vm3 ... that is free)\n"
     "  -c, --cpus N          virtual CPUs, 1 to 64 (1)\n"
     "  -m, --memory SIZE     memory: 512 or 512M is MiB, 2G is GiB (256M)\n"
     "      --kernel FILE     kernel to start: a bzImage, a vmlinux or a multiboot file\n"
@@ -52,6 +53,8 @@ enum option_id {
     OPT_JSON,
     OPT_DEBUG,
 };
+
+#define NAMES_MAX 999
 
 static const struct option options[] = {
     {"name", required_argument, NULL, 'n'},
@@ -97,11 +100,11 @@ static err_t add_disk(struct vm_config *config, const char *text, struct error *
     return err;
 }
 
-static err_t take_option(struct vm_config *config, int id, char *value, bool *serial_given,
+static err_t take_option(struct vm_config *config, int id, char *value, struct run_given *given,
                          struct error *e)
 {
     switch (id) {
-    case 'n': return vm_config_set(&config->name, value, e);
+    case 'n': given->name = true; return vm_config_set(&config->name, value, e);
     case 'c': return parse_cpus(value, &config->vcpus, e);
     case 'm': return vm_memory_parse(value, &config->memory_bytes, e);
     case OPT_KERNEL: return vm_config_set(&config->kernel, value, e);
@@ -110,7 +113,7 @@ static err_t take_option(struct vm_config *config, int id, char *value, bool *se
     case OPT_DISK: return add_disk(config, value, e);
     case OPT_ENGINE: return vm_config_set(&config->engine, value, e);
     case OPT_CPU: return vm_config_set(&config->cpu, value, e);
-    case OPT_SERIAL: *serial_given = true; return vm_config_set(&config->serial, value, e);
+    case OPT_SERIAL: given->serial = true; return vm_config_set(&config->serial, value, e);
     case OPT_CONSOLE: return vm_config_set(&config->console, value, e);
     case OPT_EXIT_DEVICE: config->exit_device = true; return OK;
     case OPT_NO_REBOOT: config->no_reboot = true; return OK;
@@ -128,22 +131,22 @@ static err_t bad_option(char **argv, int id, struct error *e)
     return error_set(e, ERR_INVALID, "there is no option '%s'; see berth run --help", word);
 }
 
-err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct error *e)
+err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct run_given *given,
+                        struct error *e)
 {
-    bool serial_given = false;
     optind = 0;
     opterr = 0;
     for (int id; (id = getopt_long(argc, argv, ":n:c:m:", options, NULL)) != -1;) {
         if (id == '?' || id == ':')
             return bad_option(argv, id, e);
-        err_t err = take_option(config, id, optarg, &serial_given, e);
+        err_t err = take_option(config, id, optarg, given, e);
         if (err)
             return err;
     }
     if (optind < argc)
         return error_set(e, ERR_INVALID, "'%s' is not an option; see berth run --help",
                          argv[optind]);
-    if (config->json && !serial_given) {
+    if (config->json && !given->serial) {
         err_t err = vm_config_set(&config->serial, "none", e);
         if (err)
             return err;
@@ -192,23 +195,52 @@ static bool on_terminal(const struct vm_config *config)
            (config->console && !strcmp(config->console, "stdio"));
 }
 
+// Somebody who gave no name gets the first of vm, vm2, vm3 ... that nobody has.
+static err_t claim_name(struct vm_config *config, bool given, struct registry_claim *claim,
+                        struct error *e)
+{
+    err_t err = registry_claim(config->name, claim, e);
+    for (unsigned n = 2; err == ERR_BUSY && !given && n <= NAMES_MAX; n++) {
+        char name[16];
+        snprintf(name, sizeof name, "vm%u", n);
+        err = registry_claim(name, claim, e);
+    }
+    return err ? err : vm_config_set(&config->name, claim->name, e);
+}
+
+static int run_claimed(struct vm_config *config, const struct registry_claim *claim)
+{
+    struct error e = {0};
+    char *definition = NULL;
+    int control = -1;
+    err_t err = registry_listen(claim, &control, &e);
+    if (!err)
+        err = vm_config_save(config, &definition, &e);
+    int status = err ? complain(err == ERR_INVALID ? EXIT_USAGE : EXIT_HOST, "%s", e.text)
+                     : run_supervise(definition, on_terminal(config), control);
+    free(definition);
+    if (control >= 0)
+        close(control);
+    return status;
+}
+
 int cmd_run(int argc, char **argv)
 {
     struct vm_config config;
+    struct run_given given = {0};
+    struct registry_claim claim = REGISTRY_NO_CLAIM;
     struct error e = {0};
-    char *definition = NULL;
     if (vm_config_init(&config, &e))
         return complain(EXIT_HOST, "%s", e.text);
-    err_t err = run_parse_options(argc, argv, &config, &e);
+    err_t err = run_parse_options(argc, argv, &config, &given, &e);
     if (!err)
         err = run_check_files(&config, &e);
     if (!err)
-        err = vm_config_save(&config, &definition, &e);
-    bool terminal = on_terminal(&config);
+        err = claim_name(&config, given.name, &claim, &e);
+    bool host = err == ERR_NO_MEMORY || err == ERR_IO;
+    int status =
+        err ? complain(host ? EXIT_HOST : EXIT_USAGE, "%s", e.text) : run_claimed(&config, &claim);
+    registry_release(&claim);
     vm_config_release(&config);
-    if (err)
-        return complain(err == ERR_NO_MEMORY ? EXIT_HOST : EXIT_USAGE, "%s", e.text);
-    int status = run_supervise(definition, terminal);
-    free(definition);
     return status;
 }

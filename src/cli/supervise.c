@@ -57,14 +57,15 @@ static void watched_signals(sigset_t *set)
 // In the child, which borrows our memory until it is berth-vmm (vfork(2)). Signals have their
 // default effect until berth-vmm receives them through a descriptor; before that there is nothing
 // to tidy up.
-_Noreturn static void become_vmm(const char *path, const char *fd, pid_t parent,
-                                 const sigset_t *mask)
+_Noreturn static void become_vmm(const char *path, const char *definition, int control,
+                                 const char *control_number, pid_t parent, const sigset_t *mask)
 {
     prctl(PR_SET_PDEATHSIG, SIGHUP, 0, 0, 0);
     if (getppid() != parent)
         _exit(EXIT_HOST);
     sigprocmask(SIG_SETMASK, mask, NULL);
-    execl(path, "berth-vmm", "--definition", fd, (char *)NULL);
+    fcntl(control, F_SETFD, 0); // it goes along
+    execl(path, "berth-vmm", "--definition", definition, "--control", control_number, (char *)NULL);
     complain(EXIT_HOST, "cannot start '%s': %s", path, strerror(errno));
     _exit(EXIT_HOST);
 }
@@ -103,7 +104,7 @@ static int died(int signal)
     return complain(EXIT_HOST, "the VM's process died: %s; please report this", strsignal(signal));
 }
 
-int run_supervise(const char *definition, bool terminal)
+int run_supervise(const char *definition, bool terminal, int control)
 {
     char path[4096];
     if (!find_vmm(path, sizeof path))
@@ -122,11 +123,12 @@ int run_supervise(const char *definition, bool terminal)
     watched_signals(&signals);
     signal(SIGCHLD, SIG_DFL); // whoever started us may have ignored it, and then no status is kept
     sigprocmask(SIG_BLOCK, &signals, &before);
-    char number[16];
-    snprintf(number, sizeof number, "%d", fd);
+    char numbers[2][16];
+    snprintf(numbers[0], 16, "%d", fd);
+    snprintf(numbers[1], 16, "%d", control);
     pid_t self = getpid(), child = vfork();
     if (child == 0)
-        become_vmm(path, number, self, &before);
+        become_vmm(path, numbers[0], control, numbers[1], self, &before);
     close(fd);
     if (child < 0)
         return complain(EXIT_HOST, "cannot start a process for the VM: %s", strerror(errno));

@@ -18,7 +18,7 @@ static void put(int fd, const char *text, size_t len)
 
 void events_tell(const struct events *events, const char *name, const char *fields, ...)
 {
-    if (!events->json)
+    if (!events->json && !events->listen)
         return;
     char format[128];
     snprintf(format, sizeof format, "{%s}", fields);
@@ -34,7 +34,10 @@ void events_tell(const struct events *events, const char *name, const char *fiel
     if (text) {
         size_t len = strlen(text);
         text[len] = '\n'; // in place of the end: one write for the whole line
-        put(STDOUT_FILENO, text, len + 1);
+        if (events->json)
+            put(STDOUT_FILENO, text, len + 1);
+        if (events->listen)
+            events->listen(events->opaque, text, len + 1);
     }
     free(text);
     json_decref(line);

@@ -105,16 +105,27 @@ void sandbox_probe(struct sandbox_layer layers[SANDBOX_LAYERS])
     layers[2].usable = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) >= 0;
 }
 
-static void close_strays(int keep)
+// Closes the gaps between those that stay, lowest first.
+static void close_strays(const int *keep, size_t keeps)
 {
-    if (keep > 3)
-        close_range(3, (unsigned)keep - 1, 0);
-    close_range(keep >= 3 ? (unsigned)keep + 1 : 3, ~0u, 0);
+    unsigned from = 3;
+    for (;;) {
+        unsigned next = ~0u;
+        for (size_t i = 0; i < keeps; i++) {
+            if (keep[i] >= 0 && (unsigned)keep[i] >= from && (unsigned)keep[i] < next)
+                next = (unsigned)keep[i];
+        }
+        if (next > from)
+            close_range(from, next - (next != ~0u), 0);
+        if (next == ~0u)
+            return;
+        from = next + 1;
+    }
 }
 
-err_t sandbox_enter(int keep, struct error *e)
+err_t sandbox_enter(const int *keep, size_t keeps, struct error *e)
 {
-    close_strays(keep);
+    close_strays(keep, keeps);
     mallopt(M_ARENA_MAX, 1); // other arenas open a file of /proc before they shrink
     const struct rlimit none = {0, 0};
     setrlimit(RLIMIT_CORE, &none);

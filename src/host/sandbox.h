@@ -21,10 +21,10 @@ struct sandbox_layer {
 void sandbox_probe(struct sandbox_layer layers[SANDBOX_LAYERS]);
 
 // First step of the process, before any thread and before any file that somebody else named is
-// opened: closes descriptors other than 0, 1, 2 and keep (-1: none), forbids new privileges and
-// core dumps, and allows from now on only what preparing a VM needs (no programs, no sockets, no
-// other processes).
-err_t sandbox_enter(int keep, struct error *e);
+// opened: closes descriptors other than 0, 1, 2 and those in keep (-1 is none), forbids new
+// privileges and core dumps, and allows from now on only what preparing a VM needs (no programs, no
+// sockets, no other processes).
+err_t sandbox_enter(const int *keep, size_t keeps, struct error *e);
 
 // For the calling thread: only what running a VM needs of its class. There is no way back. Aborts
 // the process when the kernel refuses, since guest code must not run unconfined. The signature is

@@ -60,8 +60,11 @@ static const int common_calls[] = {CALL(futex),
                                    CALL(sched_getaffinity),
                                    CALLS_END};
 
-static const int main_calls[] = {CALL(epoll_wait), CALL(epoll_pwait), CALL(epoll_ctl), CALL(close),
-                                 CALL(readv),      CALL(fstat),       CALL(lseek),     CALLS_END};
+// The last line: clients of the control socket, which was made before.
+static const int main_calls[] = {CALL(epoll_wait), CALL(epoll_pwait),  CALL(epoll_ctl),
+                                 CALL(close),      CALL(readv),        CALL(fstat),
+                                 CALL(lseek),      CALL(memfd_create), CALL(accept4),
+                                 CALL(sendmsg),    CALL(getsockopt),   CALLS_END};
 
 // A fault that is not translated code's gets its default action back, and so ends the process.
 static const int vcpu_calls[] = {CALL(rt_sigaction), CALLS_END};
@@ -72,6 +75,7 @@ static const int block_calls[] = {
     CALL(ftruncate), CALL(lseek),    CALL(fstat),     CALL(close),           CALLS_END};
 
 // Preparing a VM: files, threads, memory, the event loop, a pty, and what confines threads later.
+// This filter stays, so whatever a class of thread needs is in it as well.
 static const int setup_calls[] = {CALL(open),
                                   CALL(openat),
                                   CALL(close),
@@ -146,6 +150,9 @@ static const int setup_calls[] = {CALL(open),
                                   CALL(seccomp),
                                   CALL(landlock_create_ruleset),
                                   CALL(landlock_restrict_self),
+                                  CALL(accept4), // no socket can be made, so it has none of its own
+                                  CALL(sendmsg),
+                                  CALL(getsockopt),
                                   CALLS_END};
 
 static const int *const class_calls[] = {[HOST_THREAD_MAIN] = main_calls,

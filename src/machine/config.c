@@ -100,10 +100,10 @@ err_t vm_config_add_disk(struct vm_config *config, const char *path, bool read_o
 
 // --- checks
 
-static bool name_valid(const char *name)
+bool vm_name_valid(const char *name)
 {
     size_t len = name ? strlen(name) : 0;
-    if (len < 1 || len > 63)
+    if (len < 1 || len > 63 || !isalnum((unsigned char)*name))
         return false;
     for (; *name; name++) {
         if (!isalnum((unsigned char)*name) && !strchr("._-", *name))
@@ -149,9 +149,8 @@ static err_t check_streams(const struct vm_config *config, struct error *e)
 
 err_t vm_config_check(const struct vm_config *config, struct error *e)
 {
-    if (!name_valid(config->name))
-        return error_set(e, ERR_INVALID,
-                         "name: '%.64s' is not a VM name; use 1 to 63 of A-Z a-z 0-9 . _ -",
+    if (!vm_name_valid(config->name))
+        return error_set(e, ERR_INVALID, "name: '%.64s' is not a VM name; " VM_NAME_RULE,
                          config->name ? config->name : "");
     if (config->vcpus < 1 || config->vcpus > VM_VCPUS_MAX)
         return error_set(e, ERR_INVALID, "vcpus: %" PRIu32 " is outside 1 to %d", config->vcpus,

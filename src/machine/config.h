@@ -16,7 +16,7 @@ struct vm_disk {
 
 // Strings are owned by the struct; NULL or "" where nothing was given.
 struct vm_config {
-    char *name;            // 1..63 of A-Z a-z 0-9 . _ -
+    char *name;            // vm_name_valid()
     uint32_t vcpus;        // 1..VM_VCPUS_MAX
     uint64_t memory_bytes; // a multiple of 1 MiB
     char *kernel;          // bzImage, ELF (vmlinux, multiboot)
@@ -33,6 +33,10 @@ struct vm_config {
     bool json;        // events and result as JSON lines
     uint32_t debug;   // enum engine_debug bits
 };
+
+// Letters and digits of ASCII, and inside a name also . _ -: safe as a file's name, too.
+bool vm_name_valid(const char *name);
+#define VM_NAME_RULE "use 1 to 63 of A-Z a-z 0-9 . _ -, a letter or digit first"
 
 // The definition of a VM about which nothing was said: "vm", 1 vCPU, 256 MiB, engine auto, serial
 // stdio. ERR_NO_MEMORY.

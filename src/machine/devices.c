@@ -20,6 +20,12 @@ void device_lock(struct device *dev)
         pthread_mutex_lock(&o->own_lock);
 }
 
+void device_lock_access(struct device *dev)
+{
+    device_lock(dev);
+    owned(dev)->accesses++;
+}
+
 void device_unlock(struct device *dev)
 {
     struct owned_device *o = owned(dev);
@@ -87,6 +93,7 @@ static void env_set_irq(struct device *dev, unsigned line, bool level)
     if (line >= dev->type->lines || (o->lines_up >> line & 1) == level)
         return;
     o->lines_up ^= BIT(line);
+    o->interrupts += level;
     unsigned wire = o->wire[line];
     if (wire < PC_GSIS)
         irq_source(&o->vm->irq, wire, level);
@@ -96,6 +103,7 @@ static void env_set_irq(struct device *dev, unsigned line, bool level)
 
 static void env_send_msi(struct device *dev, uint64_t address, uint32_t data)
 {
+    owned(dev)->interrupts++;
     irq_msi(&owned(dev)->vm->irq, address, data);
 }
 

@@ -39,6 +39,8 @@ struct owned_device {
     bool irq_chip;              // guarded by the interrupt router's lock in place of own_lock
     uint8_t wire[DEVICE_LINES]; // where each output goes
     uint64_t lines_up;          // outputs that are asserted
+    uint64_t accesses;          // by the guest to its ranges (under the device's lock)
+    uint64_t interrupts;        // messages, and outputs that rose (likewise)
     struct owned_timer *timer;  // type->timers of them
     struct window window;
     bool initialised;
@@ -55,6 +57,7 @@ err_t devices_add_irq_chip(struct vm *vm, const struct device_type *type, const 
 void devices_free(struct vm *vm);
 
 void device_lock(struct device *dev);
+void device_lock_access(struct device *dev); // for an access by the guest, which is counted
 void device_unlock(struct device *dev);
 
 // window.c: see device_env's map_memory and take_dirty.

@@ -4,7 +4,7 @@
 #include "machine/pvclock.h"
 #include "machine/vm_impl.h"
 
-static const struct bus_locks locks = {device_lock, device_unlock};
+static const struct bus_locks locks = {device_lock_access, device_unlock};
 
 static uint64_t pio_read(void *opaque, unsigned vcpu, uint16_t port, unsigned size)
 {

@@ -121,16 +121,17 @@ static void end(struct vm *vm, enum vm_end how, uint32_t status, const char *tex
 
 static err_t reset(struct vm *vm, struct error *e);
 
-static void reboot(struct vm *vm)
+static err_t reboot(struct vm *vm, struct error *e)
 {
-    struct error e = {0};
-    if (reset(vm, &e) != OK) {
-        end(vm, VM_END_FAILED, 0, e.text);
-        return;
+    err_t err = reset(vm, e);
+    if (err) {
+        end(vm, VM_END_FAILED, 0, e->text);
+        return err;
     }
     if (vm->hooks.rebooted)
         vm->hooks.rebooted(vm->hooks.opaque);
-    vm_resume(vm);
+    vm_thaw(vm);
+    return OK;
 }
 
 // On the main loop: all vCPUs have been told to stop.
@@ -138,7 +139,8 @@ static void act_on_requests(void *opaque)
 {
     struct vm *vm = opaque;
     uint32_t requests = __atomic_exchange_n(&vm->requests, 0, __ATOMIC_SEQ_CST);
-    vm_pause(vm);
+    struct error e = {0};
+    vm_freeze(vm);
     bool failed = vm->failed;
     vm->failed = false;
     bool no_reboot = vm->config->no_reboot;
@@ -155,9 +157,9 @@ static void act_on_requests(void *opaque)
     else if (requests & 1u << MACHINE_RESET && no_reboot)
         end(vm, VM_END_RESET, 0, "");
     else if (failed || requests & 1u << MACHINE_RESET)
-        reboot(vm);
+        (void)!reboot(vm, &e);
     else
-        vm_resume(vm);
+        vm_thaw(vm);
 }
 
 // --- reset ---------------------------------------------------------------------------------------
@@ -354,6 +356,16 @@ const struct engine *vm_engine(const struct vm *vm)
     return vm->engine;
 }
 
+const char *vm_engine_reason(const struct vm *vm)
+{
+    return vm->why;
+}
+
+ns_t vm_time(const struct vm *vm)
+{
+    return clock_now(&vm->clock);
+}
+
 err_t vm_start(struct vm *vm, struct error *e)
 {
     err_t err = vcpus_start(vm, e);
@@ -362,19 +374,51 @@ err_t vm_start(struct vm *vm, struct error *e)
     return err;
 }
 
-void vm_pause(struct vm *vm)
+void vm_freeze(struct vm *vm)
 {
     vcpus_pause(vm);
     devices_stop_timers(vm);
     clock_stop(&vm->clock);
 }
 
-void vm_resume(struct vm *vm)
+void vm_thaw(struct vm *vm)
 {
     windows_apply(vm);
+    if (vm->paused)
+        return;
     clock_start(&vm->clock);
     devices_start_timers(vm);
     vcpus_resume(vm);
+}
+
+void vm_pause(struct vm *vm)
+{
+    vm->paused = true;
+    vm_freeze(vm);
+}
+
+void vm_resume(struct vm *vm)
+{
+    vm->paused = false;
+    vm_thaw(vm);
+}
+
+bool vm_paused(const struct vm *vm)
+{
+    return vm->paused;
+}
+
+err_t vm_reset(struct vm *vm, struct error *e)
+{
+    vm_freeze(vm);
+    return reboot(vm, e);
+}
+
+void vm_nmi(struct vm *vm, unsigned vcpu)
+{
+    irq_lock(&vm->irq);
+    vcpu_event(vm, vcpu, APIC_EVENT_NMI, 0);
+    irq_unlock(&vm->irq);
 }
 
 bool vm_power_button(struct vm *vm)
@@ -382,9 +426,35 @@ bool vm_power_button(struct vm *vm)
     return board_power_button(vm);
 }
 
-unsigned vm_counters(struct vm *vm, struct engine_counter *out, unsigned max)
+static void add_counter(struct vm_counter *out, unsigned max, unsigned *n, const char *prefix,
+                        const char *name, uint64_t value)
 {
-    return vm->engine->counters ? vm->engine->counters(vm->engine_vm, out, max) : 0;
+    if (*n == max)
+        return;
+    struct vm_counter *c = &out[(*n)++];
+    c->value = value;
+    snprintf(c->name, sizeof c->name, "%s%s%s", prefix, *prefix ? "." : "", name);
+}
+
+// Those of a device only once it was used: a machine has many that a guest never touches.
+unsigned vm_counters(struct vm *vm, struct vm_counter *out, unsigned max)
+{
+    struct engine_counter counter[64];
+    unsigned n = 0, engine = 0;
+    if (vm->engine->counters)
+        engine = vm->engine->counters(vm->engine_vm, counter, ARRAY_LEN(counter));
+    for (unsigned i = 0; i < engine && i < ARRAY_LEN(counter); i++)
+        add_counter(out, max, &n, "", counter[i].name, counter[i].value);
+    for (const struct owned_device *o = vm->devices; o; o = o->next) {
+        device_lock(o->dev);
+        uint64_t accesses = o->accesses, interrupts = o->interrupts;
+        device_unlock(o->dev);
+        if (accesses)
+            add_counter(out, max, &n, o->dev->id, "accesses", accesses);
+        if (interrupts)
+            add_counter(out, max, &n, o->dev->id, "interrupts", interrupts);
+    }
+    return n;
 }
 
 size_t vm_serial_in(struct vm *vm, const uint8_t *data, size_t len)

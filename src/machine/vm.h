@@ -53,11 +53,22 @@ err_t vm_new(const struct vm_config *config, struct loop *loop, const struct vm_
 void vm_free(struct vm *vm); // stops it first; accepts NULL
 
 const struct engine *vm_engine(const struct vm *vm);
+const char *vm_engine_reason(const struct vm *vm); // why this engine
+ns_t vm_time(const struct vm *vm);                 // virtual time
 
 // Starts the vCPU threads (they wait until vm_resume). Once.
 err_t vm_start(struct vm *vm, struct error *e);
 void vm_pause(struct vm *vm); // returns when no vCPU runs; virtual time stands still
 void vm_resume(struct vm *vm);
+bool vm_paused(const struct vm *vm); // by vm_pause()
+
+// The same for a moment, around work that must not see the guest move; what vm_pause() said stays.
+void vm_freeze(struct vm *vm);
+void vm_thaw(struct vm *vm);
+
+// The reset button: the machine starts anew, also where the definition says no_reboot.
+err_t vm_reset(struct vm *vm, struct error *e);
+void vm_nmi(struct vm *vm, unsigned vcpu);
 
 // Presses the power button. False: the guest does not listen to it.
 bool vm_power_button(struct vm *vm);
@@ -69,7 +80,14 @@ size_t vm_console_in(struct vm *vm, const uint8_t *data, size_t len);
 void vm_serial_writable(struct vm *vm);
 void vm_console_writable(struct vm *vm);
 
-unsigned vm_counters(struct vm *vm, struct engine_counter *out, unsigned max);
+// Named counters of the engine and, as DEVICE.NAME, of the devices; values only grow.
+struct vm_counter {
+    char name[48];
+    uint64_t value;
+};
+#define VM_COUNTERS_MAX 512
+// Fills at most max counters, returns how many it filled.
+unsigned vm_counters(struct vm *vm, struct vm_counter *out, unsigned max);
 
 // State of all vCPUs and devices, while paused: save appends a stream, load replaces, compare names
 // the first difference. RAM is not part of it. For tests of engines and, later, snapshots.

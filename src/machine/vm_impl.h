@@ -70,6 +70,7 @@ struct vm {
     unsigned parked; // threads that stand at the gate
     bool running;    // the gate is open
     bool started;
+    bool paused; // by vm_pause()
 
     // A device asked for something; acted on by the main loop. [any]
     uint32_t requests; // bits of enum machine_request

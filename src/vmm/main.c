@@ -1,8 +1,9 @@
 // berth-vmm: one process, one VM. Started by berth with the VM's definition on an inherited
 // descriptor:
 //
-//     berth-vmm --definition FD
+//     berth-vmm --definition FD [--control FD]
 //
+// with, on another, the socket that it listens on for requests (docs/control.md).
 // For tests of the sandbox: berth-vmm --self-test-sandbox main|vcpu|block makes a system call that
 // is not allowed there, and must die of SIGSYS.
 #include <stdio.h>
@@ -19,7 +20,8 @@
 // From here on in this order. The process gives up what it does not need before it reads what
 // others wrote, and is locked in before the first guest instruction.
 static err_t (*const steps[])(struct run *run, struct error *e) = {
-    run_make_loop, run_open_streams, run_build_vm, run_take_terminal, run_lock_in, run_guest,
+    run_make_loop,     run_open_streams, run_build_vm, run_serve,
+    run_take_terminal, run_lock_in,      run_guest,
 };
 
 static void log_to_stderr(enum log_level level, const char *line)
@@ -50,14 +52,16 @@ static int fail(struct run *run, const struct error *e)
     return status;
 }
 
-static int run_vm(int definition)
+static int run_vm(int definition, int control)
 {
     struct run *run = calloc(1, sizeof *run);
     if (!run)
         return VMM_HOST_FAILED;
+    run->control_fd = control;
     struct error e = {0};
     int status = VMM_HOST_FAILED;
-    err_t err = sandbox_enter(definition, &e);
+    const int keep[] = {definition, control};
+    err_t err = sandbox_enter(keep, ARRAY_LEN(keep), &e);
     host_thread_guard(sandbox_confine);
     log_to(log_to_stderr, LOG_INFO);
     if (!err)
@@ -79,7 +83,7 @@ static int self_test_sandbox(const char *name)
     static const char *const names[] = {
         [HOST_THREAD_MAIN] = "main", [HOST_THREAD_VCPU] = "vcpu", [HOST_THREAD_BLOCK] = "block"};
     struct error e = {0};
-    if (sandbox_enter(-1, &e)) {
+    if (sandbox_enter(NULL, 0, &e)) {
         fprintf(stderr, "berth-vmm: %s\n", e.text);
         return VMM_HOST_FAILED;
     }
@@ -96,7 +100,9 @@ static int self_test_sandbox(const char *name)
 int main(int argc, char **argv)
 {
     if (argc == 3 && !strcmp(argv[1], "--definition"))
-        return run_vm(atoi(argv[2]));
+        return run_vm(atoi(argv[2]), -1);
+    if (argc == 5 && !strcmp(argv[1], "--definition") && !strcmp(argv[3], "--control"))
+        return run_vm(atoi(argv[2]), atoi(argv[4]));
     if (argc == 3 && !strcmp(argv[1], "--self-test-sandbox"))
         return self_test_sandbox(argv[2]);
     fprintf(stderr, "berth-vmm %s is started by berth; try berth run --help\n", BERTH_VERSION);

@@ -8,6 +8,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "host/clock.h"
 #include "host/file.h"
 #include "host/thread.h"
 
@@ -37,9 +38,9 @@ static void finish(struct run *run, int status, const char *reason, const char *
         return;
     run->ended = true;
     run->status = status;
-    struct engine_counter counter[64];
+    struct vm_counter counter[VM_COUNTERS_MAX];
     unsigned n = vm_counters(run->vm, counter, ARRAY_LEN(counter));
-    for (unsigned i = 0; i < n && i < ARRAY_LEN(counter); i++)
+    for (unsigned i = 0; i < n; i++)
         events_tell(&run->events, "counter", "s:s, s:I", "name", counter[i].name, "value",
                     (long long)counter[i].value);
     events_tell(&run->events, "stopped", "s:s, s:i, s:s?", "reason", reason, "status", status,
@@ -237,6 +238,41 @@ err_t run_take_terminal(struct run *run, struct error *e)
     return OK;
 }
 
+static void tell_clients(void *opaque, const char *line, size_t len)
+{
+    struct run *run = opaque;
+    server_tell(run->server, line, len);
+}
+
+static void stop_by_request(void *opaque, const char *reason)
+{
+    struct run *run = opaque;
+    vm_pause(run->vm);
+    finish(run, VMM_GUEST_FAILED, reason, NULL);
+}
+
+err_t run_serve(struct run *run, struct error *e)
+{
+    if (run->control_fd < 0)
+        return OK;
+    run->control = (struct control){.vm = run->vm,
+                                    .config = &run->config,
+                                    .events = &run->events,
+                                    .pid = (int)getpid(),
+                                    .stop = stop_by_request,
+                                    .opaque = run};
+    const struct server_options options = {.loop = run->loop,
+                                           .listen_fd = run->control_fd,
+                                           .table = vm_requests,
+                                           .context = &run->control};
+    err_t err = server_new(&options, &run->server, e);
+    if (err)
+        return err;
+    run->events.listen = tell_clients;
+    run->events.opaque = run;
+    return OK;
+}
+
 err_t run_lock_in(struct run *run, struct error *e)
 {
     host_thread_confine(HOST_THREAD_MAIN);
@@ -253,6 +289,7 @@ err_t run_guest(struct run *run, struct error *e)
         .input = console_in, .writable = console_writable, .opaque = run};
     chardev_attach(run->serial, &serial);
     chardev_attach(run->console, &console);
+    run->control.started = host_now();
     vm_resume(run->vm);
     loop_run(run->loop);
     return OK;
@@ -261,6 +298,8 @@ err_t run_guest(struct run *run, struct error *e)
 // Streams go last: the end of the guest's output may still be in them.
 void run_release(struct run *run)
 {
+    run->events.listen = NULL;
+    server_free(run->server, FLUSH_MS);
     vm_free(run->vm);
     chardev_close(run->serial, FLUSH_MS);
     chardev_close(run->console, FLUSH_MS);

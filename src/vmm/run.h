@@ -2,7 +2,8 @@
 #pragma once
 
 #include "chardev/open.h"
-#include "control/events.h"
+#include "control/control.h"
+#include "control/server.h"
 #include "host/loop.h"
 #include "host/terminal.h"
 #include "machine/vm.h"
@@ -20,6 +21,9 @@ struct run {
     struct events events;
     struct loop *loop;
     struct loop_fd signals; // a signalfd
+    int control_fd;         // the control socket; -1: none
+    struct control control;
+    struct server *server; // serves it
     struct chardev *serial, *console;
     struct vm *vm;
     struct host_terminal terminal;
@@ -34,6 +38,7 @@ err_t run_make_loop(struct run *run, struct error *e);
 err_t run_open_streams(struct run *run, struct error *e);
 err_t run_build_vm(struct run *run, struct error *e);
 err_t run_take_terminal(struct run *run, struct error *e);
+err_t run_serve(struct run *run, struct error *e);
 err_t run_lock_in(struct run *run, struct error *e);
 err_t run_guest(struct run *run, struct error *e); // returns when the VM has ended; status is set
 void run_release(struct run *run);

@@ -8,8 +8,10 @@ GUEST is the multiboot file of obey.c. Cases that need a guest run one under `--
 import json
 import os
 import pty
+import random
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -94,7 +96,8 @@ def started(*options, **kwargs):
 def help_lists_every_command():
     done = run("--help")
     assert done.returncode == 0
-    for command in ("run", "info", "version", "help"):
+    for command in ("run", "info", "ls", "pause", "resume", "reset", "stop", "events", "stats", "control",
+                    "version", "help"):
         assert f"\n  {command} " in done.stdout
         assert run(command, "--help").stdout.startswith(f"usage: berth {command}")
 
@@ -267,6 +270,131 @@ def a_pty_is_announced_and_leads_to_the_guest():
         guest.fd = pipe
 
 
+# --- verbs for running VMs
+
+
+def name_of_this_test():
+    return f"cli-{os.getpid()}"
+
+
+def a_running_vm_is_found_by_name():
+    name = name_of_this_test()
+    with started("-n", name) as guest:
+        rows = {vm["name"]: vm for vm in json.loads(run("ls", "--json").stdout)}
+        assert rows[name]["pid"] == guest.vmm() and rows[name]["state"] == "running", rows
+        info = json.loads(run("info", "--json", name).stdout)
+        assert info["memory_mib"] == 32 and info["engine"] in ("translate", "kvm"), info
+        check_words(run("run", "-n", name, "--kernel", GUEST), 2, name, "-n")
+        assert json.loads(run("control", name, "ping").stdout) == {}
+        check_words(run("control", name, "nmi", "vcpu=1"), 2, "vCPU 1")
+        check_words(run("control", name, "fly"), 2, "'fly'")
+        check_words(run("stop", name), 1, "--force")
+        assert run("stop", "--force", name).returncode == 0
+        assert guest.status() == 1
+    check_words(run("info", name), 2, name, "berth ls")
+    assert name not in run("ls").stdout
+
+
+def names_that_are_paths_are_refused():
+    for name in ("../x", "..", "/tmp", "a/b"):
+        check_words(run("info", name), 2, name)
+        check_words(run("run", "-n", name, "--kernel", GUEST), 2, name)
+
+
+def vms_without_a_name_get_different_ones():
+    with started() as one, started() as two:
+        mine = (one.vmm(), two.vmm())
+        names = [vm["name"] for vm in json.loads(run("ls", "--json").stdout) if vm["pid"] in mine]
+        assert len(set(names)) == 2 and all(n.startswith("vm") for n in names), names
+
+
+def a_paused_vm_stands_still_until_it_is_resumed():
+    name = name_of_this_test()
+    with started("-n", name) as guest:
+        assert run("pause", name).returncode == 0
+        guest.type(b"z")
+        first = json.loads(run("stats", "--json", name).stdout)
+        time.sleep(0.3)
+        assert not select.select([guest.fd], [], [], 0)[0]
+        assert json.loads(run("stats", "--json", name).stdout)["guest_seconds"] == first["guest_seconds"]
+        assert json.loads(run("info", "--json", name).stdout)["state"] == "paused"
+        check_words(run("stop", name), 2, "resume")
+        assert run("reset", name).returncode == 0
+        assert json.loads(run("info", "--json", name).stdout)["state"] == "paused"
+        assert run("resume", name).returncode == 0
+        guest.expect(b"# ready")
+        guest.type(b"p")
+        assert guest.status() == 0
+
+
+def stop_presses_the_power_button_and_waits():
+    name = name_of_this_test()
+    with started("-n", name) as guest:
+        guest.type(b"b")
+        guest.expect(b"<b>")
+        events = subprocess.Popen([BERTH, "events", "--json", name], stdout=subprocess.PIPE)
+        stats = json.loads(run("stats", "--json", name).stdout)["counters"]
+        assert stats["com1.accesses"] > 10, stats
+        time.sleep(0.3)
+        assert "has stopped" in run("stop", name).stdout
+        assert guest.status() == 0
+        seen = [json.loads(line)["event"] for line in events.communicate(timeout=WAIT)[0].splitlines()]
+        assert seen[0] == "shutdown-requested" and seen[-1] == "stopped", seen
+
+
+def runtime_directory():
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    return f"{own}/berth" if os.path.isdir(own) and os.stat(own).st_uid == os.geteuid() \
+        else f"/tmp/berth-{os.geteuid()}"
+
+
+def a_hostile_client_cannot_disturb_the_vm():
+    name = name_of_this_test()
+    with started("-n", name) as guest:
+        path = f"{runtime_directory()}/vm/{name}/control.sock"
+        clients = []
+        random.seed(1)
+        for round_ in range(40):
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(path)
+            s.settimeout(1)
+            try:
+                if round_ % 4 == 0:
+                    s.sendall(random.randbytes(100000))
+                elif round_ % 4 == 1:
+                    s.sendall(b'{"request":"help"}\n' * 3000)
+                elif round_ % 4 == 2:
+                    s.sendall(b'{"request":"events"}\n{"request":"stats","id":"' + b"x" * 200 + b'"}\n[[[')
+                else:
+                    s.sendall(b"[" * 60000 + b"\n")
+            except OSError:
+                pass
+            clients.append(s)
+            if len(clients) > 12:
+                clients.pop(0).close()
+        for s in clients:
+            s.close()
+        guest.type(b"z")
+        guest.expect(b"<z>")
+        assert run("control", name, "ping").returncode == 0
+        guest.type(b"p")
+        assert guest.status() == 0
+
+
+def what_a_killed_berth_leaves_is_cleared_away():
+    name = name_of_this_test()
+    with started("-n", name) as guest:
+        vmm = guest.vmm()
+        os.kill(guest.process.pid, signal.SIGKILL)
+        guest.status()
+        end = time.monotonic() + WAIT
+        while os.path.exists(f"/proc/{vmm}/fd/0") and time.monotonic() < end:
+            time.sleep(0.02)
+        assert os.path.exists(f"{runtime_directory()}/vm/{name}")
+        assert name not in run("ls").stdout
+        assert not os.path.exists(f"{runtime_directory()}/vm/{name}")
+
+
 CASES = [
     help_lists_every_command,
     version_is_one_line,
@@ -288,6 +416,13 @@ CASES = [
     the_terminal_is_restored_by_every_signal,
     when_berth_is_killed_the_vm_ends_and_gives_the_terminal_back,
     a_pty_is_announced_and_leads_to_the_guest,
+    a_running_vm_is_found_by_name,
+    names_that_are_paths_are_refused,
+    vms_without_a_name_get_different_ones,
+    a_paused_vm_stands_still_until_it_is_resumed,
+    stop_presses_the_power_button_and_waits,
+    a_hostile_client_cannot_disturb_the_vm,
+    what_a_killed_berth_leaves_is_cleared_away,
 ]
 
 

@@ -23,7 +23,7 @@ static int in_sandbox(int thread_class, int (*fn)(void))
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
-        if (sandbox_enter(-1, NULL))
+        if (sandbox_enter(NULL, 0, NULL))
             _exit(99);
         if (thread_class != SETUP)
             sandbox_confine((enum host_thread_class)thread_class);

@@ -58,8 +58,9 @@ static void errors_name_the_key_and_what_is_right(void)
     CHECK_REFUSED("{\"berth-vm\": 1, \"vcpus\": 0}", "vcpus: 0 is outside 1 to 64");
     CHECK_REFUSED("{\"berth-vm\": 1, \"vcpus\": \"2\"}", "vcpus: must be a whole number");
     CHECK_REFUSED("{\"berth-vm\": 1, \"vcpus\": -1}", "vcpus: must be a whole number");
-    CHECK_REFUSED("{\"berth-vm\": 1, \"name\": \"a b\"}",
-                  "name: 'a b' is not a VM name; use 1 to 63 of A-Z a-z 0-9 . _ -");
+    CHECK_REFUSED(
+        "{\"berth-vm\": 1, \"name\": \"a b\"}",
+        "name: 'a b' is not a VM name; use 1 to 63 of A-Z a-z 0-9 . _ -, a letter or digit first");
     CHECK_REFUSED("{\"berth-vm\": 1, \"no_reboot\": 1}", "no_reboot: must be true or false");
     CHECK_REFUSED("{\"berth-vm\": 1, \"initrd\": \"x\"}", "initrd: needs a kernel to go with it");
     CHECK_REFUSED("{\"berth-vm\": 1, \"engine\": \"xen\"}",

@@ -1,0 +1,403 @@
+// Verbs for running VMs: each finds its VM by name and asks it over its control socket.
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "control/client.h"
+#include "control/registry.h"
+#include "host/clock.h"
+
+#define ANSWER_MS 10000
+#define STOP_MS 60000
+
+const char ls_help[] = "usage: berth ls [--json]\n"
+                       "\n"
+                       "Lists your running VMs.\n";
+const char pause_help[] = "usage: berth pause [--json] VM\n"
+                          "\n"
+                          "Stops the VM's processors and its time, until berth resume.\n";
+const char resume_help[] = "usage: berth resume [--json] VM\n"
+                           "\n"
+                           "Lets a paused VM run on.\n";
+const char reset_help[] = "usage: berth reset [--json] VM\n"
+                          "\n"
+                          "Presses the VM's reset button: it starts anew, without a shutdown.\n";
+const char stop_help[] =
+    "usage: berth stop [--force] [--timeout SECONDS] [--json] VM\n"
+    "\n"
+    "Presses the VM's power button and waits until the guest has shut down.\n"
+    "\n"
+    "  -f, --force              switch it off at once, without asking the guest\n"
+    "  -t, --timeout SECONDS    how long to wait for the guest (60)\n";
+const char events_help[] =
+    "usage: berth events [--json] VM\n"
+    "\n"
+    "Follows what happens to the VM, until it ends. With --json, one object\n"
+    "a line; the events are those of berth run --json.\n";
+const char control_help[] =
+    "usage: berth control VM [REQUEST [NAME=VALUE...]]\n"
+    "\n"
+    "Sends the VM a request and prints its answer as JSON. Without a request: lists them, with\n"
+    "their arguments.\n";
+
+// --- what the verbs share
+
+static int bad_option(const char *command, const char *word)
+{
+    return complain(EXIT_USAGE, "%s does not know '%s'; see berth %s --help", command, word,
+                    command);
+}
+
+static bool parse_seconds(const char *text, int *ms)
+{
+    char *end;
+    errno = 0;
+    unsigned long n = text ? strtoul(text, &end, 10) : 0;
+    if (!text || errno || *end || text[0] < '0' || text[0] > '9' || n > 86400)
+        return false;
+    *ms = (int)n * 1000;
+    return true;
+}
+
+int verb_parse(int argc, char **argv, const char *allows, struct verb *out)
+{
+    *out = (struct verb){.timeout_ms = STOP_MS, .rest = argc};
+    for (int i = 1; i < argc; i++) {
+        const char *word = argv[i];
+        if (!strcmp(word, "--json")) {
+            out->json = true;
+        } else if (strchr(allows, 'f') && (!strcmp(word, "--force") || !strcmp(word, "-f"))) {
+            out->force = true;
+        } else if (strchr(allows, 't') && (!strcmp(word, "--timeout") || !strcmp(word, "-t"))) {
+            if (!parse_seconds(argv[++i], &out->timeout_ms))
+                return complain(EXIT_USAGE, "--timeout needs seconds, from 0 to 86400");
+        } else if (word[0] == '-' || (out->vm && !strchr(allows, 'r'))) {
+            return bad_option(argv[0], word);
+        } else if (out->vm) {
+            out->rest = i;
+            break;
+        } else {
+            out->vm = word;
+        }
+    }
+    if (!out->vm)
+        return complain(EXIT_USAGE, "%s needs the name of a VM; berth ls shows them", argv[0]);
+    return EXIT_OK;
+}
+
+int status_of(err_t err)
+{
+    switch (err) {
+    case ERR_INVALID:
+    case ERR_NOT_FOUND:
+    case ERR_EXISTS: return EXIT_USAGE;
+    case ERR_UNSUPPORTED: return EXIT_GUEST;
+    default: return EXIT_HOST;
+    }
+}
+
+int verb_ask(const struct verb *verb, const char *request, json_t *args, json_t **result)
+{
+    struct client *client = NULL;
+    struct error e = {0};
+    err_t err = client_connect(verb->vm, ANSWER_MS, &client, &e);
+    if (err)
+        json_decref(args);
+    else
+        err = client_ask(client, request, args, result, NULL, &e);
+    client_free(client);
+    return err ? complain(status_of(err), "%s", e.text) : EXIT_OK;
+}
+
+int print_json(json_t *object)
+{
+    int failed = json_dumpf(object, stdout, JSON_INDENT(2));
+    json_decref(object);
+    if (failed || puts("") == EOF)
+        return complain(EXIT_HOST, "cannot write the answer");
+    return EXIT_OK;
+}
+
+// Asks for what has no answer but that it was done; then says done.
+static int simple(int argc, char **argv, const char *done)
+{
+    struct verb verb;
+    json_t *result = NULL;
+    int status = verb_parse(argc, argv, "", &verb);
+    if (!status)
+        status = verb_ask(&verb, argv[0], NULL, &result);
+    if (status)
+        return status;
+    if (verb.json)
+        return print_json(result);
+    json_decref(result);
+    printf("%s %s\n", verb.vm, done);
+    return EXIT_OK;
+}
+
+int cmd_pause(int argc, char **argv)
+{
+    return simple(argc, argv, "is paused; berth resume lets it run on");
+}
+
+int cmd_resume(int argc, char **argv)
+{
+    return simple(argc, argv, "runs");
+}
+
+int cmd_reset(int argc, char **argv)
+{
+    return simple(argc, argv, "starts anew");
+}
+
+// --- one VM and all of them
+
+static const char *text(const json_t *object, const char *key)
+{
+    const char *value = json_string_value(json_object_get(object, key));
+    return value ? value : "";
+}
+
+static void duration(double seconds, char out[32])
+{
+    unsigned long s = (unsigned long)seconds;
+    if (s < 3600)
+        snprintf(out, 32, "%lu:%02lu", s / 60, s % 60);
+    else
+        snprintf(out, 32, "%lu:%02lu:%02lu", s / 3600, s / 60 % 60, s % 60);
+}
+
+static void show_vm(const json_t *vm)
+{
+    char up[32];
+    duration(json_number_value(json_object_get(vm, "uptime_seconds")), up);
+    printf("name       %s\nstate      %s, up %s, pid %lld\n", text(vm, "name"), text(vm, "state"),
+           up, (long long)json_integer_value(json_object_get(vm, "pid")));
+    printf("engine     %s: %s\n", text(vm, "engine"), text(vm, "engine_reason"));
+    printf("vCPUs      %lld\nmemory     %lld MiB\n",
+           (long long)json_integer_value(json_object_get(vm, "vcpus")),
+           (long long)json_integer_value(json_object_get(vm, "memory_mib")));
+    if (*text(vm, "kernel"))
+        printf("kernel     %s\n", text(vm, "kernel"));
+    size_t i;
+    const json_t *disk;
+    json_array_foreach(json_object_get(vm, "disks"), i, disk)
+        printf("disk       %s%s\n", text(disk, "path"),
+               json_is_true(json_object_get(disk, "read_only")) ? " (read-only)" : "");
+}
+
+int info_of_vm(const struct verb *verb)
+{
+    json_t *vm = NULL;
+    int status = verb_ask(verb, "info", NULL, &vm);
+    if (status)
+        return status;
+    if (verb->json)
+        return print_json(vm);
+    show_vm(vm);
+    json_decref(vm);
+    return EXIT_OK;
+}
+
+// A VM that ends or hangs while the list is made is left out; --json has it with its error.
+static void add_vm(void *opaque, const char *name)
+{
+    struct client *client = NULL;
+    struct error e = {0};
+    json_t *vm = NULL;
+    err_t err = client_connect(name, 2000, &client, &e);
+    if (!err)
+        err = client_ask(client, "info", NULL, &vm, NULL, &e);
+    client_free(client);
+    if (err && err != ERR_NOT_FOUND)
+        vm = json_pack("{s:s, s:s, s:s}", "name", name, "state", "no answer", "error", e.text);
+    if (vm)
+        json_array_append_new(opaque, vm);
+}
+
+static void show_vms(const json_t *vms)
+{
+    size_t i;
+    const json_t *vm;
+    printf("%-20s %8s  %-9s %5s %8s  %-9s %9s\n", "NAME", "PID", "ENGINE", "VCPUS", "MEMORY",
+           "STATE", "UP");
+    json_array_foreach(vms, i, vm)
+    {
+        char up[32];
+        duration(json_number_value(json_object_get(vm, "uptime_seconds")), up);
+        printf("%-20s %8lld  %-9s %5lld %6lldM  %-9s %9s\n", text(vm, "name"),
+               (long long)json_integer_value(json_object_get(vm, "pid")), text(vm, "engine"),
+               (long long)json_integer_value(json_object_get(vm, "vcpus")),
+               (long long)json_integer_value(json_object_get(vm, "memory_mib")), text(vm, "state"),
+               up);
+    }
+}
+
+int cmd_ls(int argc, char **argv)
+{
+    bool json = argc == 2 && !strcmp(argv[1], "--json");
+    if (argc > 1 && !json)
+        return bad_option("ls", argv[1]);
+    json_t *vms = json_array();
+    struct error e = {0};
+    err_t err = registry_each(add_vm, vms, &e);
+    if (err) {
+        json_decref(vms);
+        return complain(EXIT_HOST, "%s", e.text);
+    }
+    if (json)
+        return print_json(vms);
+    if (json_array_size(vms))
+        show_vms(vms);
+    else
+        puts("no VM is running; berth run starts one");
+    json_decref(vms);
+    return EXIT_OK;
+}
+
+// --- following
+
+static void show_event(const json_t *event)
+{
+    const char *name;
+    json_t *value;
+    printf("%s", text(event, "event"));
+    json_object_foreach((json_t *)event, name, value)
+    {
+        if (!strcmp(name, "event"))
+            continue;
+        if (json_is_string(value))
+            printf(" %s=%s", name, json_string_value(value));
+        else if (json_is_integer(value))
+            printf(" %s=%lld", name, (long long)json_integer_value(value));
+    }
+    printf("\n");
+}
+
+static void print_event(const json_t *event, bool json)
+{
+    if (!json) {
+        show_event(event);
+    } else {
+        json_dumpf(event, stdout, JSON_COMPACT);
+        puts("");
+    }
+    fflush(stdout);
+}
+
+static err_t subscribe(const struct verb *verb, struct client **client, struct error *e)
+{
+    json_t *result = NULL;
+    err_t err = client_connect(verb->vm, ANSWER_MS, client, e);
+    if (!err)
+        err = client_ask(*client, "events", NULL, &result, NULL, e);
+    json_decref(result);
+    return err;
+}
+
+int cmd_events(int argc, char **argv)
+{
+    struct verb verb;
+    int status = verb_parse(argc, argv, "", &verb);
+    if (status)
+        return status;
+    struct client *client = NULL;
+    struct error e = {0};
+    err_t err = subscribe(&verb, &client, &e);
+    for (json_t *event = NULL; !err; json_decref(event)) {
+        err = client_next_event(client, -1, &event, &e);
+        if (err || !event)
+            break;
+        print_event(event, verb.json);
+    }
+    client_free(client);
+    return err ? complain(status_of(err), "%s", e.text) : EXIT_OK;
+}
+
+// --- stop
+
+// Until the VM has ended, or the time is up.
+static err_t wait_for_end(struct client *client, const struct verb *verb, struct error *e)
+{
+    uint64_t until = host_now() + (uint64_t)verb->timeout_ms * NS_PER_MS;
+    for (;;) {
+        uint64_t now = host_now();
+        int left = now < until ? (int)((until - now) / NS_PER_MS) : 0;
+        json_t *event = NULL;
+        err_t err = client_next_event(client, left, &event, e);
+        bool ended = !err && !event;
+        json_decref(event);
+        if (ended)
+            return OK;
+        if (err == ERR_BUSY)
+            return error_set(e, ERR_UNSUPPORTED,
+                             "the guest of '%s' has not shut down in %d s; wait, or berth stop "
+                             "--force %s switches it off",
+                             verb->vm, verb->timeout_ms / 1000, verb->vm);
+        if (err)
+            return err;
+    }
+}
+
+int cmd_stop(int argc, char **argv)
+{
+    struct verb verb;
+    int status = verb_parse(argc, argv, "ft", &verb);
+    if (status)
+        return status;
+    struct client *client = NULL;
+    struct error e = {0};
+    json_t *result = NULL;
+    err_t err = subscribe(&verb, &client, &e);
+    if (!err)
+        err = client_ask(client, verb.force ? "stop" : "shutdown", NULL, &result, NULL, &e);
+    if (!err)
+        err = wait_for_end(client, &verb, &e);
+    client_free(client);
+    if (err || !verb.json)
+        json_decref(result);
+    if (err)
+        return complain(status_of(err), "%s", e.text);
+    if (verb.json)
+        return print_json(result);
+    printf("%s has stopped\n", verb.vm);
+    return EXIT_OK;
+}
+
+// --- any request
+
+// NAME=VALUE; a value that is a number, true or false is that, all else is text.
+static bool add_argument(json_t *args, const char *word)
+{
+    const char *eq = strchr(word, '=');
+    if (!eq || eq == word)
+        return false;
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)(eq - word), word);
+    json_t *value = json_loads(eq + 1, JSON_DECODE_ANY, NULL);
+    if (!value || json_is_string(value) || json_is_object(value) || json_is_array(value)) {
+        json_decref(value);
+        value = json_string(eq + 1);
+    }
+    return json_object_set_new(args, name, value) == 0;
+}
+
+int cmd_control(int argc, char **argv)
+{
+    struct verb verb;
+    int status = verb_parse(argc, argv, "r", &verb);
+    if (status)
+        return status;
+    json_t *args = json_object(), *result = NULL;
+    for (int i = verb.rest + 1; i < argc; i++) {
+        if (!add_argument(args, argv[i])) {
+            json_decref(args);
+            return complain(EXIT_USAGE, "'%s' is no argument; give NAME=VALUE", argv[i]);
+        }
+    }
+    status = verb_ask(&verb, verb.rest < argc ? argv[verb.rest] : "help", args, &result);
+    return status ? status : print_json(result);
+}

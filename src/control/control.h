@@ -1,0 +1,21 @@
+// What can be asked of one running VM, and what its requests need to know.
+#pragma once
+
+#include "control/events.h"
+#include "control/request.h"
+#include "machine/vm.h"
+
+// Everything belongs to the program that runs the VM.
+struct control {
+    struct vm *vm;
+    const struct vm_config *config;
+    const struct events *events;
+    uint64_t started; // host_now() when the guest first ran
+    int pid;
+    void (*stop)(void *opaque, const char *reason); // ends the VM at once
+    void *opaque;
+};
+
+// The table for server_new(); its context is a struct control. A family of requests is a file with
+// its handlers, and lines in the table of requests.c.
+extern const struct request vm_requests[];

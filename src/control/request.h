@@ -1,0 +1,57 @@
+// Requests to a running program: what can be asked, with which arguments. One table drives the
+// checks, the answers and the descriptions ("help" lists it as JSON). docs/control.md has the
+// protocol, docs/formats/control.md the wire format.
+#pragma once
+
+#include <jansson.h>
+
+#include "base/error.h"
+
+#define REQUEST_LINE_MAX (64 * KIB) // of one request, without its newline
+
+enum field_kind {
+    FIELD_TEXT,   // at most max bytes of UTF-8
+    FIELD_NUMBER, // min..max
+    FIELD_BOOL,
+};
+
+// One argument.
+struct request_field {
+    const char *name; // NULL ends a list
+    enum field_kind kind;
+    bool required;
+    int64_t min, max;
+    const char *doc; // one line
+};
+
+// What a handler gives back besides its error.
+struct reply {
+    json_t *result; // an empty object to add to
+    int fd;         // sent along when it is not -1; the reply owns it
+    bool events;    // from now on the client gets every event, too
+};
+
+struct request {
+    const char *name;                   // NULL ends a table
+    const char *doc;                    // one line
+    const struct request_field *fields; // NULL: none
+    // args is an object that holds fields of the table only, each of its kind and within its
+    // limits, and all that are required. Runs on the main loop.
+    err_t (*run)(void *context, const json_t *args, struct reply *reply, struct error *e);
+};
+
+// Reads one line, looks the request up, checks its arguments and runs it. Returns the answer, a new
+// object: {"id":, "ok":} or {"id":, "error":}; NULL when there is no memory. reply tells what else
+// to do.
+json_t *request_handle(const struct request *table, void *context, const char *line, size_t len,
+                       struct reply *reply);
+
+// The answer that says e. id may be NULL.
+json_t *request_refusal(const json_t *id, const struct error *e);
+
+// The table as JSON: [{"request":, "doc":, "arguments": [...]}].
+json_t *request_describe(const struct request *table);
+
+// Arguments that may be missing.
+int64_t request_number(const json_t *args, const char *name, int64_t otherwise);
+const char *request_text(const json_t *args, const char *name, const char *otherwise);
