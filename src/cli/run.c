@@ -29,6 +29,7 @@ const char run_help[] =
     "      --cpu MODEL       CPU model the guest sees; berth info lists them (host)\n"
     "      --serial WHERE    COM1: stdio, pty, file:PATH or none (stdio; none with --json)\n"
     "      --console WHERE   the virtio console, likewise (none)\n"
+    "      --vga KIND        the display: std or none (std where firmware boots, else none)\n"
     "      --no-reboot       end when the guest resets\n"
     "      --exit-device     let the guest end the VM with a status through port 0xf4\n"
     "      --json            tell events and the result as JSON lines on standard output\n"
@@ -48,6 +49,7 @@ enum option_id {
     OPT_CPU,
     OPT_SERIAL,
     OPT_CONSOLE,
+    OPT_VGA,
     OPT_EXIT_DEVICE,
     OPT_NO_REBOOT,
     OPT_JSON,
@@ -68,6 +70,7 @@ static const struct option options[] = {
     {"cpu", required_argument, NULL, OPT_CPU},
     {"serial", required_argument, NULL, OPT_SERIAL},
     {"console", required_argument, NULL, OPT_CONSOLE},
+    {"vga", required_argument, NULL, OPT_VGA},
     {"exit-device", no_argument, NULL, OPT_EXIT_DEVICE},
     {"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
     {"json", no_argument, NULL, OPT_JSON},
@@ -115,6 +118,7 @@ static err_t take_option(struct vm_config *config, int id, char *value, struct r
     case OPT_CPU: return vm_config_set(&config->cpu, value, e);
     case OPT_SERIAL: given->serial = true; return vm_config_set(&config->serial, value, e);
     case OPT_CONSOLE: return vm_config_set(&config->console, value, e);
+    case OPT_VGA: return vm_config_set(&config->vga, value, e);
     case OPT_EXIT_DEVICE: config->exit_device = true; return OK;
     case OPT_NO_REBOOT: config->no_reboot = true; return OK;
     case OPT_JSON: config->json = true; return OK;

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "device/display/vga.h"
 #include "device/irq/ioapic.h"
 #include "device/irq/lapic.h"
 #include "device/irq/pic.h"
@@ -24,28 +25,11 @@
 #include "device/virtio/rng.h"
 
 const struct device_type *const device_catalog[] = {
-    &pic_type,
-    &ioapic_type,
-    &lapic_type,
-    &pit_type,
-    &rtc_type,
-    &hpet_type,
-    &pm_type,
-    &uart_type,
-    &i8042_type,
-    &fw_cfg_type,
-    &panic_type,
-    &debug_exit_type,
-    &debugcon_type,
-    &fast_a20_type,
-    &reset_control_type,
-    &q35_host_type,
-    &ich9_lpc_type,
-    &virtio_blk_type,
-    &virtio_console_type,
-    &virtio_net_type,
-    &virtio_rng_type,
-    NULL,
+    &pic_type,        &ioapic_type,     &lapic_type,    &pit_type,        &rtc_type,
+    &hpet_type,       &pm_type,         &uart_type,     &i8042_type,      &fw_cfg_type,
+    &panic_type,      &debug_exit_type, &debugcon_type, &fast_a20_type,   &reset_control_type,
+    &q35_host_type,   &ich9_lpc_type,   &vga_type,      &virtio_blk_type, &virtio_console_type,
+    &virtio_net_type, &virtio_rng_type, NULL,
 };
 
 const struct device_type *device_find(const char *name)

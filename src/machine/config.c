@@ -33,6 +33,7 @@ static const struct key {
     {"cpu", KEY_STRING, offsetof(struct vm_config, cpu)},
     {"serial", KEY_STRING, offsetof(struct vm_config, serial)},
     {"console", KEY_STRING, offsetof(struct vm_config, console)},
+    {"vga", KEY_STRING, offsetof(struct vm_config, vga)},
     {"exit_device", KEY_BOOL, offsetof(struct vm_config, exit_device)},
     {"no_reboot", KEY_BOOL, offsetof(struct vm_config, no_reboot)},
     {"json", KEY_BOOL, offsetof(struct vm_config, json)},
@@ -167,6 +168,8 @@ err_t vm_config_check(const struct vm_config *config, struct error *e)
         if (!config->disk[i].path || !*config->disk[i].path)
             return error_set(e, ERR_INVALID, "disks[%" PRIu32 "]: the path is empty", i);
     }
+    if (config->vga && strcmp(config->vga, "std") && strcmp(config->vga, "none"))
+        return error_set(e, ERR_INVALID, "vga: there is no '%.40s'; give std or none", config->vga);
     err_t err = check_engine(config->engine, e);
     return err ? err : check_streams(config, e);
 }

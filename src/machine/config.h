@@ -28,6 +28,7 @@ struct vm_config {
     char *cpu;        // model name; NULL: the default one
     char *serial;     // COM1, a chardev specification: "stdio", "pty", "file:PATH", "none"
     char *console;    // the virtio console, likewise
+    char *vga;        // "std" or "none"; NULL: std where firmware boots, else none
     bool exit_device; // the port that ends the VM with a status (tests)
     bool no_reboot;   // a guest's reset ends the VM
     bool json;        // events and result as JSON lines

@@ -4,6 +4,7 @@
 // own.
 #pragma once
 
+#include "display/display.h"
 #include "engine/engine.h"
 #include "host/loop.h"
 #include "machine/config.h"
@@ -76,6 +77,9 @@ bool vm_power_button(struct vm *vm);
 // Input for COM1 and the virtio console; returns how many bytes were taken.
 size_t vm_serial_in(struct vm *vm, const uint8_t *data, size_t len);
 size_t vm_console_in(struct vm *vm, const uint8_t *data, size_t len);
+// The VM's screen, keyboard and mouse; valid as long as the VM. NULL: it has no display. Unlike the
+// rest of this file its operations may be called by any thread.
+const struct display *vm_display(const struct vm *vm);
 // Output that was refused may be tried again.
 void vm_serial_writable(struct vm *vm);
 void vm_console_writable(struct vm *vm);

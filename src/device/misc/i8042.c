@@ -265,11 +265,12 @@ static const struct io_ops command_ops = {status_read, command_write, 1, 1};
 
 // --- from outside ---
 
-void i8042_key(struct device *dev, unsigned key, bool down)
+bool i8042_key(struct device *dev, unsigned key, bool down)
 {
     struct i8042 *c = i8042_of(dev);
-    ps2_keyboard_key(&c->keyboard, key, down);
+    bool taken = ps2_keyboard_key(&c->keyboard, key, down);
     refill(c);
+    return taken;
 }
 
 void i8042_mouse(struct device *dev, int dx, int dy, int wheel, unsigned buttons)

@@ -50,7 +50,8 @@ int ps2_mouse_take(struct ps2_mouse *m);
 
 void ps2_keyboard_reset(struct ps2_keyboard *k);
 void ps2_keyboard_write(struct ps2_keyboard *k, uint8_t byte); // from the host
-void ps2_keyboard_key(struct ps2_keyboard *k, unsigned key, bool down);
+// False: there is no room now.
+bool ps2_keyboard_key(struct ps2_keyboard *k, unsigned key, bool down);
 bool ps2_keyboard_possible(const struct ps2_keyboard *k); // state from outside
 
 void ps2_mouse_reset(struct ps2_mouse *m);

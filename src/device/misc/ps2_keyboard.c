@@ -154,23 +154,25 @@ void ps2_keyboard_write(struct ps2_keyboard *k, uint8_t byte)
         write_command(k, byte);
 }
 
-void ps2_keyboard_key(struct ps2_keyboard *k, unsigned key, bool down)
+bool ps2_keyboard_key(struct ps2_keyboard *k, unsigned key, bool down)
 {
     uint8_t code = key & 0x7f;
+    if (!k->scanning || !code || (key & ~(I8042_KEY_EXTENDED | 0x7fu)))
+        return true;
     // A sequence is put in whole or not at all, with room left for answers.
-    if (!k->scanning || !code || (key & ~(I8042_KEY_EXTENDED | 0x7fu)) ||
-        ps2_queue_room(&k->queue) < 8)
-        return;
+    if (ps2_queue_room(&k->queue) < 8)
+        return false;
     if (key & I8042_KEY_EXTENDED)
         send(k, EXTENDED);
     if (k->scan_set == 1) {
         send(k, code | (down ? 0 : 0x80));
-        return;
+        return true;
     }
     if (!down)
         send(k, RELEASED);
     // F7 is the one key whose code (0x83) lies outside the table's range.
     send(k, set2[code] == 0x02 ? 0x83 : set2[code]);
+    return true;
 }
 
 bool ps2_keyboard_possible(const struct ps2_keyboard *k)

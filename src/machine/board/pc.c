@@ -136,7 +136,7 @@ static err_t add_small_devices(struct vm *vm, struct error *e)
 {
     struct fw_cfg_config fw_cfg = {.cpus = (uint16_t)vm->vcpus, .ram_bytes = vm->ram_bytes};
     uint8_t i8042_wires[] = {PC_IRQ_KEYBOARD, PC_IRQ_MOUSE};
-    err_t err = devices_add(vm, &i8042_type, "i8042", NULL, i8042_wires, NULL, e);
+    err_t err = devices_add(vm, &i8042_type, "i8042", NULL, i8042_wires, &vm->board->i8042, e);
     if (!err)
         err = devices_add(vm, &fast_a20_type, "port92", NULL, NULL, NULL, e);
     if (!err)
@@ -237,6 +237,8 @@ err_t board_new(struct vm *vm, struct error *e)
         err = add_chipset(vm, e);
     if (!err)
         err = board_add_virtio(vm, e);
+    if (!err)
+        err = board_add_display(vm, e);
     return err;
 }
 
@@ -249,6 +251,7 @@ void board_free(struct vm *vm)
         close(board->kernel_fd);
     if (board->initrd_fd >= 0)
         close(board->initrd_fd);
+    board_free_display(vm);
     free(board);
     vm->board = NULL;
 }
