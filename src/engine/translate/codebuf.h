@@ -6,6 +6,8 @@
 #include "base/bits.h"
 #include "base/error.h"
 
+#define CODEBUF_CHUNK ((size_t)2 * MIB) // the host's large page
+
 struct codebuf {
     uint8_t *write; // read and write
     uint8_t *exec;  // read and execute, the same bytes
@@ -16,6 +18,11 @@ struct codebuf {
 // ERR_DENIED: no memory, or the host forbids executable mappings.
 err_t codebuf_init(struct codebuf *b, size_t len, struct error *e);
 void codebuf_release(struct codebuf *b); // accepts a zeroed or half-made one
+
+// Asks the host to hold a chunk (number, from the start) in one large page. Code that is run here
+// and there is slowed by instruction TLB misses more than by anything else. Nothing happens where
+// the host cannot.
+void codebuf_back(struct codebuf *b, size_t chunk);
 
 // Distance from a byte's writable address to the address at which it runs.
 static inline ptrdiff_t codebuf_to_exec(const struct codebuf *b)

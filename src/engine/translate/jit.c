@@ -6,7 +6,7 @@
 #include <cpuid.h>
 #include <sys/mman.h>
 
-#define DEFAULT_CACHE (64 * MIB)
+#define DEFAULT_CACHE (256 * MIB)
 #define TINY_CACHE (64 * KIB)
 
 // Address space for an array; memory is taken as it is used.
@@ -53,6 +53,7 @@ static void split_buffer(struct jit *jit)
     jit_emit_gates(jit);
     jit->hot_start = jit->hot.at;
     jit->cold_start = jit->cold.at;
+    jit->cold_chunk = jit_offset(jit, &jit->cold) / CODEBUF_CHUNK;
 }
 
 // Returns push a pair of addresses; the guards catch both ends.

@@ -182,11 +182,20 @@ static void emit_block(struct trans *t)
     t->b->end = jit_offset(t->jit, t->e);
 }
 
+// Sees to large pages before code gets there.
+static void back(struct jit *jit, const struct emit *area, size_t *chunk)
+{
+    if (jit_offset(jit, area) / CODEBUF_CHUNK >= *chunk)
+        codebuf_back(&jit->buf, (*chunk)++);
+}
+
 static bool begin(struct trans *t, uint32_t page, uint64_t rip)
 {
     struct jit *jit = t->jit;
     if (jit->blocks + 1 >= jit->max_blocks || jit->marks + JIT_INSNS >= jit->max_marks)
         return false;
+    back(jit, &jit->hot, &jit->hot_chunk);
+    back(jit, &jit->cold, &jit->cold_chunk);
     t->page = page;
     t->block = jit->blocks;
     t->b = &jit->block[t->block];

@@ -115,6 +115,8 @@ struct jit {
     struct emit cold; // stubs, in the buffer's last third
     uint8_t *hot_start;
     uint8_t *cold_start;
+    size_t hot_chunk; // chunks of the code buffer below these are backed by large pages
+    size_t cold_chunk;
     uint32_t generation; // counts flushes
     bool bmi2;
     bool poll_all; // ENGINE_DEBUG_POLL_EVERY_BLOCK
