@@ -3,7 +3,7 @@
 // A block is a run of instructions within one page and one linear sequence: it ends at an
 // unconditional branch, at an instruction that only the interpreter can do and that may change what
 // follows, or at a size limit. Conditional branches leave it on the way. An instruction that
-// crosses the page is left to the interpreter, which fetches both parts.
+// crosses the end of its page is a block of its own, which asks for the second page each time.
 //
 // Not exact: where arithmetic flags will be overwritten before anything reads them, a fault or an
 // interrupt in between may show other values in the saved RFLAGS than a processor would.
@@ -22,6 +22,10 @@ static void copy_source(struct trans *t, struct source *s)
     unsigned offset = (unsigned)(t->b->rip & PAGE_MASK);
     s->len = (unsigned)min_u64(JIT_SOURCE_BYTES, PAGE_SIZE - offset);
     copy_bytes(s->code, page->host + offset, s->len);
+    if (!t->b->tail)
+        return;
+    copy_bytes(s->code + s->len, t->jit->page[t->b->tail].host, INSN_MAX);
+    s->len += INSN_MAX;
 }
 
 static bool ends_block(const struct insn *in)
@@ -39,7 +43,7 @@ static bool ends_block(const struct insn *in)
 static void decode(struct trans *t, const struct source *s)
 {
     struct jit *jit = t->jit;
-    unsigned at = 0, max = JIT_INSNS;
+    unsigned at = 0, max = t->b->tail ? 1 : JIT_INSNS;
     t->count = 0;
     while (t->count < max) {
         struct insn *in = &t->insn[t->count];
@@ -139,31 +143,44 @@ static void trans_insn(struct trans *t)
     t->ended = undecoded(t->in) || ends_block(t->in);
 }
 
-// The entry from other pages asks whether this linear page still leads here.
+// Goes to the stub unless the linear page at `at` still leads to this page of code.
+static void check_page(struct trans *t, gva_t at, uint32_t page, const void *stub)
+{
+    unsigned slot = (unsigned)(at >> PAGE_SHIFT) % CTLB_ENTRIES;
+    struct emit_mem ctlb = emit_gs(offsetof(struct tcpu, hot.ctlb) +
+                                   t->c->user * sizeof t->c->hot.ctlb[0] + slot * sizeof(uint32_t));
+    if (t->live[0]) {
+        emit_load(t->e, 4, T0, ctlb);
+        emit_lea(t->e, 8, T0, emit_at(T0, -(int32_t)page));
+        uint8_t *same = emit_jrcxz(t->e);
+        emit_jmp_to(t->e, stub);
+        emit_land_short(t->e, same);
+    } else {
+        emit_alu_mi(t->e, ALU_CMP, 4, ctlb, (int32_t)page);
+        emit_jcc_to(t->e, COND_NE, stub);
+    }
+}
+
+// The entry from other pages asks for this page; the rest of an instruction in the next page is
+// asked for always.
 static void emit_entries(struct trans *t)
 {
     struct jit *jit = t->jit;
     const void *stub = trans_stub(t, GATE_PAGE, t->block);
     t->b->stub = (uint32_t)((const uint8_t *)stub - jit->buf.exec);
     t->b->checked = jit_offset(jit, t->e);
-    unsigned slot = (unsigned)(t->b->rip >> PAGE_SHIFT) % CTLB_ENTRIES;
-    struct emit_mem ctlb = emit_gs(offsetof(struct tcpu, hot.ctlb) +
-                                   t->c->user * sizeof t->c->hot.ctlb[0] + slot * sizeof(uint32_t));
-    if (t->live[0]) {
-        emit_load(t->e, 4, T0, ctlb);
-        emit_lea(t->e, 8, T0, emit_at(T0, -(int32_t)t->page));
-        uint8_t *same = emit_jrcxz(t->e);
-        emit_jmp_to(t->e, stub);
-        emit_land_short(t->e, same);
-    } else {
-        emit_alu_mi(t->e, ALU_CMP, 4, ctlb, (int32_t)t->page);
-        emit_jcc_to(t->e, COND_NE, stub);
-    }
+    check_page(t, t->b->rip, t->page, stub);
     t->b->entry = jit_offset(jit, t->e);
+    if (!t->b->tail)
+        return;
+    uint32_t site = trans_site(t, ACCESS_EXEC, 0);
+    check_page(t, jit->page[t->b->tail].at, t->b->tail, trans_stub(t, GATE_STEP, site));
+    jit->site[site].resume = jit_offset(jit, t->e);
 }
 
 static void emit_block(struct trans *t)
 {
+    t->i = 0;
     emit_entries(t);
     for (t->i = 0; t->i < t->count && !t->ended; t->i++) {
         struct jit_mark *mark = &t->jit->mark[t->b->marks + t->i];
@@ -189,7 +206,7 @@ static void back(struct jit *jit, const struct emit *area, size_t *chunk)
         codebuf_back(&jit->buf, (*chunk)++);
 }
 
-static bool begin(struct trans *t, uint32_t page, uint64_t rip)
+static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
 {
     struct jit *jit = t->jit;
     if (jit->blocks + 1 >= jit->max_blocks || jit->marks + JIT_INSNS >= jit->max_marks)
@@ -199,7 +216,7 @@ static bool begin(struct trans *t, uint32_t page, uint64_t rip)
     t->page = page;
     t->block = jit->blocks;
     t->b = &jit->block[t->block];
-    *t->b = (struct jit_block){.rip = rip, .page = page, .marks = jit->marks};
+    *t->b = (struct jit_block){.rip = rip, .page = page, .tail = tail, .marks = jit->marks};
     t->fpu_checked = t->ended = false;
     return true;
 }
@@ -211,28 +228,50 @@ static bool same_bytes(const uint8_t *a, const uint8_t *b, size_t n)
     return n == 0;
 }
 
+// How many of the block's bytes are in its own page; the others are at the start of the next.
+static unsigned head_bytes(const struct jit_block *b)
+{
+    return (unsigned)min_u64(b->bytes, PAGE_SIZE - (b->rip & PAGE_MASK));
+}
+
+static bool protect_source(struct trans *t)
+{
+    const struct jit_block *b = t->b;
+    const struct jit_page *page = t->jit->page;
+    unsigned head = head_bytes(b);
+    return tvm_protect_code(t->c->vm, t->c, page[t->page].gpa + (b->rip & PAGE_MASK), head) &&
+           (head == b->bytes ||
+            tvm_protect_code(t->c->vm, t->c, page[b->tail].gpa, b->bytes - head));
+}
+
+static bool source_unchanged(const struct trans *t, const struct source *s)
+{
+    const struct jit_block *b = t->b;
+    const struct jit_page *page = t->jit->page;
+    unsigned head = head_bytes(b);
+    return same_bytes(s->code, page[t->page].host + (b->rip & PAGE_MASK), head) &&
+           (head == b->bytes || same_bytes(s->code + head, page[b->tail].host, b->bytes - head));
+}
+
 // Protects the bytes, and sees to it that they are the ones that were decoded.
 static bool read_source(struct trans *t)
 {
     struct source s;
-    const struct jit_page *page = &t->jit->page[t->page];
-    unsigned offset = (unsigned)(t->b->rip & PAGE_MASK);
     do {
         copy_source(t, &s);
         decode(t, &s);
-        unsigned len = (unsigned)min_u64(t->b->bytes, s.len);
-        if (!tvm_protect_code(t->c->vm, t->c, page->gpa + offset, len))
+        if (!protect_source(t))
             return false;
-    } while (!same_bytes(s.code, page->host + offset, min_u64(t->b->bytes, s.len)));
+    } while (!source_unchanged(t, &s));
     return true;
 }
 
 enum outcome { DONE, REFUSED, FULL };
 
-static enum outcome translate(struct trans *t, uint32_t page, uint64_t rip)
+static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
 {
     struct jit *jit = t->jit;
-    if (!begin(t, page, rip))
+    if (!begin(t, page, tail, rip))
         return FULL;
     if (!read_source(t))
         return REFUSED;
@@ -251,7 +290,25 @@ static enum outcome translate(struct trans *t, uint32_t page, uint64_t rip)
     jit->marks += t->count;
     t->b->next_in_page = jit->page[page].blocks;
     jit->page[page].blocks = t->block;
+    t->b->next_tail = jit->page[tail].tails; // those of page 0, which is none, are never looked at
+    jit->page[tail].tails = t->block;
     return DONE;
+}
+
+// The page of the rest of the instruction at rip, where it crosses the end of its page; 0 if it
+// does not, or its rest is not in RAM. Raises as the fetch does.
+static uint32_t find_tail(struct tcpu *c, uint32_t page, uint64_t rip)
+{
+    unsigned offset = (unsigned)(rip & PAGE_MASK), left = PAGE_SIZE - offset;
+    bool code64 = (c->mode & MODE_CODE_SIZE) == MODE_CODE64;
+    uint8_t code[INSN_MAX];
+    struct insn in;
+    if (left >= INSN_MAX)
+        return 0;
+    copy_bytes(code, c->jit->page[page].host + offset, left);
+    if (insn_decode(code, left, code64 ? 8 : 4, &in) != INSN_TRUNCATED)
+        return 0;
+    return jit_find_page(c, code64 ? rip + left : (uint32_t)(rip + left));
 }
 
 uint32_t jit_translate(struct tcpu *c, uint32_t page, uint64_t rip)
@@ -263,11 +320,18 @@ uint32_t jit_translate(struct tcpu *c, uint32_t page, uint64_t rip)
     t.e = &jit->hot;
     t.cold = &jit->cold;
     t.code64 = (c->mode & MODE_CODE_SIZE) == MODE_CODE64;
-    enum outcome outcome = translate(&t, page, rip);
-    if (outcome == FULL) {
-        jit_flush(c);
+    enum outcome outcome = FULL;
+    for (unsigned tries = 0; outcome == FULL; tries++) {
+        uint32_t generation = jit->generation, tail = find_tail(c, page, rip);
+        if (jit->generation == generation)
+            outcome = translate(&t, page, tail, rip);
+        if (outcome != FULL)
+            break;
+        if (jit->generation == generation)
+            jit_flush(c);
         page = jit_find_page(c, rip);
-        outcome = page ? translate(&t, page, rip) : REFUSED;
+        if (!page || tries == 2)
+            return 0;
     }
     if (outcome != DONE)
         return 0;

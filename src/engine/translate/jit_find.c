@@ -220,12 +220,25 @@ static void drop_overlapping(struct tcpu *c, struct jit_page *page, gpa_t at, ui
     uint32_t *next = &page->blocks;
     while (*next) {
         struct jit_block *b = &jit->block[*next];
-        if (ranges_overlap(page->gpa + (b->rip & PAGE_MASK), b->bytes, at, len)) {
-            *next = b->next_in_page;
+        bool hit = ranges_overlap(page->gpa + (b->rip & PAGE_MASK), b->bytes, at, len);
+        if (hit && !b->dropped)
             drop(c, b);
-        } else {
+        if (b->dropped)
+            *next = b->next_in_page;
+        else
             next = &b->next_in_page;
-        }
+    }
+    next = &page->tails;
+    while (*next) {
+        struct jit_block *b = &jit->block[*next];
+        uint64_t head = PAGE_SIZE - (b->rip & PAGE_MASK);
+        bool hit = b->bytes > head && ranges_overlap(page->gpa, b->bytes - head, at, len);
+        if (hit && !b->dropped)
+            drop(c, b);
+        if (b->dropped)
+            *next = b->next_tail;
+        else
+            next = &b->next_tail;
     }
 }
 

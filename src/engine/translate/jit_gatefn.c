@@ -48,7 +48,18 @@ const void *jit_step(struct tcpu *c, uint32_t block, unsigned insn)
 
 static const void *gate_step(struct tcpu *c, uint32_t id, uint64_t value)
 {
-    const struct jit_site *site = &c->jit->site[id];
+    struct jit *jit = c->jit;
+    const struct jit_site *site = &jit->site[id];
+    if (site->access == ACCESS_EXEC) {
+        uint32_t generation = jit->generation;
+        const struct jit_block *b = &jit->block[site->block];
+        c->s.rip = c->insn_rip = b->rip;
+        if (jit_find_page(c, jit->page[b->tail].at) == b->tail && jit->generation == generation &&
+            !b->dropped)
+            return jit_exec(jit, site->resume);
+        if (jit->generation != generation)
+            return jit_continue(c);
+    }
     c->counter[COUNTER_STEPS]++;
     return jit_step(c, site->block, site->insn);
 }

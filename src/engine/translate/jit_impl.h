@@ -55,6 +55,7 @@ struct jit_page {
     uint8_t *host;
     uint32_t mode;     // KEY_MASK bits
     uint32_t blocks;   // list through jit_block.next_in_page
+    uint32_t tails;    // blocks that end in this page: list through jit_block.next_tail
     uint32_t next;     // in hash chain
     uint32_t next_gpa; // in the chain of the guest-physical page
 };
@@ -69,6 +70,8 @@ struct jit_block {
     uint32_t marks;   // first of insns entries in jit.mark
     uint32_t next;    // in hash chain
     uint32_t next_in_page;
+    uint32_t tail; // page of the rest of a block whose only instruction crosses the end of its page
+    uint32_t next_tail;
     uint16_t bytes; // of guest code
     uint8_t insns;
     bool dropped;

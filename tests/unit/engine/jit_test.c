@@ -227,6 +227,28 @@ static void blocks_in_different_pages_find_each_other(void)
     RUN64(pages);
 }
 
+// The immediates lie across the ends of pages 0x11 and 0x13; page 0x12 is then taken from
+// elsewhere.
+SNIPPET(
+    straddling,
+    "mov ebx, 40; 1: call 7f; stc; call 8f; dec ebx; jnz 1b; mov esi, 0x12000; mov edi, 0x32000; "
+    "mov ecx, 512; rep movsq; inc byte ptr [0x32002]; mov dword ptr [0x4090], 0x32007; "
+    "invlpg [0x12000]; call 7f; mov dword ptr [0x4090], 0x12007; invlpg [0x12000]; call 7f; "
+    "inc byte ptr [0x12001]; call 7f; inc byte ptr [0x11fff]; call 7f; jmp 9f; "
+    ".balign 4096; .skip 4091; 7: mov rax, 0x1122334455667788; add r12, rax; ret; "
+    ".balign 4096; .skip 4093; 8: adc r13, 0x12345678; ret; 9: nop");
+
+static void instructions_across_pages_are_translated(void)
+{
+    struct guest g;
+    RUN64(straddling);
+    guest_init(&g, 0, true);
+    guest_code(&g, straddling_start, (size_t)(straddling_end - straddling_start));
+    CHECK_EQ(guest_run(&g), ENGINE_HALTED);
+    CHECK(guest_counter(&g, "steps") < 20);
+    guest_release(&g);
+}
+
 SNIPPET(protected, ".code32; mov eax, 0x12345678; push eax; pop ecx; inc eax; dec ecx; mov [esi], "
                    "eax; add [esi+4], ecx; call 1f; jmp 2f;"
                    "1: push ebp; mov ebp, esp; mov ebx, [ebp+4]; leave; ret; 2: mov edi, 0x31000; "
@@ -314,6 +336,7 @@ int main(void)
         TEST(faults_name_their_instruction),
         TEST(code_that_changes_itself_runs_as_changed),
         TEST(blocks_in_different_pages_find_each_other),
+        TEST(instructions_across_pages_are_translated),
         TEST(flat_32_bit_code_runs),
         TEST(an_interrupt_leaves_an_endless_loop),
         TEST(bit_strings_reach_in_both_directions),
