@@ -15,6 +15,7 @@
 #include "device/misc/reset.h"
 #include "device/pci/q35.h"
 #include "device/serial/uart.h"
+#include "device/storage/ahci.h"
 #include "device/storage/virtio_blk.h"
 #include "device/timer/hpet.h"
 #include "device/timer/pit.h"
@@ -30,6 +31,29 @@ const struct device_type *const device_catalog[] = {
     &panic_type,      &debug_exit_type, &debugcon_type, &fast_a20_type,   &reset_control_type,
     &q35_host_type,   &ich9_lpc_type,   &vga_type,      &virtio_blk_type, &virtio_console_type,
     &virtio_net_type, &virtio_rng_type, NULL,
+    &pic_type,
+    &ioapic_type,
+    &lapic_type,
+    &pit_type,
+    &rtc_type,
+    &hpet_type,
+    &pm_type,
+    &uart_type,
+    &i8042_type,
+    &fw_cfg_type,
+    &panic_type,
+    &debug_exit_type,
+    &debugcon_type,
+    &fast_a20_type,
+    &reset_control_type,
+    &q35_host_type,
+    &ich9_lpc_type,
+    &ahci_type,
+    &virtio_blk_type,
+    &virtio_console_type,
+    &virtio_net_type,
+    &virtio_rng_type,
+    NULL,
 };
 
 const struct device_type *device_find(const char *name)
