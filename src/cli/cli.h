@@ -40,6 +40,7 @@ int complain(int status, const char *fmt, ...) __attribute__((format(printf, 2, 
 struct vm_config;
 struct run_given { // what the person said, rather than a default
     bool name, serial;
+    bool snapshot; // of all disks
 };
 err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct run_given *given,
                         struct error *e);

@@ -24,7 +24,12 @@ const char run_help[] =
     "      --kernel FILE     kernel to start: a bzImage, a vmlinux or a multiboot file\n"
     "      --initrd FILE     initial RAM disk for it\n"
     "      --append TEXT     its command line\n"
-    "      --disk FILE[,ro]  a raw disk image; may be given up to 16 times\n"
+    "      --disk FILE[,...] a disk image; up to 16 times. After the path, with commas:\n"
+    "                        format=raw|qcow2, bus=virtio|ahci, serial=TEXT, read-only,\n"
+    "                        snapshot, direct, and limits a second: bps=10M, iops=500,\n"
+    "                        also bps-read=, iops-write=, bps-burst= and so on\n"
+    "      --cdrom FILE      a CD-ROM drive (SATA) with this image in it, or none\n"
+    "      --snapshot        drop at the end what the guest writes to any disk\n"
     "      --engine NAME     what runs the guest: auto, kvm or translate (auto)\n"
     "      --cpu MODEL       CPU model the guest sees; berth info lists them (host)\n"
     "      --serial WHERE    COM1: stdio, pty, file:PATH or none (stdio; none with --json)\n"
@@ -45,6 +50,8 @@ enum option_id {
     OPT_INITRD,
     OPT_APPEND,
     OPT_DISK,
+    OPT_CDROM,
+    OPT_SNAPSHOT,
     OPT_ENGINE,
     OPT_CPU,
     OPT_SERIAL,
@@ -66,6 +73,8 @@ static const struct option options[] = {
     {"initrd", required_argument, NULL, OPT_INITRD},
     {"append", required_argument, NULL, OPT_APPEND},
     {"disk", required_argument, NULL, OPT_DISK},
+    {"cdrom", required_argument, NULL, OPT_CDROM},
+    {"snapshot", no_argument, NULL, OPT_SNAPSHOT},
     {"engine", required_argument, NULL, OPT_ENGINE},
     {"cpu", required_argument, NULL, OPT_CPU},
     {"serial", required_argument, NULL, OPT_SERIAL},
@@ -90,17 +99,11 @@ static err_t parse_cpus(const char *text, uint32_t *out, struct error *e)
     return OK;
 }
 
-// "FILE" or "FILE,ro". A file whose name really ends in ",ro" can be given as "FILE,ro,ro".
-static err_t add_disk(struct vm_config *config, const char *text, struct error *e)
+// For all disks, wherever the option stands.
+static void drop_writes(struct vm_config *config)
 {
-    size_t len = strlen(text);
-    bool read_only = len > 3 && !strcmp(text + len - 3, ",ro");
-    char *path = strndup(text, read_only ? len - 3 : len);
-    if (!path)
-        return error_set(e, ERR_NO_MEMORY, "no memory for the VM's definition");
-    err_t err = vm_config_add_disk(config, path, read_only, e);
-    free(path);
-    return err;
+    for (uint32_t i = 0; i < config->disks; i++)
+        config->disk[i].snapshot |= !config->disk[i].read_only;
 }
 
 static err_t take_option(struct vm_config *config, int id, char *value, struct run_given *given,
@@ -113,7 +116,9 @@ static err_t take_option(struct vm_config *config, int id, char *value, struct r
     case OPT_KERNEL: return vm_config_set(&config->kernel, value, e);
     case OPT_INITRD: return vm_config_set(&config->initrd, value, e);
     case OPT_APPEND: return vm_config_set(&config->append, value, e);
-    case OPT_DISK: return add_disk(config, value, e);
+    case OPT_DISK: return vm_disk_parse(config, value, e);
+    case OPT_CDROM: return vm_cdrom_parse(config, value, e);
+    case OPT_SNAPSHOT: given->snapshot = true; return OK;
     case OPT_ENGINE: return vm_config_set(&config->engine, value, e);
     case OPT_CPU: return vm_config_set(&config->cpu, value, e);
     case OPT_SERIAL: given->serial = true; return vm_config_set(&config->serial, value, e);
@@ -155,6 +160,8 @@ err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct 
         if (err)
             return err;
     }
+    if (given->snapshot)
+        drop_writes(config);
     if (!config->kernel)
         return error_set(e, ERR_INVALID,
                          "nothing to start; give --kernel a bzImage, vmlinux or multiboot file");
@@ -185,10 +192,12 @@ err_t run_check_files(const struct vm_config *config, struct error *e)
         err = check_file("initrd", config->initrd, R_OK, "give --initrd a readable file", e);
     for (uint32_t i = 0; !err && i < config->disks; i++) {
         const struct vm_disk *disk = &config->disk[i];
-        err = check_file("disk", disk->path, disk->read_only ? R_OK : R_OK | W_OK,
-                         disk->read_only ? "give --disk a readable image"
-                                         : "give --disk a writable image, or FILE,ro",
-                         e);
+        bool reads = disk->read_only || disk->snapshot;
+        if (disk->path)
+            err = check_file("disk", disk->path, reads ? R_OK : R_OK | W_OK,
+                             reads ? "give a readable image"
+                                   : "give --disk a writable image, or FILE,read-only",
+                             e);
     }
     return err;
 }

@@ -11,6 +11,7 @@
 
 #include "chardev/open.h"
 #include "engine/engine.h"
+#include "machine/config_impl.h"
 
 #define FORMAT_KEY "berth-vm"
 #define FORMAT_VERSION 1
@@ -72,7 +73,7 @@ void vm_config_release(struct vm_config *config)
             free(*(char **)((char *)config + keys[i].offset));
     }
     for (uint32_t i = 0; i < config->disks; i++)
-        free(config->disk[i].path);
+        vm_disk_release(&config->disk[i]);
     *config = (struct vm_config){0};
 }
 
@@ -84,19 +85,6 @@ err_t vm_config_set(char **member, const char *value, struct error *e)
     free(*member);
     *member = copy;
     return OK;
-}
-
-err_t vm_config_add_disk(struct vm_config *config, const char *path, bool read_only,
-                         struct error *e)
-{
-    if (config->disks == VM_DISKS_MAX)
-        return error_set(e, ERR_INVALID, "disks: at most %d", VM_DISKS_MAX);
-    struct vm_disk *disk = &config->disk[config->disks];
-    *disk = (struct vm_disk){.read_only = read_only};
-    err_t err = vm_config_set(&disk->path, path, e);
-    if (!err)
-        config->disks++;
-    return err;
 }
 
 // --- checks
@@ -164,13 +152,11 @@ err_t vm_config_check(const struct vm_config *config, struct error *e)
         return error_set(e, ERR_INVALID, "initrd: needs a kernel to go with it");
     if (config->append && !config->kernel)
         return error_set(e, ERR_INVALID, "append: needs a kernel to go with it");
-    for (uint32_t i = 0; i < config->disks; i++) {
-        if (!config->disk[i].path || !*config->disk[i].path)
-            return error_set(e, ERR_INVALID, "disks[%" PRIu32 "]: the path is empty", i);
-    }
     if (config->vga && strcmp(config->vga, "std") && strcmp(config->vga, "none"))
         return error_set(e, ERR_INVALID, "vga: there is no '%.40s'; give std or none", config->vga);
-    err_t err = check_engine(config->engine, e);
+    err_t err = vm_disks_check(config, e);
+    if (!err)
+        err = check_engine(config->engine, e);
     return err ? err : check_streams(config, e);
 }
 
@@ -216,20 +202,6 @@ err_t vm_memory_parse(const char *text, uint64_t *bytes, struct error *e)
 
 // --- JSON
 
-static json_t *disks_to_json(const struct vm_config *config)
-{
-    json_t *array = json_array();
-    for (uint32_t i = 0; i < config->disks; i++) {
-        json_t *disk = json_pack("{s:s, s:b}", "path", config->disk[i].path, "read_only",
-                                 config->disk[i].read_only);
-        if (!disk || json_array_append_new(array, disk) < 0) {
-            json_decref(array);
-            return NULL;
-        }
-    }
-    return array;
-}
-
 static json_t *debug_to_json(uint32_t debug)
 {
     json_t *array = json_array();
@@ -248,7 +220,7 @@ static json_t *value_to_json(const struct vm_config *config, const struct key *k
     case KEY_U32: return json_integer(*(const uint32_t *)at);
     case KEY_MIB: return json_integer((json_int_t)(*(const uint64_t *)at / MIB));
     case KEY_BOOL: return json_boolean(*(const bool *)at);
-    case KEY_DISKS: return disks_to_json(config);
+    case KEY_DISKS: return vm_disks_to_json(config);
     case KEY_DEBUG: return debug_to_json(config->debug);
     }
     return NULL;
@@ -277,30 +249,6 @@ err_t vm_config_save(const struct vm_config *config, char **text, struct error *
 static err_t wrong_type(const char *key, const char *want, struct error *e)
 {
     return error_set(e, ERR_INVALID, "%s: must be %s", key, want);
-}
-
-static err_t disk_from_json(struct vm_config *config, size_t i, const json_t *value,
-                            struct error *e)
-{
-    const char *path = NULL;
-    int read_only = 0;
-    json_error_t why;
-    if (json_unpack_ex((json_t *)value, &why, JSON_STRICT, "{s:s, s?b}", "path", &path, "read_only",
-                       &read_only) < 0)
-        return error_set(e, ERR_INVALID, "disks[%zu]: %s", i, why.text);
-    return vm_config_add_disk(config, path, read_only, e);
-}
-
-static err_t disks_from_json(struct vm_config *config, const json_t *value, struct error *e)
-{
-    if (!json_is_array(value))
-        return wrong_type("disks", "a list of {\"path\": ..., \"read_only\": ...}", e);
-    for (size_t i = 0; i < json_array_size(value); i++) {
-        err_t err = disk_from_json(config, i, json_array_get(value, i), e);
-        if (err)
-            return err;
-    }
-    return OK;
 }
 
 static err_t debug_from_json(struct vm_config *config, const json_t *value, struct error *e)
@@ -345,7 +293,7 @@ static err_t value_from_json(struct vm_config *config, const struct key *key, co
             return wrong_type(key->name, "true or false", e);
         *(bool *)at = json_is_true(value);
         return OK;
-    case KEY_DISKS: return disks_from_json(config, value, e);
+    case KEY_DISKS: return vm_disks_from_json(config, value, e);
     case KEY_DEBUG: return debug_from_json(config, value, e);
     }
     return ERR_INVALID;

@@ -3,15 +3,26 @@
 #pragma once
 
 #include "base/error.h"
+#include "block/throttle.h"
 
 #define VM_VCPUS_MAX 64
 #define VM_MEMORY_MIN (1 * MIB)
 #define VM_MEMORY_MAX (256 * GIB)
 #define VM_DISKS_MAX 16
 
+enum vm_disk_bus { VM_BUS_VIRTIO, VM_BUS_AHCI, VM_BUSES };
+#define VM_AHCI_MAX 6 // drives on that bus
+
 struct vm_disk {
-    char *path; // owned
+    char *path;           // owned; NULL: a CD-ROM drive without a disc
+    char *format;         // owned; "raw", "qcow2" or NULL: guessed
+    char *serial;         // owned; at most 20 bytes; NULL: "disk0" and so on
+    enum vm_disk_bus bus; // AHCI for a CD-ROM drive
+    bool cdrom;           // read-only
     bool read_only;
+    bool snapshot; // what the guest writes is dropped at the end
+    bool direct;   // past the host's page cache
+    struct throttle_limits limits;
 };
 
 // Strings are owned by the struct; NULL or "" where nothing was given.
@@ -48,6 +59,10 @@ void vm_config_release(struct vm_config *config);
 err_t vm_config_set(char **member, const char *value, struct error *e);
 err_t vm_config_add_disk(struct vm_config *config, const char *path, bool read_only,
                          struct error *e);
+// A disk as the command line has it: "PATH[,WORD][,KEY=VALUE]...", ",," for a comma in the path.
+err_t vm_disk_parse(struct vm_config *config, const char *text, struct error *e);
+// A CD-ROM drive; "none": without a disc.
+err_t vm_cdrom_parse(struct vm_config *config, const char *text, struct error *e);
 
 // Ranges and names, not whether files exist. The text says which key, what is wrong and what is
 // right.

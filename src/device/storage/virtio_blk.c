@@ -52,7 +52,6 @@ enum {
     HEADER_BYTES = 16,
     RANGE_BYTES = 16,
     QUEUE_SIZE = 256,
-    QUEUES_MAX = 8,
     SEG_MAX = QUEUE_SIZE - 2, // beside header and status
     IN_FLIGHT = 128,
     RANGE_SECTORS_MAX = 0x3fffff, // of one discard or zeroing: 2 GiB
@@ -145,10 +144,7 @@ static void io_done(struct block_request *io, err_t result)
     struct device *dev = &r->blk->virtio.pci.dev;
 
     r->status = result == OK ? S_OK : S_IOERR;
-    if (r->blk->config.enter)
-        r->blk->config.enter(dev, request_ended, r);
-    else
-        request_ended(dev, r);
+    storage_enter(r->blk->config.enter, dev, request_ended, r);
 }
 
 // --- Starting a request ---
@@ -380,8 +376,9 @@ static err_t blk_init(struct device *dev, const void *config, struct error *e)
     blk->config = *(const struct virtio_blk_config *)config;
     limits = &blk->config.block->limits;
     queues = blk->config.queues ? blk->config.queues : 1;
-    if (queues > QUEUES_MAX)
-        return error_set(e, ERR_INVALID, "%s: a disk has 1 to %d queues", dev->id, QUEUES_MAX);
+    if (queues > VIRTIO_BLK_QUEUES)
+        return error_set(e, ERR_INVALID, "%s: a disk has 1 to %d queues", dev->id,
+                         VIRTIO_BLK_QUEUES);
     virtio_pci_init(&blk->virtio, &blk_model, offered_features(limits, queues), queues, QUEUE_SIZE);
     fill_config(blk->virtio.config, limits, queues);
     return make_requests(blk, e);

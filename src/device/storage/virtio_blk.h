@@ -5,20 +5,16 @@
 // (block->type->drain) without holding the device's lock; nothing is in flight then.
 #pragma once
 
-#include "block/block.h"
-#include "device/device.h"
+#include "device/storage/backend.h"
 
 #define VIRTIO_BLK_SERIAL 20 // bytes
+#define VIRTIO_BLK_QUEUES 8
 
 struct virtio_blk_config {
     struct block *block; // not owned; outlives the device
-    // Runs fn(dev, argument) with dev's lock held, on the caller's thread, before it returns.
-    // Called on the back end's threads only. Without it (tests) fn is called directly.
-    void (*enter)(struct device *dev, void (*fn)(struct device *dev, void *argument),
-                  void *argument);
-    char
-        serial[VIRTIO_BLK_SERIAL + 1]; // what the guest sees as the disk's serial number; may be ""
-    uint16_t queues;                   // 1..8; 0 means 1
+    storage_enter_fn enter;
+    char serial[VIRTIO_BLK_SERIAL + 1]; // what the guest sees; may be ""
+    uint16_t queues;                    // 1..VIRTIO_BLK_QUEUES; 0 means 1
 };
 
 extern const struct device_type virtio_blk_type; // config: struct virtio_blk_config

@@ -150,14 +150,15 @@ static err_t add_small_devices(struct vm *vm, struct error *e)
     return err;
 }
 
-static err_t plug(struct vm *vm, const struct device_type *type, const char *id, const void *config,
-                  unsigned slot, struct device **out, struct error *e)
+err_t board_plug_at(struct vm *vm, const struct device_type *type, const char *id,
+                    const void *config, unsigned slot, unsigned function, struct device **out,
+                    struct error *e)
 {
     struct device *dev = NULL;
     err_t err =
         devices_add(vm, type, id, config, (uint8_t[]){PC_GSI_PIRQ + PC_PIRQ(slot, 0)}, &dev, e);
     if (!err)
-        err = pci_bus_plug(&vm->board->pci, pci_function_of(dev), PCI_DEVFN(slot, 0), e);
+        err = pci_bus_plug(&vm->board->pci, pci_function_of(dev), PCI_DEVFN(slot, function), e);
     if (out)
         *out = dev;
     return err;
@@ -169,7 +170,7 @@ err_t board_plug(struct vm *vm, const struct device_type *type, const char *id, 
     struct board *board = vm->board;
     if (board->next_slot == PC_SLOT_LPC)
         return error_set(e, ERR_NO_MEMORY, "%s: no free PCI slot", id);
-    return plug(vm, type, id, config, board->next_slot++, out, e);
+    return board_plug_at(vm, type, id, config, board->next_slot++, 0, out, e);
 }
 
 static err_t add_chipset(struct vm *vm, struct error *e)
@@ -180,7 +181,7 @@ static err_t add_chipset(struct vm *vm, struct error *e)
     err_t err =
         devices_add(vm, &q35_host_type, "host-bridge", &host, (uint8_t[]){WIRE_NONE}, NULL, e);
     if (!err)
-        err = plug(vm, &ich9_lpc_type, "lpc", &lpc, PC_SLOT_LPC, NULL, e);
+        err = board_plug_at(vm, &ich9_lpc_type, "lpc", &lpc, PC_SLOT_LPC, 0, NULL, e);
     return err;
 }
 
@@ -235,6 +236,8 @@ err_t board_new(struct vm *vm, struct error *e)
         err = add_small_devices(vm, e);
     if (!err)
         err = add_chipset(vm, e);
+    if (!err)
+        err = board_add_disks(vm, e);
     if (!err)
         err = board_add_virtio(vm, e);
     if (!err)

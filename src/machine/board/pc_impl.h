@@ -29,5 +29,12 @@ err_t board_plug(struct vm *vm, const struct device_type *type, const char *id, 
 err_t board_add_display(struct vm *vm, struct error *e);
 void board_free_display(struct vm *vm);
 
-// virtio.c: disks, console and entropy on PCI.
+// The same in this place.
+err_t board_plug_at(struct vm *vm, const struct device_type *type, const char *id,
+                    const void *config, unsigned slot, unsigned function, struct device **out,
+                    struct error *e);
+
+err_t board_add_disks(struct vm *vm, struct error *e); // disks.c
+
+// virtio.c: console and entropy on PCI.
 err_t board_add_virtio(struct vm *vm, struct error *e);

@@ -1,0 +1,11 @@
+// Between config.c and config_disk.c, which has the disks.
+#pragma once
+
+#include <jansson.h>
+
+#include "machine/config.h"
+
+void vm_disk_release(struct vm_disk *disk);
+err_t vm_disks_check(const struct vm_config *config, struct error *e);
+json_t *vm_disks_to_json(const struct vm_config *config);
+err_t vm_disks_from_json(struct vm_config *config, const json_t *value, struct error *e);

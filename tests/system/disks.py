@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Disks of every kind under Debian's kernels: what the guest writes is on the image, what is there it reads.
+
+    disks.py [--berth FILE] [--engine ENGINE] CASE...
+    disks.py --list
+
+Exit status: 0 all cases passed, 1 some failed, 77 all were skipped.
+"""
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+
+import boot
+from boot import ARGS, Failure, Guest, Skip, initramfs_with, kernel, power_off
+
+SCSI = ("scsi_common", "scsi_mod", "crct10dif_common", "crct10dif_generic", "crc-t10dif", "crc64",
+        "crc64_rocksoft_generic", "crc64-rocksoft", "t10-pi", "sd_mod", "cdrom", "sr_mod", "isofs")
+AHCI = SCSI + ("libata", "libahci", "ahci")
+NVME = ("crct10dif_common", "crct10dif_generic", "crc-t10dif", "crc64", "crc64_rocksoft_generic",
+        "crc64-rocksoft", "t10-pi", "nvme-common", "nvme-core", "nvme")
+VIRTIO = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
+EXT4 = ("crc16", "crc32c_generic", "libcrc32c", "mbcache", "jbd2", "ext4")
+
+
+def guest(opts, work, name, modules, *args, cpus="1"):
+    initrd = initramfs_with(work, name, "generic", *modules, *EXT4)
+    return Guest(opts, "-m", "384", "-c", cpus, "--kernel", kernel("generic"), "--initrd", initrd, "--append", ARGS + " quiet",
+                 *args, timeout=opts.timeout)
+
+
+def new_image(work, name, megabytes=64):
+    image = os.path.join(work, name)
+    with open(image, "wb") as f:
+        f.truncate(megabytes << 20)
+        f.seek(4096)
+        f.write(b"from the host\n")
+    return image
+
+
+def md5_of(image, offset, size):
+    with open(image, "rb") as f:
+        f.seek(offset)
+        return hashlib.md5(f.read(size)).hexdigest()
+
+
+def answer(g, command, mark):
+    """Runs a command in the guest; returns what it says after the mark on its line."""
+    g.send(f"echo {mark[0]}''{mark[1:]} $({command})\n")
+    g.expect(mark + " ")
+    start = g.seen
+    g.expect("\n")
+    return g.output[start:g.seen].strip()
+
+
+def use_disk(g, device, image, name):
+    """Reads, writes 16 MiB past the cache, a file system, TRIM; leaves the sum of what is at 1 MiB."""
+    g.expect("guest# ")
+    g.send(f"while [ ! -b {device} ]; do sleep 0.1; done; dd if={device} bs=4096 skip=1 count=1 2>/dev/null | head -n 1\n")
+    g.expect("from the host\n")
+    g.send("head -c 16777216 /dev/urandom > /tmp/p\n")
+    if answer(g, f"dd if=/tmp/p of={device} bs=1M seek=1 conv=fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; "
+              f"dd if={device} bs=1M skip=1 count=16 2>/dev/null | cmp - /tmp/p && echo same", "COMPARED") != "same":
+        raise Failure(f"{name}: the guest does not read what it wrote")
+    return answer(g, "md5sum < /tmp/p", "SUM").split()[0]
+
+
+def use_file_system(g, device, name):
+    g.send(f"mke2fs {device} >/dev/null 2>&1; mount -t ext4 {device} /mnt && cp /tmp/p /mnt/p && sync; echo 3 > /proc/sys/vm/drop_caches\n")
+    if answer(g, "cmp /mnt/p /tmp/p && rm /mnt/p && sync && fstrim /mnt && umount /mnt && echo same", "FILES") != "same":
+        raise Failure(f"{name}: the file system does not hold what was copied")
+
+
+def whole_disk(opts, work, name, modules, device, *options, cpus="1"):
+    image = new_image(work, name + ".img")
+    args = ("--disk", ",".join((image,) + options))
+    with guest(opts, work, name, modules, *args, cpus=cpus) as g:
+        written = use_disk(g, device, image, name)
+        power_off(g)
+    if md5_of(image, 1 << 20, 16 << 20) != written:
+        raise Failure(f"{name}: the image does not hold what the guest wrote")
+    with guest(opts, work, name, modules, *args, cpus=cpus) as g:
+        use_disk(g, device, image, name)
+        use_file_system(g, device, name)
+        power_off(g)
+
+
+def ahci(opts, work):
+    """a SATA disk: queued reads and writes, a file system, TRIM"""
+    whole_disk(opts, work, "ahci", AHCI, "/dev/sda", "bus=ahci", "serial=S1")
+
+
+def cdrom(opts, work):
+    """a SATA CD-ROM drive: an ISO image is mounted and read; an empty drive says so"""
+    maker = shutil.which("xorrisofs") or shutil.which("genisoimage") or shutil.which("mkisofs")
+    if not maker:
+        raise Skip("no xorrisofs, genisoimage or mkisofs")
+    tree = os.path.join(work, "tree")
+    os.makedirs(tree, exist_ok=True)
+    with open(os.path.join(tree, "data"), "wb") as f:
+        f.write(os.urandom(9 << 20))
+    iso = os.path.join(work, "cd.iso")
+    subprocess.run([maker, "-quiet", "-R", "-o", iso, tree], check=True, capture_output=True)
+    with guest(opts, work, "cdrom", AHCI, "--cdrom", iso, "--cdrom", "none") as g:
+        g.expect("guest# ")
+        g.send("while [ ! -b /dev/sr1 ]; do sleep 0.1; done; mount -t iso9660 -o ro /dev/sr0 /mnt\n")
+        if answer(g, "md5sum < /mnt/data", "SUM").split()[0] != md5_of(os.path.join(tree, "data"), 0, 9 << 20):
+            raise Failure("the guest reads something else from the disc")
+        if answer(g, "head -c 1 /dev/sr1 2>&1 | grep -c -i 'no medium'", "EMPTY") != "1":
+            raise Failure("the empty drive is not empty")
+        power_off(g)
+
+
+CASES = [ahci, cdrom]
+
+if __name__ == "__main__":
+    boot.CASES = CASES
+    boot.__doc__ = __doc__
+    sys.exit(boot.main())
