@@ -15,7 +15,8 @@ struct command {
 extern const struct command commands[]; // ended by a NULL name
 
 extern const char run_help[], info_help[], version_help[], ls_help[], pause_help[], resume_help[],
-    reset_help[], stop_help[], events_help[], stats_help[], explain_help[], control_help[];
+    reset_help[], stop_help[], events_help[], stats_help[], explain_help[], control_help[],
+    image_help[];
 int cmd_run(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_ls(int argc, char **argv);
@@ -26,6 +27,7 @@ int cmd_stop(int argc, char **argv);
 int cmd_events(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
+int cmd_image(int argc, char **argv);
 int cmd_control(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_help(int argc, char **argv);
@@ -40,13 +42,18 @@ int complain(int status, const char *fmt, ...) __attribute__((format(printf, 2, 
 struct vm_config;
 struct run_given { // what the person said, rather than a default
     bool name, serial;
-    bool snapshot; // of all disks
+    bool snapshot;                    // of all disks
+    const char *cloud_init, *ssh_key; // paths for a seed; NULL: none
 };
 err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct run_given *given,
                         struct error *e);
 
 // Files that the definition names: are they there, and readable?
 err_t run_check_files(const struct vm_config *config, struct error *e);
+
+// A program of Berth's own: it lies beside berth in a build, and in the libexec folder of an
+// installation. False: in neither.
+bool find_helper(const char *name, char *path, size_t size);
 
 // Starts berth-vmm with the definition's text and its control socket, waits, returns the exit
 // status for berth. terminal: whether the guest's console is this terminal, which is then given

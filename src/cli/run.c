@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/seed.h"
 #include "control/registry.h"
 #include "machine/config.h"
 
@@ -30,6 +31,8 @@ const char run_help[] =
     "                        also bps-read=, iops-write=, bps-burst= and so on\n"
     "      --cdrom FILE      a CD-ROM drive (SATA) with this image in it, or none\n"
     "      --snapshot        drop at the end what the guest writes to any disk\n"
+    "      --cloud-init FILE user-data for the guest's cloud-init, on a seed disk\n"
+    "      --ssh-key FILE    public keys for cloud-init to let in, likewise\n"
     "      --engine NAME     what runs the guest: auto, kvm or translate (auto)\n"
     "      --cpu MODEL       CPU model the guest sees; berth info lists them (host)\n"
     "      --serial WHERE    COM1: stdio, pty, file:PATH or none (stdio; none with --json)\n"
@@ -52,6 +55,8 @@ enum option_id {
     OPT_DISK,
     OPT_CDROM,
     OPT_SNAPSHOT,
+    OPT_CLOUD_INIT,
+    OPT_SSH_KEY,
     OPT_ENGINE,
     OPT_CPU,
     OPT_SERIAL,
@@ -75,6 +80,8 @@ static const struct option options[] = {
     {"disk", required_argument, NULL, OPT_DISK},
     {"cdrom", required_argument, NULL, OPT_CDROM},
     {"snapshot", no_argument, NULL, OPT_SNAPSHOT},
+    {"cloud-init", required_argument, NULL, OPT_CLOUD_INIT},
+    {"ssh-key", required_argument, NULL, OPT_SSH_KEY},
     {"engine", required_argument, NULL, OPT_ENGINE},
     {"cpu", required_argument, NULL, OPT_CPU},
     {"serial", required_argument, NULL, OPT_SERIAL},
@@ -119,6 +126,8 @@ static err_t take_option(struct vm_config *config, int id, char *value, struct r
     case OPT_DISK: return vm_disk_parse(config, value, e);
     case OPT_CDROM: return vm_cdrom_parse(config, value, e);
     case OPT_SNAPSHOT: given->snapshot = true; return OK;
+    case OPT_CLOUD_INIT: given->cloud_init = value; return OK;
+    case OPT_SSH_KEY: given->ssh_key = value; return OK;
     case OPT_ENGINE: return vm_config_set(&config->engine, value, e);
     case OPT_CPU: return vm_config_set(&config->cpu, value, e);
     case OPT_SERIAL: given->serial = true; return vm_config_set(&config->serial, value, e);
@@ -250,7 +259,9 @@ int cmd_run(int argc, char **argv)
         err = run_check_files(&config, &e);
     if (!err)
         err = claim_name(&config, given.name, &claim, &e);
-    bool host = err == ERR_NO_MEMORY || err == ERR_IO;
+    if (!err && (given.cloud_init || given.ssh_key))
+        err = seed_add(&config, &claim, given.cloud_init, given.ssh_key, &e);
+    bool host = err == ERR_NO_MEMORY || err == ERR_IO || err == ERR_UNSUPPORTED;
     int status =
         err ? complain(host ? EXIT_HOST : EXIT_USAGE, "%s", e.text) : run_claimed(&config, &claim);
     registry_release(&claim);

@@ -16,18 +16,17 @@
 #include "host/file.h"
 #include "host/terminal.h"
 
-// berth-vmm lies beside berth in a build, and in the libexec folder of an installation.
-static bool find_vmm(char *path, size_t size)
+bool find_helper(const char *name, char *path, size_t size)
 {
-    ssize_t len = readlink("/proc/self/exe", path, size - 16);
+    ssize_t len = readlink("/proc/self/exe", path, size - 32);
     if (len > 0) {
         path[len] = '\0';
         char *slash = strrchr(path, '/');
-        snprintf(slash + 1, size - (size_t)(slash + 1 - path), "berth-vmm");
+        snprintf(slash + 1, size - (size_t)(slash + 1 - path), "%s", name);
         if (access(path, X_OK) == 0)
             return true;
     }
-    snprintf(path, size, "%s/berth-vmm", BERTH_LIBEXECDIR);
+    snprintf(path, size, "%s/%s", BERTH_LIBEXECDIR, name);
     return access(path, X_OK) == 0;
 }
 
@@ -107,7 +106,7 @@ static int died(int signal)
 int run_supervise(const char *definition, bool terminal, int control)
 {
     char path[4096];
-    if (!find_vmm(path, sizeof path))
+    if (!find_helper("berth-vmm", path, sizeof path))
         return complain(EXIT_HOST,
                         "cannot find berth-vmm beside berth or in %s; install Berth "
                         "again, or run make",

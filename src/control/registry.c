@@ -146,11 +146,24 @@ err_t registry_claim(const char *name, struct registry_claim *out, struct error 
     return err;
 }
 
+err_t registry_file(const struct registry_claim *claim, const char *name, char *path, size_t size,
+                    struct error *e)
+{
+    char link[40];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", claim->dir);
+    ssize_t len = readlink(link, path, size);
+    if (len < 0 || (size_t)len + strlen(name) + 2 > size)
+        return error_set(e, ERR_IO, "cannot find the directory of '%s'", claim->name);
+    snprintf(path + len, size - (size_t)len, "/%s", name);
+    return OK;
+}
+
 // In this order: whoever finds the lock's file gone starts over.
 void registry_release(struct registry_claim *claim)
 {
     if (claim->lock >= 0) {
         unlinkat(claim->dir, SOCKET, 0);
+        unlinkat(claim->dir, REGISTRY_SEED, 0);
         unlinkat(claim->dir, LOCK, 0);
         unlinkat(claim->vms, claim->name, AT_REMOVEDIR);
     }

@@ -19,6 +19,10 @@ struct registry_claim {
 err_t registry_claim(const char *name, struct registry_claim *out, struct error *e);
 // A socket that listens under the claimed name.
 err_t registry_listen(const struct registry_claim *claim, int *fd, struct error *e);
+// The path of a file in the VM's directory, which goes with it. name: one of these.
+#define REGISTRY_SEED "seed.img"
+err_t registry_file(const struct registry_claim *claim, const char *name, char *path, size_t size,
+                    struct error *e);
 void registry_release(struct registry_claim *claim); // gives the name back
 
 // A connection to the VM of this name. ERR_NOT_FOUND: none runs.

@@ -22,7 +22,7 @@ static json_t *disks(const struct vm_config *config)
 {
     json_t *list = json_array();
     for (uint32_t i = 0; i < config->disks; i++)
-        json_array_append_new(list, json_pack("{s:s, s:b}", "path", config->disk[i].path,
+        json_array_append_new(list, json_pack("{s:s?, s:b}", "path", config->disk[i].path,
                                               "read_only", config->disk[i].read_only));
     return list;
 }

@@ -10,6 +10,7 @@ import os
 import pty
 import random
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -97,7 +98,7 @@ def help_lists_every_command():
     done = run("--help")
     assert done.returncode == 0
     for command in ("run", "info", "ls", "pause", "resume", "reset", "stop", "events", "stats", "control",
-                    "version", "help"):
+                    "image",                    "version", "help"):
         assert f"\n  {command} " in done.stdout
         assert run(command, "--help").stdout.startswith(f"usage: berth {command}")
 
@@ -311,6 +312,7 @@ def vms_without_a_name_get_different_ones():
 def a_paused_vm_stands_still_until_it_is_resumed():
     name = name_of_this_test()
     with started("-n", name) as guest:
+        guest.expect(b"\n")
         assert run("pause", name).returncode == 0
         guest.type(b"z")
         first = json.loads(run("stats", "--json", name).stdout)
@@ -395,6 +397,46 @@ def what_a_killed_berth_leaves_is_cleared_away():
         assert not os.path.exists(f"{runtime_directory()}/vm/{name}")
 
 
+def seed_file(name, file):
+    seed = f"{runtime_directory()}/vm/{name}/seed.img"
+    return subprocess.run(["mtype", "-i", seed, f"::{file}"], capture_output=True, text=True, check=True).stdout
+
+
+def a_seed_carries_user_data_as_it_is_and_keys_beside_it():
+    if not shutil.which("mformat"):
+        raise Skip("mtools is not installed")
+    name = name_of_this_test() + ".x"
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 me@here"
+    with tempfile.TemporaryDirectory() as work:
+        user, keys = f"{work}/user-data", f"{work}/id.pub"
+        text = "#cloud-config\nssh_authorized_keys:\n- ssh-rsa BBBB\n"
+        with open(user, "w", encoding="ascii") as f:
+            f.write(text)
+        with open(keys, "w", encoding="ascii") as f:
+            f.write(f"# mine\n{key}\n")
+        with started("-n", name, "--cloud-init", user, "--ssh-key", keys) as guest:
+            meta = json.loads(seed_file(name, "meta-data"))
+            assert meta["public-keys"] == [key], meta
+            assert meta["local-hostname"] == name.replace(".", "-"), meta
+            assert meta["instance-id"].startswith(meta["local-hostname"] + "-"), meta
+            assert seed_file(name, "user-data") == text
+            disk = json.loads(run("info", "--json", name).stdout)["disks"][0]
+            assert disk["read_only"] and disk["path"].endswith("seed.img"), disk
+            guest.type(b"p")
+            assert guest.status() == 0
+        assert not os.path.exists(f"{runtime_directory()}/vm/{name}")
+        check_words(run("run", "--kernel", GUEST, "--cloud-init", "/etc/passwd"), 2, "#cloud-config")
+        check_words(run("run", "--kernel", GUEST, "--ssh-key", user), 2, ".pub")
+
+
+def image_arguments_are_checked_before_anything_is_made():
+    check_words(run("image"), 2, "berth image --help")
+    for words in (("--size", "12"), ("--hostname", "a;b"), ("--packages", "x $(y)"), ("--user", "A"),
+                  ("--firmware", "coreboot"), ("--kernel", "mach"), ("--password", "a\nb"), ("--suite", "../x")):
+        check_words(run("image", "build-debian", *words, "/nowhere/x"), 2, words[0])
+    check_words(run("image", "build-debian", "/etc/passwd"), 2, "there already")
+
+
 CASES = [
     help_lists_every_command,
     version_is_one_line,
@@ -423,6 +465,8 @@ CASES = [
     stop_presses_the_power_button_and_waits,
     a_hostile_client_cannot_disturb_the_vm,
     what_a_killed_berth_leaves_is_cleared_away,
+    a_seed_carries_user_data_as_it_is_and_keys_beside_it,
+    image_arguments_are_checked_before_anything_is_made,
 ]
 
 
