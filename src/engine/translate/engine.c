@@ -181,8 +181,7 @@ static err_t vcpu_new(struct engine_vm *vm, unsigned index, struct engine_vcpu *
     struct tcpu *c = &vcpu->tcpu;
     c->vm = &vm->tvm;
     c->index = index;
-    c->tlb_mask =
-        vm->tvm.config.debug & ENGINE_DEBUG_TINY_TLB ? BIT(TLB_TINY_BITS) - 1 : TLB_ENTRIES - 1;
+    c->tlb_mask = vm->tvm.config.debug & ENGINE_DEBUG_TINY_TLB ? 0 : TLB_ENTRIES - 1;
     tvm_leave(c);
     learn_cpuid(c);
     err_t err = vcpu_parts(c, e);

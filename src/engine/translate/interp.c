@@ -311,7 +311,7 @@ static inline void step(struct tcpu *c)
 {
     gva_t at = code_address(c);
     const struct tlb *t = &c->tlb[c->user];
-    unsigned i = at >> PAGE_SHIFT & c->tlb_mask;
+    unsigned i = tlb_index(c, at);
     c->counter[COUNTER_INTERPRETED]++;
     if (t->exec[i] != align_down(at, PAGE_SIZE)) {
         step_slow(c, at);

@@ -146,7 +146,7 @@ static void trans_insn(struct trans *t)
 // Goes to the stub unless the linear page at `at` still leads to this page of code.
 static void check_page(struct trans *t, gva_t at, uint32_t page, const void *stub)
 {
-    unsigned slot = (unsigned)(at >> PAGE_SHIFT) % CTLB_ENTRIES;
+    unsigned slot = jit_page_slot(t->c, at);
     struct emit_mem ctlb = emit_gs(offsetof(struct tcpu, hot.ctlb) +
                                    t->c->user * sizeof t->c->hot.ctlb[0] + slot * sizeof(uint32_t));
     if (t->live[0]) {

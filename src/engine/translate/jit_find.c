@@ -4,9 +4,9 @@
 #include "base/copy.h"
 #include "engine/translate/jit_impl.h"
 
-static uint32_t page_slot(gva_t at)
+uint32_t jit_page_slot(const struct tcpu *c, gva_t at)
 {
-    return (uint32_t)(at >> PAGE_SHIFT) % CTLB_ENTRIES;
+    return c->tlb_mask ? (uint32_t)(at >> PAGE_SHIFT) % CTLB_ENTRIES : 0;
 }
 
 static uint32_t page_bucket(gva_t at, gpa_t gpa)
@@ -46,9 +46,9 @@ void jit_forget_page(struct tcpu *c, gva_t at, bool large)
 {
     for (unsigned user = 0; user < 2; user++) {
         uint32_t *ctlb = c->hot.ctlb[user];
-        ctlb[page_slot(at)] = 0;
+        ctlb[jit_page_slot(c, at)] = 0;
         if (large)
-            fill_bytes(&ctlb[page_slot(at) & ~1023u], 0, 1024 * sizeof *ctlb);
+            fill_bytes(&ctlb[jit_page_slot(c, at) & ~1023u], 0, 1024 * sizeof *ctlb);
     }
 }
 
@@ -84,11 +84,11 @@ static void remember_page(struct tcpu *c, gva_t at, uint32_t page)
 {
     struct jit *jit = c->jit;
     unsigned user = c->user;
-    c->hot.ctlb[user][page_slot(at)] = page;
+    c->hot.ctlb[user][jit_page_slot(c, at)] = page;
     if (tlb_code_is_global(c, at))
         return;
     if (jit->ctlb_locals[user] < CTLB_LISTED)
-        jit->ctlb_local[user][jit->ctlb_locals[user]] = (uint16_t)page_slot(at);
+        jit->ctlb_local[user][jit->ctlb_locals[user]] = (uint16_t)jit_page_slot(c, at);
     if (jit->ctlb_locals[user] <= CTLB_LISTED)
         jit->ctlb_locals[user]++;
 }
@@ -131,7 +131,7 @@ uint32_t jit_find_page(struct tcpu *c, uint64_t rip)
 {
     struct jit *jit = c->jit;
     match_mode(c);
-    uint32_t *slot = &c->hot.ctlb[c->user][page_slot(rip)];
+    uint32_t *slot = &c->hot.ctlb[c->user][jit_page_slot(c, rip)];
     gva_t at = align_down(rip, PAGE_SIZE);
     if (*slot && jit->page[*slot].at == at)
         return *slot;

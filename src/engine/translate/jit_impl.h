@@ -170,6 +170,8 @@ uint32_t jit_translate(struct tcpu *c, uint32_t page, uint64_t rip);
 int jit_insn_at(const struct jit *jit, const struct jit_block *b, uint32_t offset);
 
 // jit_find.c
+// The place in the ctlb of code at a linear address.
+uint32_t jit_page_slot(const struct tcpu *c, gva_t at);
 // The handle of the code page of rip, after a fetch check. Raises as a fetch does. 0: not RAM.
 void jit_start_empty(struct tcpu *c);
 uint32_t jit_find_page(struct tcpu *c, uint64_t rip);

@@ -3,7 +3,8 @@
 // A check passes when the tag of the address's page equals its page and the access ends in the
 // page: with the tag page-aligned, (address ^ tag) <= 4096 - size says both. Where the guest's
 // flags must survive, the same is said without them: (address - tag + size - 1) >> 12 == 0, by LEA,
-// SHRX and JRCXZ.
+// SHRX and JRCXZ. That also lets pass what begins in the page before, which has another index; not
+// so in a TLB of one entry, where (address - tag) >> 12 == 0 is asked for first.
 #include "engine/translate/jit_trans.h"
 
 static bool fits_i32(int64_t v)
@@ -111,26 +112,33 @@ static size_t addend_field(const struct trans *t)
            offsetof(struct tlb, addend);
 }
 
-// The TLB index of the address in src into T0. free: whether flags and T2 may be used.
+static bool single_entry(const struct trans *t)
+{
+    return t->c->tlb_mask == 0;
+}
+
+// tlb_index() of the address in src into T0. With the flags to be kept, T2 is free.
 static void index_of(struct trans *t, unsigned src, bool flags_free)
 {
     struct emit *e = t->e;
-    bool tiny = t->c->tlb_mask != TLB_ENTRIES - 1;
-    bool shift = tiny && !flags_free;
+    if (single_entry(t)) {
+        emit_mov_ri(e, T0, TLB_HALF);
+        emit_lea(e, 8, T0, emit_indexed(T0, src, 1, 0));
+        if (flags_free) {
+            emit_shift_ri(e, SHIFT_SHR, 8, T0, 63);
+            return;
+        }
+        emit_mov_ri(e, T2, 63);
+        emit_shrx(e, 8, T0, T0, T2);
+        return;
+    }
     if (t->jit->bmi2) {
-        emit_rorx(e, 4, T0, src, PAGE_SHIFT + (shift ? TLB_TINY_BITS : 0));
+        emit_rorx(e, 4, T0, src, PAGE_SHIFT);
     } else {
         emit_mov_rr(e, 4, T0, src);
         emit_shift_ri(e, SHIFT_SHR, 4, T0, PAGE_SHIFT);
     }
-    if (!tiny) {
-        emit_movzx(e, T0, T0, TLB_BITS / 8);
-    } else if (flags_free) {
-        emit_alu_ri(e, ALU_AND, 4, T0, (int32_t)t->c->tlb_mask);
-    } else { // the highest bits now
-        emit_mov_ri(e, T2, 32 - TLB_TINY_BITS);
-        emit_shrx(e, 4, T0, T0, T2);
-    }
+    emit_movzx(e, T0, T0, TLB_BITS / 8);
 }
 
 // The cold side of a check: the address once more, and to C.
@@ -193,6 +201,16 @@ static struct emit_mem check_with_flags(struct trans *t, const struct address *a
     return mem;
 }
 
+// Unless T2, an offset from the tag, is within a page. Changes T0, which is 0 after a hit.
+static void miss_if_beyond_page(struct emit *e, const void *miss)
+{
+    emit_mov_ri(e, T0, PAGE_SHIFT);
+    emit_shrx(e, 8, T0, T2, T0);
+    uint8_t *hit = emit_jrcxz(e);
+    emit_jmp_to(e, miss);
+    emit_land_short(e, hit);
+}
+
 static struct emit_mem check_without_flags(struct trans *t, const struct address *a, unsigned size,
                                            enum access access)
 {
@@ -205,7 +223,14 @@ static struct emit_mem check_without_flags(struct trans *t, const struct address
     index_of(t, address, false);
     emit_load(e, 8, T2, tlb_array(tlb_field(t, access)));
     emit_op_rr(e, 8, 0, MAP_ONE, 0xf7, 2, T2); // not: -tag - 1
-    emit_lea(e, 8, T2, emit_indexed(address, T2, 1, (int32_t)size));
+    const void *miss = miss_stub(t, a, size, access, resume, false);
+    if (single_entry(t)) {
+        emit_lea(e, 8, T2, emit_indexed(address, T2, 1, 1));
+        miss_if_beyond_page(e, miss); // leaves 0, the entry, in T0
+        emit_lea(e, 8, T2, emit_at(T2, (int32_t)size - 1));
+    } else {
+        emit_lea(e, 8, T2, emit_indexed(address, T2, 1, (int32_t)size));
+    }
     struct emit_mem mem = emit_at(T1, 0);
     if (simple) {
         emit_load(e, 8, T1, tlb_array(addend_field(t)));
@@ -214,11 +239,7 @@ static struct emit_mem check_without_flags(struct trans *t, const struct address
         emit_load(e, 8, T0, tlb_array(addend_field(t)));
         emit_lea(e, 8, T1, emit_indexed(T1, T0, 1, 0));
     }
-    emit_mov_ri(e, T0, PAGE_SHIFT);
-    emit_shrx(e, 8, T0, T2, T0);
-    uint8_t *hit = emit_jrcxz(e);
-    emit_jmp_to(e, miss_stub(t, a, size, access, resume, false));
-    emit_land_short(e, hit);
+    miss_if_beyond_page(e, miss);
     return mem;
 }
 

@@ -10,7 +10,7 @@
 static uint8_t *host_of(struct tcpu *c, gva_t at, enum access access)
 {
     struct tlb *t = &c->tlb[c->user];
-    unsigned i = at >> PAGE_SHIFT & c->tlb_mask;
+    unsigned i = tlb_index(c, at);
     const uint64_t *tag = access == ACCESS_WRITE ? &t->write[i] : &t->read[i];
     if (*tag != align_down(at, PAGE_SIZE) &&
         ((uint64_t)((int64_t)(at << 16) >> 16) != at || !tlb_fill(c, at, access, c->user)))

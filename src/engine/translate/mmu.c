@@ -90,7 +90,7 @@ static bool tag_set(struct tcpu *c, const struct translation *t, enum access acc
     if (c->watch && access != ACCESS_EXEC && page_watched(c, t->page))
         return false;
     struct tlb *tlb = &c->tlb[user];
-    unsigned i = t->page >> PAGE_SHIFT & c->tlb_mask;
+    unsigned i = tlb_index(c, t->page);
     tlb_claim(c, i, user, t);
     if (access == ACCESS_WRITE)
         c->tlb2->writable[t->gpa >> PAGE_SHIFT & (TLB_ENTRIES - 1)] = 1;
@@ -255,7 +255,7 @@ static inline bool tagged(const uint64_t *tag, unsigned i, gva_t at, unsigned si
 static inline uint64_t read_as(struct tcpu *c, gva_t at, unsigned size, bool user)
 {
     const struct tlb *t = &c->tlb[user];
-    unsigned i = at >> PAGE_SHIFT & c->tlb_mask;
+    unsigned i = tlb_index(c, at);
     if (tagged(t->read, i, at, size))
         return host_load((const uint8_t *)(uintptr_t)(at + t->addend[i]), size);
     return read_slow(c, at, size, user);
@@ -264,7 +264,7 @@ static inline uint64_t read_as(struct tcpu *c, gva_t at, unsigned size, bool use
 static inline void write_as(struct tcpu *c, gva_t at, unsigned size, bool user, uint64_t v)
 {
     const struct tlb *t = &c->tlb[user];
-    unsigned i = at >> PAGE_SHIFT & c->tlb_mask;
+    unsigned i = tlb_index(c, at);
     if (tagged(t->write, i, at, size))
         host_store((uint8_t *)(uintptr_t)(at + t->addend[i]), size, v);
     else
@@ -296,7 +296,7 @@ void mem_write_system(struct tcpu *c, gva_t at, unsigned size, uint64_t value)
 static uint64_t *tag_at(struct tcpu *c, gva_t at, enum access access)
 {
     struct tlb *t = &c->tlb[c->user];
-    unsigned i = at >> PAGE_SHIFT & c->tlb_mask;
+    unsigned i = tlb_index(c, at);
     return access == ACCESS_READ    ? &t->read[i]
            : access == ACCESS_WRITE ? &t->write[i]
                                     : &t->exec[i];
@@ -368,7 +368,7 @@ void *mem_host(struct tcpu *c, gva_t at, unsigned len, enum access access)
 {
     if (len > to_page_end(at) || trying(c))
         return NULL;
-    const uint64_t *addend = &c->tlb[c->user].addend[at >> PAGE_SHIFT & c->tlb_mask];
+    const uint64_t *addend = &c->tlb[c->user].addend[tlb_index(c, at)];
     if (*tag_at(c, at, access) != align_down(at, PAGE_SIZE) && !tlb_fill(c, at, access, c->user)) {
         struct translation x;
         translate(c, at, access, c->user, &x);
@@ -387,7 +387,7 @@ void *mem_host_rmw(struct tcpu *c, gva_t at, unsigned len)
     if (len > to_page_end(at) || trying(c))
         return NULL;
     const struct tlb *tlb = &c->tlb[c->user];
-    unsigned i = at >> PAGE_SHIFT & c->tlb_mask;
+    unsigned i = tlb_index(c, at);
     if (tlb->write[i] == align_down(at, PAGE_SIZE) && tlb->read[i] == align_down(at, PAGE_SIZE))
         return (void *)(uintptr_t)(at + tlb->addend[i]);
     struct translation t;

@@ -22,7 +22,6 @@
 
 #define TLB_BITS 16 // a MOVZX cuts the page number to the index and leaves the flags alone
 #define TLB_ENTRIES (1u << TLB_BITS)
-#define TLB_TINY_BITS 2
 
 // The inline TLB that translated code looks at: direct-mapped by the low bits of the page number.
 // tag = page-aligned linear address; host address = linear address + addend. A tag is set only
@@ -37,12 +36,17 @@ struct tlb {
     uint64_t addend[TLB_ENTRIES];
 };
 
+// Bit 63 of address + TLB_HALF tells addresses whose two highest bits differ, which are not
+// canonical, from all others.
+#define TLB_HALF BIT(62)
+
 // The tag of an empty entry: a page that has another index, as has the page before it, so that no
-// address which leads to entry i comes near it. (A value that is no address would not do: guests
-// form any number.) Zero, too, is far from every entry but the first and the last.
+// address which leads to entry i comes near it. (A value that is no address would not do alone:
+// guests form any number.) The low bits see to that in the full table, TLB_HALF in the table of
+// one. Zero, too, is far from every entry but the first and the last.
 static inline uint64_t tlb_no_tag(unsigned i)
 {
-    return (uint64_t)(i ^ 2) << PAGE_SHIFT;
+    return (uint64_t)(i ^ 2) << PAGE_SHIFT | (i & 1 ? 0 : TLB_HALF | TLB_HALF >> 1);
 }
 
 // Reasons to leave translated code at the next poll. [any]
@@ -93,7 +97,7 @@ struct tcpu {
     uint8_t fpu_live;     // the guest's x87/vector state is in the host's registers, not in s.xsave
     uint8_t in_exception; // enum exception_class of the event being delivered, for double faults
     uint8_t running;      // inside run()
-    uint32_t tlb_mask;    // TLB_ENTRIES - 1, or 3 with ENGINE_DEBUG_TINY_TLB
+    uint32_t tlb_mask;    // TLB_ENTRIES - 1, or 0 with ENGINE_DEBUG_TINY_TLB: see tlb_index()
     uint64_t tsc_offset;  // guest TSC = host TSC + this
     uint64_t insn_rip;    // rip of the instruction being executed (faults restart there)
 
@@ -127,6 +131,13 @@ struct tcpu {
     struct icache *icache;     // interp.c: decoded instructions
     struct lockstep *lockstep; // lockstep.h; NULL but with ENGINE_DEBUG_LOCKSTEP
 };
+
+// The entry of the inline TLB that an address leads to. A table of one has a second entry, always
+// empty, where the addresses are sent that are close to the first one's tag while it is empty.
+static inline unsigned tlb_index(const struct tcpu *c, gva_t at)
+{
+    return (unsigned)(c->tlb_mask ? at >> PAGE_SHIFT & c->tlb_mask : (at + TLB_HALF) >> 63);
+}
 
 // Bits of tcpu.mode; part of the key of every translated block. Recomputed by tcpu_update_mode().
 enum tcpu_mode {

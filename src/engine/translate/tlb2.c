@@ -100,7 +100,7 @@ err_t tlb2_new(struct tcpu *c, struct error *e)
     c->tlb2->time = 1;
     for (unsigned user = 0; user < 2; user++) { // all others are empty when zero
         inline_drop(c, user, 0);
-        inline_drop(c, user, c->tlb_mask);
+        inline_drop(c, user, TLB_ENTRIES - 1);
     }
     tlb_flush_all(c);
     return OK;
@@ -161,7 +161,7 @@ void tlb_claim(struct tcpu *c, unsigned i, bool user, const struct translation *
 
 bool tlb_code_is_global(const struct tcpu *c, gva_t at)
 {
-    unsigned i = at >> PAGE_SHIFT & c->tlb_mask;
+    unsigned i = tlb_index(c, at);
     return c->tlb[c->user].exec[i] == align_down(at, PAGE_SIZE) &&
            (c->tlb2->use[c->user].flags[i] & INLINE_GLOBAL);
 }
@@ -202,7 +202,7 @@ static void drop_if_maps(struct translation *e, gva_t at, unsigned pcid, bool gl
 // Drops the fragments of large pages around `at`.
 static void inline_drop_large(struct tcpu *c, unsigned user, gva_t at)
 {
-    unsigned first = at >> PAGE_SHIFT & c->tlb_mask & ~1023u;
+    unsigned first = tlb_index(c, at) & ~1023u;
     const uint8_t *flags = c->tlb2->use[user].flags;
     for (unsigned i = first; i < first + 1024 && i <= c->tlb_mask; i++) {
         if (flags[i] & INLINE_LARGE)
@@ -229,7 +229,7 @@ void tlb2_drop(struct tcpu *c, gva_t at, unsigned pcid, bool globals)
     }
     jit_forget_page(c, at, large);
     for (unsigned user = 0; user < 2; user++) {
-        inline_drop(c, user, at >> PAGE_SHIFT & c->tlb_mask);
+        inline_drop(c, user, tlb_index(c, at));
         if (large)
             inline_drop_large(c, user, at);
     }

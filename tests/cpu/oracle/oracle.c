@@ -3,8 +3,10 @@
 // registers, flags, vector state, memory and faults must be equal byte for byte, but for flags that
 // the architecture leaves undefined.
 //
-// usage: oracle [--count N] [--seed S] [--engine interpret|translate|both] [--op NAME] [--verbose]
+// usage: oracle [--count N] [--seed S] [--engine interpret|translate|cramped|both] [--op NAME]
+//               [--verbose]
 //   --count: cases per template (a form of an opcode). A failing case prints what reproduces it.
+//   cramped: translated, with a TLB of one entry and the slowest way of every choice.
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -238,10 +240,14 @@ static bool make_guests(struct run *run, const char *which)
 {
     run->guest_name[0] = "interpret";
     run->guest_name[1] = "translate";
-    if (strcmp(which, "translate") != 0)
+    bool cramped = strcmp(which, "cramped") == 0;
+    if (strcmp(which, "both") == 0 || strcmp(which, "interpret") == 0)
         run->guest[0] = guest_new(ENGINE_DEBUG_INTERPRET);
     if (strcmp(which, "interpret") != 0)
-        run->guest[1] = guest_new(0);
+        run->guest[1] =
+            guest_new(cramped ? ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_TINY_CACHE |
+                                    ENGINE_DEBUG_POLL_EVERY_BLOCK | ENGINE_DEBUG_FLAGS_LIVE
+                              : 0);
     return run->guest[0] || run->guest[1];
 }
 

@@ -340,13 +340,20 @@ static void random_numbers_set_carry_alone(void)
 // below, whatever the address: neither page may lead to the entry.
 static void free_tlb_entries_match_no_address(void)
 {
+    struct tcpu *c = start(8);
+    uint32_t full = c->tlb_mask;
     for (unsigned i = 0; i < TLB_ENTRIES; i++) {
-        uint64_t page = tlb_no_tag(i) >> PAGE_SHIFT, tiny = BIT(TLB_TINY_BITS) - 1;
-        CHECK((page & (TLB_ENTRIES - 1)) != i && ((page - 1) & (TLB_ENTRIES - 1)) != i);
-        if (i <= tiny)
-            CHECK((page & tiny) != i && ((page - 1) & tiny) != i);
-        CHECK_EQ(tlb_no_tag(i) & PAGE_MASK, 0);
+        uint64_t tag = tlb_no_tag(i);
+        CHECK_EQ(tag & PAGE_MASK, 0);
+        c->tlb_mask = full;
+        CHECK(tlb_index(c, tag) != i && tlb_index(c, tag - 1) != i);
+        c->tlb_mask = 0;
+        if (i < 2)
+            CHECK(tlb_index(c, tag) != i && tlb_index(c, tag - 1) != i);
     }
+    CHECK_EQ(tlb_index(c, 0), tlb_index(c, 0x7ffffffff000));
+    CHECK_EQ(tlb_index(c, 0), tlb_index(c, 0xffff800000000000));
+    fake_cpu_free(c);
 }
 
 TEST_MAIN(TEST(free_tlb_entries_match_no_address),

@@ -167,6 +167,18 @@ static void accesses_across_pages_and_to_devices_are_made(void)
     RUN64(crossing);
 }
 
+// The second page of the access is mapped elsewhere and is the one that the TLB knows.
+SNIPPET(below, "mov dword ptr [0x34ffc], 0x1234; mov dword ptr [0x35000], 0x5678;"
+               "mov qword ptr [0x4000+8*0x33], 0x35007; invlpg [0x33000]; mov rdi, 0x32ffc;"
+               "mov rax, [0x33000]; stc; mov rax, [rdi]; adc rbx, 0; mov rdx, 0x1111222233334444;"
+               "mov [0x33000], ecx; stc; mov [rdi], rdx; adc rbx, 0; mov r12, [0x35000];"
+               "mov r13d, [0x34ffc]");
+
+static void an_access_from_below_a_known_page_is_not_taken_for_it(void)
+{
+    RUN64(below);
+}
+
 SNIPPET(strings, "cld; mov rcx, 3000; mov al, 0x5a; mov rdi, 0x32800; rep stosb; mov rsi, 0x32800; "
                  "mov rdi, 0x34010; mov ecx, 700; rep movsq;"
                  "std; mov ecx, 5; mov rdi, 0x34100; rep stosd; cld; mov rdi, 0x32800; mov al, 1; "
@@ -331,6 +343,7 @@ int main(void)
         TEST(returns_go_where_the_guest_stack_says),
         TEST(empty_tlb_entries_match_nothing),
         TEST(accesses_across_pages_and_to_devices_are_made),
+        TEST(an_access_from_below_a_known_page_is_not_taken_for_it),
         TEST(strings_are_copied_and_filled),
         TEST(vector_and_x87_instructions_run_natively),
         TEST(faults_name_their_instruction),

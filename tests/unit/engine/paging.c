@@ -271,7 +271,7 @@ static void memory_outside_ram_is_asked_of_the_machine(void)
     box_free(b);
 }
 
-static void all_of_it_holds_with_four_tlb_entries(void)
+static void all_of_it_holds_with_one_tlb_entry(void)
 {
     struct box *b = box_new(ENGINE_DEBUG_TINY_TLB);
     box_long(b);
@@ -300,4 +300,4 @@ TEST_MAIN(TEST(long_mode_read_sets_accessed_and_write_sets_dirty),
           TEST(invlpg_drops_all_fragments_of_a_large_page), TEST(global_pages_survive_cr3_writes),
           TEST(pcid_keeps_entries_when_bit_63_asks_for_it),
           TEST(memory_outside_ram_is_asked_of_the_machine),
-          TEST(all_of_it_holds_with_four_tlb_entries))
+          TEST(all_of_it_holds_with_one_tlb_entry))
