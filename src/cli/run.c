@@ -26,7 +26,7 @@ const char run_help[] =
     "      --initrd FILE     initial RAM disk for it\n"
     "      --append TEXT     its command line\n"
     "      --disk FILE[,...] a disk image; up to 16 times. After the path, with commas:\n"
-    "                        format=raw|qcow2, bus=virtio|ahci, serial=TEXT, read-only,\n"
+    "                        format=raw|qcow2, bus=virtio|ahci|nvme, serial=TEXT, read-only,\n"
     "                        snapshot, direct, and limits a second: bps=10M, iops=500,\n"
     "                        also bps-read=, iops-write=, bps-burst= and so on\n"
     "      --cdrom FILE      a CD-ROM drive (SATA) with this image in it, or none\n"

@@ -16,6 +16,7 @@
 #include "device/pci/q35.h"
 #include "device/serial/uart.h"
 #include "device/storage/ahci.h"
+#include "device/storage/nvme.h"
 #include "device/storage/virtio_blk.h"
 #include "device/timer/hpet.h"
 #include "device/timer/pit.h"
@@ -49,6 +50,7 @@ const struct device_type *const device_catalog[] = {
     &q35_host_type,
     &ich9_lpc_type,
     &ahci_type,
+    &nvme_type,
     &virtio_blk_type,
     &virtio_console_type,
     &virtio_net_type,

@@ -10,7 +10,7 @@
 #define VM_MEMORY_MAX (256 * GIB)
 #define VM_DISKS_MAX 16
 
-enum vm_disk_bus { VM_BUS_VIRTIO, VM_BUS_AHCI, VM_BUSES };
+enum vm_disk_bus { VM_BUS_VIRTIO, VM_BUS_AHCI, VM_BUS_NVME, VM_BUSES };
 #define VM_AHCI_MAX 6 // drives on that bus
 
 struct vm_disk {

@@ -9,7 +9,7 @@
 
 #define SERIAL_MAX 20
 
-static const char *const bus_names[VM_BUSES] = {"virtio", "ahci"};
+static const char *const bus_names[VM_BUSES] = {"virtio", "ahci", "nvme"};
 
 enum prop_kind { PROP_STRING, PROP_BOOL, PROP_BUS };
 
@@ -171,7 +171,7 @@ static err_t set_word(struct vm_disk *disk, const char *word, size_t len, struct
         return set_string(prop_at(disk, p), value, value_len, e);
     else if (!find_bus(value, value_len, &disk->bus))
         return error_set(e, ERR_INVALID,
-                         "there is no bus '%.*s' for a disk; give virtio or ahci",
+                         "there is no bus '%.*s' for a disk; give virtio, ahci or nvme",
                          (int)(value_len < 40 ? value_len : 40), value);
     return OK;
 }
@@ -364,7 +364,7 @@ static err_t prop_from_json(struct vm_disk *disk, const char *key, const json_t 
         return wrong(key, "a text", e);
     if (p->kind == PROP_STRING)
         return vm_config_set(prop_at(disk, p), text, e);
-    return find_bus(text, strlen(text), &disk->bus) ? OK : wrong(key, "virtio or ahci", e);
+    return find_bus(text, strlen(text), &disk->bus) ? OK : wrong(key, "virtio, ahci or nvme", e);
 }
 
 static err_t disk_from_json(struct vm_config *config, size_t i, json_t *value, struct error *e)

@@ -91,6 +91,16 @@ def ahci(opts, work):
     whole_disk(opts, work, "ahci", AHCI, "/dev/sda", "bus=ahci", "serial=S1")
 
 
+def nvme(opts, work):
+    """an NVMe disk with a queue for each of two vCPUs"""
+    whole_disk(opts, work, "nvme", NVME, "/dev/nvme0n1", "bus=nvme", cpus="2")
+
+
+def virtio(opts, work):
+    """a virtio disk with two queues, a file system and discards"""
+    whole_disk(opts, work, "virtio", VIRTIO, "/dev/vda", cpus="2")
+
+
 def cdrom(opts, work):
     """a SATA CD-ROM drive: an ISO image is mounted and read; an empty drive says so"""
     maker = shutil.which("xorrisofs") or shutil.which("genisoimage") or shutil.which("mkisofs")
@@ -112,7 +122,7 @@ def cdrom(opts, work):
         power_off(g)
 
 
-CASES = [ahci, cdrom]
+CASES = [ahci, nvme, virtio, cdrom]
 
 if __name__ == "__main__":
     boot.CASES = CASES

@@ -5,6 +5,7 @@
 
 #include "base/bits.h"
 #include "device/storage/ahci.h"
+#include "device/storage/nvme.h"
 #include "device/storage/virtio_blk.h"
 #include "machine/board/pc_impl.h"
 
@@ -51,6 +52,13 @@ static err_t add_virtio(struct vm *vm, unsigned i, const char *id, struct error 
     return board_plug(vm, &virtio_blk_type, id, &config, NULL, e);
 }
 
+static err_t add_nvme(struct vm *vm, unsigned i, const char *id, struct error *e)
+{
+    struct nvme_config config = {.block = vm->board->disk[i], .enter = enter};
+    serial_of(&vm->config->disk[i], id, config.serial, sizeof config.serial);
+    return board_plug(vm, &nvme_type, id, &config, NULL, e);
+}
+
 static err_t add_disk(struct vm *vm, unsigned i, struct ahci_config *ahci, struct error *e)
 {
     const struct vm_disk *disk = &vm->config->disk[i];
@@ -64,6 +72,8 @@ static err_t add_disk(struct vm *vm, unsigned i, struct ahci_config *ahci, struc
         return error_in(e, "%s", id);
     if (disk->bus == VM_BUS_VIRTIO)
         return add_virtio(vm, i, id, e);
+    if (disk->bus == VM_BUS_NVME)
+        return add_nvme(vm, i, id, e);
     struct ahci_drive_config *drive = &ahci->drive[ahci->drives++];
     *drive = (struct ahci_drive_config){.block = *block, .cdrom = disk->cdrom};
     serial_of(disk, id, drive->serial, sizeof drive->serial);
