@@ -7,6 +7,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "cpu/chips.h"
 #include "cpu/cpu_state.h"
 #include "cpu/cpuid.h"
 
@@ -34,6 +35,10 @@ struct engine_upcalls {
     // The vCPU can take an external interrupt now and set_intr(true) was said: acknowledges it and
     // returns its vector (0..255), or -1 when it has gone away.
     int (*intr_ack)(void *opaque, unsigned vcpu);
+
+    // Engines that keep the local APICs only: the processors have finished a level-triggered
+    // interrupt with this vector, of which await_eoi() asked to be told.
+    void (*eoi)(void *opaque, unsigned vcpu, uint8_t vector);
 
     // CR8, the task priority (0..15) of the vCPU's local APIC.
     uint8_t (*cr8_read)(void *opaque, unsigned vcpu);
@@ -64,6 +69,14 @@ struct engine_probe {
     char fix[200]; // what the person can do about it; may be empty
 };
 
+// Which of the board's interrupt controllers an engine keeps itself while the VM runs.
+enum engine_chips {
+    ENGINE_CHIPS_NONE,  // all of them are the machine's
+    ENGINE_CHIPS_LAPIC, // the local APICs are the engine's; PIC, IOAPIC and PIT the machine's
+    ENGINE_CHIPS_ALL,   // local APICs, IOAPIC, PIC and PIT are the engine's
+    ENGINE_CHIPS_BEST,  // asking: whatever the engine does best
+};
+
 // Guest writes to ROM go to mmio_write. A logged range has its dirty log on at all times (a frame
 // buffer).
 enum engine_map_flags { ENGINE_MAP_RAM = 0, ENGINE_MAP_ROM = 1, ENGINE_MAP_LOGGED = 2 };
@@ -73,6 +86,7 @@ struct engine_vm_config {
     const struct cpuid_table *cpuid; // leaves that differ per vCPU are patched by vcpu index
     uint64_t tsc_khz;                // frequency of the guest's TSC
     // guest TSC = (host TSC + tsc_offset) while the VM runs; see machine/clock.h
+    enum engine_chips chips;   // an engine without any takes BEST and NONE
     uint64_t code_cache_bytes; // translator: 0 means its default
     uint32_t debug;            // enum engine_debug bits, for tests
 };
@@ -93,6 +107,33 @@ enum engine_debug {
 struct engine_counter {
     const char *name;
     uint64_t value;
+};
+
+// Chips that the engine keeps while the VM runs. get and set are called while no vCPU runs, on any
+// thread: set before they start, get after they have stopped; set puts nothing into the past, so
+// that timers go on where they were. All else is called on any thread at any time in between.
+// With local APICs of its own an engine sees INIT, SIPI and HLT itself, cpu_state.activity says
+// where a vCPU stands, and set_intr() is not the APIC's but (with ENGINE_CHIPS_LAPIC) the PIC's
+// output, said to the boot processor only. There is no system management mode: SMIs are dropped.
+struct engine_irqchip {
+    enum engine_chips (*kept)(const struct engine_vm *vm);
+
+    // With the local APICs, before board chips. Its deadline is armed by the next tsc_offset().
+    err_t (*get_lapic)(struct engine_vcpu *vcpu, struct chip_lapic *out, struct error *e);
+    err_t (*set_lapic)(struct engine_vcpu *vcpu, const struct chip_lapic *in, struct error *e);
+    // A message (MSI) to the local APICs. False: nobody took it.
+    bool (*message)(struct engine_vm *vm, uint64_t address, uint32_t data);
+    // ENGINE_CHIPS_LAPIC: the machine's IOAPIC sends such messages (on: from now on) for a
+    // level-triggered pin and must hear of their end through the upcall eoi.
+    void (*await_eoi)(struct engine_vm *vm, unsigned pin, uint64_t address, uint32_t data, bool on);
+
+    // ENGINE_CHIPS_ALL. Levels of the PIC's lines and IOAPIC's pins that devices drive; the PIT is
+    // wired by the engine to line 0 and pin 2, unless it is muted. In what get says, lines are not.
+    err_t (*get_board)(struct engine_vm *vm, struct chip_board *out, struct error *e);
+    err_t (*set_board)(struct engine_vm *vm, const struct chip_board *in, struct error *e);
+    void (*pic_line)(struct engine_vm *vm, unsigned line, bool level);
+    void (*ioapic_pin)(struct engine_vm *vm, unsigned pin, bool level);
+    void (*mute_pit)(struct engine_vm *vm, bool muted);
 };
 
 struct engine {
@@ -137,6 +178,8 @@ struct engine {
     void (*kick)(struct engine_vcpu *vcpu); // run() returns soon; sticky until it does
     void (*set_intr)(struct engine_vcpu *vcpu, bool pending); // level of the CPU's INTR input
     void (*nmi)(struct engine_vcpu *vcpu);                    // edge; any thread
+
+    const struct engine_irqchip *irqchip; // NULL: it keeps no chips
 
     // Fills at most max counters, returns how many there are. Any thread.
     unsigned (*counters)(struct engine_vm *vm, struct engine_counter *out, unsigned max);

@@ -240,9 +240,28 @@ static int allow_kvm(scmp_filter_ctx filter)
                                              KVM_SET_MSRS,
                                              KVM_GET_VCPU_EVENTS,
                                              KVM_SET_VCPU_EVENTS,
+                                             KVM_GET_MP_STATE,
+                                             KVM_SET_MP_STATE,
                                              KVM_SET_DEVICE_ATTR,
                                              KVM_RESET_DIRTY_RINGS};
     return allow_ioctls(filter, requests, ARRAY_LEN(requests));
+}
+
+// What drives interrupt controllers in the kernel, on every thread that runs a device: lines and
+// messages. Guests also route interrupts and mute the PIT; the main loop takes the chips' state
+// when the VM pauses and gives it back.
+static int allow_irqchip(scmp_filter_ctx filter, enum host_thread_class thread_class)
+{
+    static const unsigned long drive[] = {KVM_IRQ_LINE, KVM_SIGNAL_MSI};
+    static const unsigned long wire[] = {KVM_SET_GSI_ROUTING, KVM_GET_PIT2, KVM_SET_PIT2};
+    static const unsigned long state[] = {KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, KVM_GET_LAPIC,
+                                          KVM_SET_LAPIC,   KVM_GET_MSRS,    KVM_SET_MSRS};
+    int result = allow_ioctls(filter, drive, ARRAY_LEN(drive));
+    if (!result && thread_class != HOST_THREAD_BLOCK)
+        result = allow_ioctls(filter, wire, ARRAY_LEN(wire));
+    if (!result && thread_class == HOST_THREAD_MAIN)
+        result = allow_ioctls(filter, state, ARRAY_LEN(state));
+    return result;
 }
 
 // Everyone asks whether standard error is a terminal before a line of log; the main loop also
@@ -265,6 +284,8 @@ static int allow_class_ioctls(scmp_filter_ctx filter, enum host_thread_class thr
         result = allow_ioctls(filter, disk, ARRAY_LEN(disk));
     if (!result && thread_class == HOST_THREAD_VCPU)
         result = allow_kvm(filter);
+    if (!result)
+        result = allow_irqchip(filter, thread_class);
     return result;
 }
 

@@ -7,7 +7,13 @@ static uint64_t host_tsc(void)
 
 void clock_init(struct clock *clock, uint64_t tsc_khz, int64_t wall_base_ns)
 {
-    *clock = (struct clock){.tsc_khz = tsc_khz, .wall_base = wall_base_ns};
+    *clock = (struct clock){.wall_base = wall_base_ns};
+    clock_set_frequency(clock, tsc_khz);
+}
+
+void clock_set_frequency(struct clock *clock, uint64_t tsc_khz)
+{
+    clock->tsc_khz = tsc_khz;
     clock->mult = (uint64_t)(((unsigned __int128)1000000 << CLOCK_SHIFT) / tsc_khz);
 }
 

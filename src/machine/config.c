@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "chardev/open.h"
-#include "engine/engine.h"
 #include "machine/config_impl.h"
 
 #define FORMAT_KEY "berth-vm"
@@ -101,9 +100,9 @@ bool vm_name_valid(const char *name)
     return true;
 }
 
-static err_t check_engine(const char *name, struct error *e)
+static err_t check_engine_name(const char *name, struct error *e)
 {
-    if (!name || !strcmp(name, "auto"))
+    if (!strcmp(name, "auto"))
         return OK;
     char names[64] = "auto";
     for (size_t i = 0; engines[i]; i++) {
@@ -113,6 +112,43 @@ static err_t check_engine(const char *name, struct error *e)
         snprintf(names + used, sizeof names - used, ", %s", engines[i]->name);
     }
     return error_set(e, ERR_INVALID, "engine: there is no '%.40s'; give one of %s", name, names);
+}
+
+static err_t parse_engine_option(const char *option, size_t len, struct vm_engine *out,
+                                 struct error *e)
+{
+    static const struct {
+        const char *text;
+        enum engine_chips chips;
+    } options[] = {{"irqchip=kernel", ENGINE_CHIPS_ALL},
+                   {"irqchip=split", ENGINE_CHIPS_LAPIC},
+                   {"irqchip=user", ENGINE_CHIPS_NONE}};
+    for (size_t i = 0; i < ARRAY_LEN(options); i++) {
+        if (strlen(options[i].text) != len || strncmp(options[i].text, option, len))
+            continue;
+        out->chips = options[i].chips;
+        return OK;
+    }
+    return error_set(e, ERR_INVALID,
+                     "engine: there is no option '%.*s'; give irqchip=kernel, split or user",
+                     (int)(len < 40 ? len : 40), option);
+}
+
+err_t vm_engine_parse(const char *text, struct vm_engine *out, struct error *e)
+{
+    *out = (struct vm_engine){.name = "auto", .chips = ENGINE_CHIPS_BEST};
+    if (!text)
+        return OK;
+    size_t len = strcspn(text, ",");
+    snprintf(out->name, sizeof out->name, "%.*s", (int)(len < 40 ? len : 40), text);
+    err_t err = len < sizeof out->name ? check_engine_name(out->name, e)
+                                       : check_engine_name(text, e);
+    for (text += len; !err && *text == ','; text += len) {
+        text++;
+        len = strcspn(text, ",");
+        err = parse_engine_option(text, len, out, e);
+    }
+    return err;
 }
 
 static bool is_stdio(const char *spec)
@@ -154,9 +190,10 @@ err_t vm_config_check(const struct vm_config *config, struct error *e)
         return error_set(e, ERR_INVALID, "append: needs a kernel to go with it");
     if (config->vga && strcmp(config->vga, "std") && strcmp(config->vga, "none"))
         return error_set(e, ERR_INVALID, "vga: there is no '%.40s'; give std or none", config->vga);
+    struct vm_engine engine;
     err_t err = vm_disks_check(config, e);
     if (!err)
-        err = check_engine(config->engine, e);
+        err = vm_engine_parse(config->engine, &engine, e);
     return err ? err : check_streams(config, e);
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "block/throttle.h"
+#include "engine/engine.h"
 
 #define VM_VCPUS_MAX 64
 #define VM_MEMORY_MIN (1 * MIB)
@@ -35,7 +36,7 @@ struct vm_config {
     char *append; // kernel command line
     struct vm_disk disk[VM_DISKS_MAX];
     uint32_t disks;
-    char *engine;     // "auto" or an engine's name
+    char *engine;     // "auto" or an engine's name, and its options; see vm_engine_parse()
     char *cpu;        // model name; NULL: the default one
     char *serial;     // COM1, a chardev specification: "stdio", "pty", "file:PATH", "none"
     char *console;    // the virtio console, likewise
@@ -72,6 +73,13 @@ err_t vm_config_check(const struct vm_config *config, struct error *e);
 // released). Unknown, repeated, mistyped and out-of-range keys are ERR_INVALID with the key's path.
 err_t vm_config_save(const struct vm_config *config, char **text, struct error *e);
 err_t vm_config_load(struct vm_config *config, const char *text, size_t len, struct error *e);
+
+// "kvm,irqchip=split": the engine's name, or auto, and options. ERR_INVALID for what there is not.
+struct vm_engine {
+    char name[16];
+    enum engine_chips chips; // irqchip=kernel, split or user; else ENGINE_CHIPS_BEST
+};
+err_t vm_engine_parse(const char *text, struct vm_engine *out, struct error *e);
 
 // "interpret,tiny-tlb" to engine_debug bits.
 err_t vm_debug_parse(const char *list, uint32_t *debug, struct error *e);

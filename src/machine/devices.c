@@ -127,7 +127,7 @@ static void env_request(struct device *dev, enum machine_request what, uint32_t 
 static void arm(struct owned_timer *t)
 {
     struct vm *vm = t->owner->vm;
-    if (t->when == NS_NEVER || !vm->clock.running) {
+    if (t->when == NS_NEVER || !vm->clock.running || t->owner->engine_times) {
         loop_timer_set(vm->loop, &t->loop, NS_NEVER);
         return;
     }
@@ -261,6 +261,11 @@ err_t devices_add_irq_chip(struct vm *vm, const struct device_type *type, const 
                            const void *config, struct device **out, struct error *e)
 {
     return add(vm, type, id, config, NULL, true, out, e);
+}
+
+void devices_keep_timers(struct device *dev)
+{
+    owned(dev)->engine_times = true;
 }
 
 // In reverse order of creation, so that a device outlives those that were built on it.

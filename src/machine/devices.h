@@ -37,6 +37,7 @@ struct owned_device {
     struct device *dev;
     pthread_mutex_t own_lock;
     bool irq_chip;              // guarded by the interrupt router's lock in place of own_lock
+    bool engine_times;          // the engine keeps the chip while the VM runs: no host timers
     uint8_t wire[DEVICE_LINES]; // where each output goes
     uint64_t lines_up;          // outputs that are asserted
     uint64_t accesses;          // by the guest to its ranges (under the device's lock)
@@ -54,6 +55,8 @@ err_t devices_add(struct vm *vm, const struct device_type *type, const char *id,
 // The same for a chip of device/irq.
 err_t devices_add_irq_chip(struct vm *vm, const struct device_type *type, const char *id,
                            const void *config, struct device **out, struct error *e);
+// The engine keeps this chip while the VM runs.
+void devices_keep_timers(struct device *dev);
 void devices_free(struct vm *vm);
 
 void device_lock(struct device *dev);

@@ -6,6 +6,7 @@
 
 #include "device/irq/apic_route.h"
 #include "device/platform.h"
+#include "engine/engine.h"
 
 // The two ISA lines that HPET takes over from PIT and RTC while its legacy replacement is on.
 enum irq_legacy {
@@ -22,7 +23,11 @@ struct irq {
     uint16_t asserted[PC_GSIS]; // how many sources drive each line
     uint8_t pirq_isa[8];        // the PIC line of each PIRQ; 0: none
     uint8_t legacy;             // levels, a bit for each of enum irq_legacy
-    uint64_t changed;           // vCPUs whose INTR input must be looked at before unlocking
+    enum engine_chips kept;     // by the engine, while the VM runs (chips.c)
+    bool live;                  // they are with the engine now
+    const struct engine_irqchip *chips;
+    struct engine_vm *engine_vm;
+    uint64_t changed; // vCPUs whose INTR input must be looked at before unlocking
     // Told with the lock held.
     void (*intr)(void *opaque, unsigned vcpu, bool level);
     void (*event)(void *opaque, unsigned vcpu, enum apic_event what, uint8_t vector);
@@ -48,3 +53,14 @@ void irq_route_pirq(struct irq *irq, unsigned pirq, unsigned isa_line);
 
 // The vCPU takes an interrupt: its vector or -1.
 int irq_ack(struct irq *irq, unsigned vcpu);
+
+// For the chips that the machine keeps beside an engine's local APICs: the PIC's output, a message
+// of the IOAPIC's and what it waits for (router lock held); the end of one of its interrupts.
+void irq_extint(struct irq *irq, bool level);
+bool irq_deliver(struct irq *irq, const struct apic_message *m);
+void irq_await(struct irq *irq, unsigned pin, const struct apic_message *m);
+void irq_eoi(struct irq *irq, uint8_t vector);
+
+// What devices drive each PIC line (bit 0..15) and IOAPIC pin with (router lock held).
+uint16_t irq_pic_lines(const struct irq *irq);
+uint32_t irq_ioapic_pins(const struct irq *irq);

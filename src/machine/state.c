@@ -11,9 +11,10 @@
 
 #define MAGIC 0x4d545342u // "BSTM"
 #define SECTION_NAME 32
+#define TSC_TOLERANCE 4000 // a 4000th, 250 parts in a million: what operating systems live with
 
 static const struct state_field clock_fields[] = {
-    SKIP(struct clock, tsc_khz, "the host's, fixed at creation"),
+    FIELD_SINCE(struct clock, tsc_khz, 2),
     SKIP(struct clock, mult, "follows from tsc_khz"),
     SKIP(struct clock, base, "the host's TSC"),
     FIELD(struct clock, stopped),
@@ -26,7 +27,7 @@ static const struct state_field clock_fields[] = {
      .kind = STATE_SKIP},
     FIELD(struct clock, wall_base),
     FIELDS_END};
-static const struct state_desc clock_state = STATE_DESC("clock", struct clock, 1, clock_fields);
+static const struct state_desc clock_state = STATE_DESC("clock", struct clock, 2, clock_fields);
 
 static void section(struct buffer *out, const char *name, const struct state_desc *desc,
                     const void *object)
@@ -144,13 +145,32 @@ static err_t load_device(struct owned_device *o, const uint8_t *data, size_t len
     return err;
 }
 
+// The guest's TSC and its virtual time keep the ratio that they had, which another measurement of
+// the same frequency does not give exactly.
+static err_t load_clock(struct vm *vm, const uint8_t *data, size_t len, struct error *e)
+{
+    struct clock *clock = &vm->clock;
+    uint64_t here = clock->tsc_khz;
+    err_t err = load_section(data, len, "clock", &clock_state, clock, e);
+    if (err)
+        return err;
+    uint64_t there = clock->tsc_khz, apart = there > here ? there - here : here - there;
+    if (apart > here / TSC_TOLERANCE)
+        return error_set(e, ERR_UNSUPPORTED,
+                         "the guest's TSC runs at %llu kHz, this host's at %llu kHz; load it on a "
+                         "host with the same frequency",
+                         (unsigned long long)there, (unsigned long long)here);
+    clock_set_frequency(clock, there);
+    return OK;
+}
+
 err_t vm_state_load(struct vm *vm, const void *data, size_t len, struct error *e)
 {
     if (len < 8 || load_le32(data) != MAGIC)
         return error_set(e, ERR_CORRUPT, "not a machine's state");
     if (load_le32((const uint8_t *)data + 4) != 1)
         return error_set(e, ERR_UNSUPPORTED, "machine state of a newer version");
-    err_t err = load_section(data, len, "clock", &clock_state, &vm->clock, e);
+    err_t err = load_clock(vm, data, len, e);
     if (!err)
         err = load_section(data, len, "pvclock", &pvclock_state, &vm->pvclock, e);
     for (unsigned i = 0; !err && i < vm->vcpus; i++)

@@ -22,7 +22,7 @@ static void pio_write(void *opaque, unsigned vcpu, uint16_t port, unsigned size,
 static bool is_lapic(struct vm *vm, unsigned vcpu, gpa_t at, unsigned size, uint64_t *offset)
 {
     gpa_t base = lapic_base(vm->vcpu[vcpu].lapic);
-    if (at < base || at - base > LAPIC_PAGE_SIZE - size)
+    if (vm->irq.kept != ENGINE_CHIPS_NONE || at < base || at - base > LAPIC_PAGE_SIZE - size)
         return false;
     *offset = at - base;
     return true;
@@ -64,6 +64,8 @@ static err_t msr_read(void *opaque, unsigned vcpu, uint32_t msr, uint64_t *value
     struct vm *vm = opaque;
     if (!is_lapic_msr(msr))
         return pvclock_msr_read(vm, vcpu, msr, value);
+    if (vm->irq.kept != ENGINE_CHIPS_NONE)
+        return ERR_INVALID; // the engine refused it
     irq_lock(&vm->irq);
     err_t err = lapic_msr_read(vm->vcpu[vcpu].lapic, msr, value);
     irq_unlock(&vm->irq);
@@ -75,6 +77,8 @@ static err_t msr_write(void *opaque, unsigned vcpu, uint32_t msr, uint64_t value
     struct vm *vm = opaque;
     if (!is_lapic_msr(msr))
         return pvclock_msr_write(vm, vcpu, msr, value);
+    if (vm->irq.kept != ENGINE_CHIPS_NONE)
+        return ERR_INVALID;
     irq_lock(&vm->irq);
     err_t err = lapic_msr_write(vm->vcpu[vcpu].lapic, msr, value);
     irq_unlock(&vm->irq);
@@ -94,6 +98,12 @@ static int intr_ack(void *opaque, unsigned vcpu)
 {
     struct vm *vm = opaque;
     return irq_ack(&vm->irq, vcpu);
+}
+
+static void eoi(void *opaque, unsigned vcpu, uint8_t vector)
+{
+    struct vm *vm = opaque;
+    irq_eoi(&vm->irq, vector);
 }
 
 static uint8_t cr8_read(void *opaque, unsigned vcpu)
@@ -122,6 +132,7 @@ const struct engine_upcalls vm_upcalls = {
     .msr_write = msr_write,
     .tsc_adjusted = tsc_adjusted,
     .intr_ack = intr_ack,
+    .eoi = eoi,
     .cr8_read = cr8_read,
     .cr8_write = cr8_write,
 };

@@ -61,14 +61,18 @@ static err_t choose_first(const struct engine *const *from, uint32_t debug, cons
 
 static bool is_auto(const char *name)
 {
-    return !name || strcmp(name, "auto") == 0;
+    return strcmp(name, "auto") == 0;
 }
 
-err_t vm_choose_engine(const char *name, uint32_t debug, const struct engine **out, char why[200],
+err_t vm_choose_engine(const char *text, uint32_t debug, const struct engine **out, char why[200],
                        struct error *e)
 {
-    return is_auto(name) ? choose_first(engines, debug, "", out, why, e)
-                         : choose_named(name, debug, out, why, e);
+    struct vm_engine engine;
+    err_t err = vm_engine_parse(text, &engine, e);
+    if (err)
+        return err;
+    return is_auto(engine.name) ? choose_first(engines, debug, "", out, why, e)
+                                : choose_named(engine.name, debug, out, why, e);
 }
 
 // --- requests and endings ------------------------------------------------------------------------
@@ -255,22 +259,49 @@ static err_t choose_next(struct vm *vm, struct error *e)
     return choose_first(from + 1, vm->config->debug, against, &vm->engine, vm->why, e);
 }
 
+static err_t try_engine(struct vm *vm, const struct engine_vm_config *config, struct error *e)
+{
+    if (!vm->engine->irqchip && config->chips != ENGINE_CHIPS_BEST &&
+        config->chips != ENGINE_CHIPS_NONE)
+        return error_set(e, ERR_INVALID,
+                         "engine '%s' keeps no interrupt controllers; leave irqchip= away",
+                         vm->engine->name);
+    return vm->engine->vm_new(config, &vm_upcalls, vm, &vm->engine_vm, e);
+}
+
+static void find_chips(struct vm *vm)
+{
+    vm->irq.chips = vm->engine->irqchip;
+    vm->irq.engine_vm = vm->engine_vm;
+    if (vm->irq.chips)
+        vm->irq.kept = vm->irq.chips->kept(vm->engine_vm);
+}
+
 static err_t make_engine(struct vm *vm, struct error *e)
 {
+    struct vm_engine asked;
+    err_t err = vm_engine_parse(vm->config->engine, &asked, e);
+    if (err)
+        return err;
     struct engine_vm_config config = {
+        .chips = asked.chips,
         .vcpus = vm->config->vcpus,
         .cpuid = &vm->cpuid,
         .tsc_khz = vm->clock.tsc_khz,
         .debug = vm->config->debug,
     };
-    err_t err = vm_choose_engine(vm->config->engine, vm->config->debug, &vm->engine, vm->why, e);
+    err = vm_choose_engine(vm->config->engine, vm->config->debug, &vm->engine, vm->why, e);
     if (err)
         return err;
-    err = vm->engine->vm_new(&config, &vm_upcalls, vm, &vm->engine_vm, e);
-    if (err != ERR_BUSY || !is_auto(vm->config->engine))
-        return err;
-    err = choose_next(vm, e);
-    return err ? err : vm->engine->vm_new(&config, &vm_upcalls, vm, &vm->engine_vm, e);
+    err = try_engine(vm, &config, e);
+    if (err == ERR_BUSY && is_auto(asked.name)) {
+        err = choose_next(vm, e);
+        if (!err)
+            err = try_engine(vm, &config, e);
+    }
+    if (!err)
+        find_chips(vm);
+    return err;
 }
 
 static err_t add_ram(struct vm *vm, gpa_t at, uint64_t len, uint64_t offset, struct error *e)
@@ -376,8 +407,11 @@ err_t vm_start(struct vm *vm, struct error *e)
 
 void vm_freeze(struct vm *vm)
 {
+    struct error e = {0};
     vcpus_pause(vm);
     devices_stop_timers(vm);
+    if (chips_take(vm, &e) != OK)
+        log_line(LOG_ERROR, "%s", e.text);
     clock_stop(&vm->clock);
 }
 
@@ -388,6 +422,11 @@ void vm_thaw(struct vm *vm)
         return;
     clock_start(&vm->clock);
     devices_start_timers(vm);
+    struct error e = {0};
+    if (chips_give(vm, &e) != OK) {
+        vm_fail(vm, VM_END_FAILED, e.text);
+        return;
+    }
     vcpus_resume(vm);
 }
 

@@ -40,10 +40,10 @@ struct vm_hooks {
     void *opaque;
 };
 
-// Chooses the engine that the definition names (debug: enum engine_debug bits); for "auto" the
+// Chooses the engine that the definition's text names (debug: enum engine_debug bits); for "auto" the
 // first usable one. *why (200 bytes) gets the reason for the choice or, with ERR_UNSUPPORTED, e the
 // reason against it.
-err_t vm_choose_engine(const char *name, uint32_t debug, const struct engine **out, char why[200],
+err_t vm_choose_engine(const char *text, uint32_t debug, const struct engine **out, char why[200],
                        struct error *e);
 
 // Builds a machine that stands at its reset state with the kernel loaded. Opens all files the

@@ -55,6 +55,7 @@ struct vm {
     uint64_t ram_bytes;
     struct bus pio, mmio;
     struct irq irq;
+    struct device *pit;
     struct owned_device *devices;
     pthread_mutex_t windows; // guards all devices' windows; see window.c
     struct cpuid_table cpuid;
@@ -97,6 +98,10 @@ void vcpus_resume(struct vm *vm);
 void vcpu_attend(struct vcpu *vcpu, uint32_t attention); // any thread
 void vcpu_set_intr(void *vm, unsigned index, bool level);
 void vcpu_event(void *vm, unsigned index, enum apic_event what, uint8_t vector);
+
+// chips.c: to the engine before vCPUs run, back to the models after they have stopped.
+err_t chips_give(struct vm *vm, struct error *e);
+err_t chips_take(struct vm *vm, struct error *e);
 
 extern const struct engine_upcalls vm_upcalls; // upcalls.c; opaque is struct vm
 

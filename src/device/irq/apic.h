@@ -35,3 +35,5 @@ struct apic_message {
 
 // The message that a write of data to address (0xfeexxxxx) stands for.
 struct apic_message apic_message_from_msi(uint64_t address, uint32_t data);
+// And back, for messages to up to 255 processors.
+void apic_message_to_msi(const struct apic_message *m, uint64_t *address, uint32_t *data);

@@ -10,6 +10,8 @@
 #include "device/irq/lapic.h"
 #include "device/irq/pic.h"
 
+#define MSI_ADDRESS 0xfee00000ull
+
 struct apic_message apic_message_from_msi(uint64_t address, uint32_t data)
 {
     struct apic_message m = {
@@ -24,6 +26,13 @@ struct apic_message apic_message_from_msi(uint64_t address, uint32_t data)
     if (bits_get(address, 3, 3) && m.logical && m.delivery == APIC_FIXED)
         m.delivery = APIC_LOWEST;
     return m;
+}
+
+void apic_message_to_msi(const struct apic_message *m, uint64_t *address, uint32_t *data)
+{
+    *address = MSI_ADDRESS | (m->dest & 0xff) << 12 | (m->logical ? BIT(2) : 0);
+    *data = (uint32_t)(m->vector | m->delivery << 8 | (m->level ? BIT(14) : 0) |
+                       (m->trigger ? BIT(15) : 0));
 }
 
 void apic_send_msi(struct apic_router *router, uint64_t address, uint32_t data)

@@ -50,10 +50,9 @@ static struct ioapic *ioapic_of(struct device *dev)
     return (struct ioapic *)dev;
 }
 
-// True when some local APIC took it.
-static bool send(struct ioapic *io, uint64_t entry)
+static struct apic_message message(uint64_t entry)
 {
-    struct apic_message m = {
+    return (struct apic_message){
         .dest = (uint32_t)bits_get(entry, 63, 56),
         .logical = (uint8_t)bits_get(entry, 11, 11),
         .delivery = (uint8_t)bits_get(entry, 10, 8),
@@ -61,6 +60,12 @@ static bool send(struct ioapic *io, uint64_t entry)
         .trigger = (entry & RTE_LEVEL) != 0,
         .level = 1,
     };
+}
+
+// True when some local APIC took it.
+static bool send(struct ioapic *io, uint64_t entry)
+{
+    struct apic_message m = message(entry);
     return io->config.deliver(io->config.opaque, &m);
 }
 
@@ -68,6 +73,21 @@ static bool send(struct ioapic *io, uint64_t entry)
 static bool awaits_eoi(uint64_t entry)
 {
     return (entry & RTE_LEVEL) && bits_get(entry, 10, 8) <= APIC_LOWEST;
+}
+
+static void announce(struct ioapic *io, unsigned pin)
+{
+    uint64_t entry = io->entry[pin];
+    struct apic_message m = message(entry);
+    if (io->config.awaits)
+        io->config.awaits(io->config.opaque, pin,
+                          awaits_eoi(entry) && !(entry & RTE_MASKED) ? &m : NULL);
+}
+
+void ioapic_announce(struct device *dev)
+{
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+        announce(ioapic_of(dev), pin);
 }
 
 // Sends a level-triggered interrupt if its line asks for one that is not already being served.
@@ -129,6 +149,7 @@ static void write_entry(struct ioapic *io, unsigned pin, bool high, uint32_t val
     if (!awaits_eoi(entry))
         entry &= ~RTE_REMOTE_IRR; // nobody would end it
     io->entry[pin] = entry;
+    announce(io, pin);
     service_level(io, pin);
 }
 
@@ -182,6 +203,27 @@ static void reset(struct device *dev)
         io->entry[pin] = RTE_MASKED;
     io->index = 0;
     io->id = io->config.id & 0xf;
+}
+
+void ioapic_export(const struct device *dev, struct chip_ioapic *out)
+{
+    const struct ioapic *io = (const struct ioapic *)dev;
+    *out = (struct chip_ioapic){.lines = io->lines, .index = io->index, .id = io->id};
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+        out->entry[pin] = io->entry[pin];
+}
+
+void ioapic_import(struct device *dev, const struct chip_ioapic *in)
+{
+    struct ioapic *io = ioapic_of(dev);
+    io->lines = in->lines;
+    io->index = in->index;
+    io->id = in->id & 0xf;
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
+        io->entry[pin] = in->entry[pin] & (RTE_WRITABLE | RTE_REMOTE_IRR);
+        if (!awaits_eoi(io->entry[pin]))
+            io->entry[pin] &= ~RTE_REMOTE_IRR;
+    }
 }
 
 static err_t loaded(struct device *dev, struct error *e)

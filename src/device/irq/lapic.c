@@ -11,39 +11,10 @@
 
 #define VERSION (0x14 | (LVT_COUNT - 1) << 16)
 
-// Register numbers: offset in the page / 16, MSR number - 0x800.
-enum {
-    REG_ID = 0x02,
-    REG_VERSION = 0x03,
-    REG_TPR = 0x08,
-    REG_APR = 0x09,
-    REG_PPR = 0x0a,
-    REG_EOI = 0x0b,
-    REG_RRD = 0x0c,
-    REG_LDR = 0x0d,
-    REG_DFR = 0x0e,
-    REG_SVR = 0x0f,
-    REG_ISR = 0x10,
-    REG_TMR = 0x18,
-    REG_IRR = 0x20,
-    REG_ESR = 0x28,
-    REG_ICR_LOW = 0x30,
-    REG_ICR_HIGH = 0x31,
-    REG_LVT = 0x32,
-    REG_INITIAL = 0x38,
-    REG_CURRENT = 0x39,
-    REG_DIVIDE = 0x3e,
-    REG_SELF_IPI = 0x3f,
-};
-
 #define ICR_SEND_STATUS BIT(12)
-#define ICR_WRITABLE (BITS(63, 32) | BITS(19, 18) | BITS(15, 14) | BITS(11, 0))
-#define SVR_WRITABLE 0x3ffu
-
 // What a guest may write to each entry; bits 12 (and 14 of the pins) are read-only.
-static const uint32_t lvt_writable[LVT_COUNT] = {0x700ff, 0x107ff, 0x107ff,
+const uint32_t lapic_lvt_writable[LVT_COUNT] = {0x700ff, 0x107ff, 0x107ff,
                                                  0x1a7ff, 0x1a7ff, 0x100ff};
-#define LVT_READ_ONLY 0x5000u
 
 static const struct state_field lapic_fields[] = {
     SKIP(struct lapic, dev, "wiring, rebuilt from configuration"),
@@ -159,7 +130,7 @@ static bool read_register(struct lapic *l, unsigned reg, uint32_t *value)
 
 static void write_lvt(struct lapic *l, unsigned which, uint32_t value)
 {
-    uint32_t lvt = (value & lvt_writable[which]) | (l->lvt[which] & LVT_READ_ONLY);
+    uint32_t lvt = (value & lapic_lvt_writable[which]) | (l->lvt[which] & LVT_READ_ONLY);
     if (!(l->svr & SVR_ENABLED))
         lvt |= LVT_MASKED;
     if (which == LVT_TIMER) {
@@ -311,7 +282,7 @@ static err_t read_x2(struct lapic *l, unsigned reg, uint64_t *value)
 static uint64_t reserved_x2(unsigned reg)
 {
     if (reg >= REG_LVT && reg < REG_LVT + LVT_COUNT)
-        return ~(uint64_t)(lvt_writable[reg - REG_LVT] | LVT_READ_ONLY);
+        return ~(uint64_t)(lapic_lvt_writable[reg - REG_LVT] | LVT_READ_ONLY);
     switch (reg) {
     case REG_TPR:
     case REG_SELF_IPI: return ~0xffull;
@@ -423,7 +394,7 @@ static err_t loaded(struct device *dev, struct error *e)
                (l->ldr & 0xffffff) || (l->dfr | 0xf0000000) != 0xffffffff || l->irr[0] & 0xffff ||
                l->isr[0] & 0xffff || l->lint[0] > 1 || l->lint[1] > 1 || l->extint > 1;
     for (unsigned i = 0; i < LVT_COUNT; i++)
-        bad |= (l->lvt[i] & ~(lvt_writable[i] | LVT_READ_ONLY)) != 0;
+        bad |= (l->lvt[i] & ~(lapic_lvt_writable[i] | LVT_READ_ONLY)) != 0;
     if (bad)
         return error_set(e, ERR_CORRUPT, "local APIC %u: impossible register values",
                          l->config.index);

@@ -2,6 +2,7 @@
 // timer with TSC deadline. Contract for the machine; see apic_route.h for the lock.
 #pragma once
 
+#include "cpu/chips.h"
 #include "device/irq/apic_route.h"
 
 #define LAPIC_PAGE_SIZE 4096
@@ -55,6 +56,11 @@ void lapic_tsc_changed(struct device *dev);
 // What firmware leaves behind for an operating system: enabled, LINT0 of the boot processor as
 // ExtINT, LINT1 as NMI. For machines that start a kernel without firmware.
 void lapic_virtual_wire(struct device *dev);
+
+// The registers for an engine that keeps the local APIC while the VM runs, and back. Errors that ESR
+// does not show yet and an ExtINT message are not handed over: they end here.
+void lapic_export(struct device *dev, struct chip_lapic *out);
+void lapic_import(struct device *dev, const struct chip_lapic *in);
 
 // For routing (apic_route.c).
 bool lapic_matches(const struct device *dev, const struct apic_message *m);

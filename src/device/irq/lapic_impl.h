@@ -1,12 +1,38 @@
 // The local APIC's state, shared by its register, delivery and timer parts.
 #pragma once
 
+#include "base/bits.h"
 #include "device/irq/lapic.h"
 
 #define APIC_BASE_BSP (1ull << 8)
 #define APIC_BASE_X2 (1ull << 10)
 #define APIC_BASE_ENABLE (1ull << 11)
 #define APIC_BASE_ADDRESS 0xffffffffff000ull
+
+// Register numbers: offset in the page / 16, MSR number - 0x800.
+enum {
+    REG_ID = 0x02,
+    REG_VERSION = 0x03,
+    REG_TPR = 0x08,
+    REG_APR = 0x09,
+    REG_PPR = 0x0a,
+    REG_EOI = 0x0b,
+    REG_RRD = 0x0c,
+    REG_LDR = 0x0d,
+    REG_DFR = 0x0e,
+    REG_SVR = 0x0f,
+    REG_ISR = 0x10,
+    REG_TMR = 0x18,
+    REG_IRR = 0x20,
+    REG_ESR = 0x28,
+    REG_ICR_LOW = 0x30,
+    REG_ICR_HIGH = 0x31,
+    REG_LVT = 0x32,
+    REG_INITIAL = 0x38,
+    REG_CURRENT = 0x39,
+    REG_DIVIDE = 0x3e,
+    REG_SELF_IPI = 0x3f,
+};
 
 enum lapic_lvt { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
 
@@ -17,7 +43,11 @@ enum lapic_lvt { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERR
 #define LVT_TIMER_PERIODIC (1u << 17)
 #define LVT_TIMER_DEADLINE (2u << 17)
 
+#define LVT_READ_ONLY 0x5000u
+
 #define SVR_ENABLED (1u << 8)
+#define SVR_WRITABLE 0x3ffu
+#define ICR_WRITABLE (BITS(63, 32) | BITS(19, 18) | BITS(15, 14) | BITS(11, 0))
 
 #define ESR_SEND_VECTOR (1u << 5)
 #define ESR_RECEIVE_VECTOR (1u << 6)
@@ -64,6 +94,7 @@ static inline bool lapic_on(const struct lapic *l)
 }
 
 // lapic.c
+extern const uint32_t lapic_lvt_writable[LVT_COUNT];
 void lapic_init_reset(struct lapic *l); // what INIT does
 
 // lapic_deliver.c
@@ -87,3 +118,4 @@ uint64_t lapic_timer_deadline(struct lapic *l);
 void lapic_timer_set_deadline(struct lapic *l, uint64_t tsc);
 void lapic_timer_arm(struct lapic *l); // sets the host timer for what can be noticed
 void lapic_timer_expired(struct lapic *l);
+void lapic_timer_resume(struct lapic *l, uint32_t count); // goes on counting from here

@@ -129,6 +129,17 @@ uint32_t lapic_timer_count(struct lapic *l)
     return count > l->initial_count ? l->initial_count : (uint32_t)count;
 }
 
+// A one-shot count that has run out fires once more: better than an interrupt that was on its way
+// and got lost.
+void lapic_timer_resume(struct lapic *l, uint32_t count)
+{
+    bool counts = l->initial_count && mode(l) != LVT_TIMER_DEADLINE;
+    if (!count && mode(l) == LVT_TIMER_PERIODIC)
+        count = l->initial_count;
+    l->due = counts ? now(l) + ticks_to_ns(l, count) : NS_NEVER;
+    lapic_timer_arm(l);
+}
+
 void lapic_timer_set_count(struct lapic *l, uint32_t count)
 {
     if (mode(l) == LVT_TIMER_DEADLINE)

@@ -19,55 +19,33 @@
 #define ICW4_AUTO_EOI 0x02
 #define ICW4_SPECIAL_NESTED 0x10
 
-// Which initialization command word the chip waits for.
-enum pic_step { PIC_READY, PIC_ICW2, PIC_ICW3, PIC_ICW4, PIC_DEAD /* never initialized */ };
-
-struct pic_chip {
-    uint8_t lines; // input levels
-    uint8_t latch; // edges not yet acknowledged
-    uint8_t isr;
-    uint8_t imr;
-    uint8_t elcr;
-    uint8_t all_level; // LTIM of ICW1
-    uint8_t base;      // vector of input 0
-    uint8_t lowest;    // the input with the lowest priority
-    uint8_t step;      // enum pic_step
-    uint8_t icw1;
-    uint8_t auto_eoi;
-    uint8_t rotate_auto;
-    uint8_t special_mask;
-    uint8_t special_nested;
-    uint8_t read_isr;
-    uint8_t poll;
-};
-
 struct pic {
     struct device dev;
     struct pic_config config;
-    struct pic_chip chip[2]; // master, slave
+    struct chip_pic chip[2]; // master, slave
     uint8_t intr;            // the output
 };
 
 static const struct state_field chip_fields[] = {
-    FIELD(struct pic_chip, lines),
-    FIELD(struct pic_chip, latch),
-    FIELD(struct pic_chip, isr),
-    FIELD(struct pic_chip, imr),
-    FIELD(struct pic_chip, elcr),
-    FIELD(struct pic_chip, all_level),
-    FIELD(struct pic_chip, base),
-    FIELD(struct pic_chip, lowest),
-    FIELD(struct pic_chip, step),
-    FIELD(struct pic_chip, icw1),
-    FIELD(struct pic_chip, auto_eoi),
-    FIELD(struct pic_chip, rotate_auto),
-    FIELD(struct pic_chip, special_mask),
-    FIELD(struct pic_chip, special_nested),
-    FIELD(struct pic_chip, read_isr),
-    FIELD(struct pic_chip, poll),
+    FIELD(struct chip_pic, lines),
+    FIELD(struct chip_pic, latch),
+    FIELD(struct chip_pic, isr),
+    FIELD(struct chip_pic, imr),
+    FIELD(struct chip_pic, elcr),
+    FIELD(struct chip_pic, all_level),
+    FIELD(struct chip_pic, base),
+    FIELD(struct chip_pic, lowest),
+    FIELD(struct chip_pic, step),
+    FIELD(struct chip_pic, icw1),
+    FIELD(struct chip_pic, auto_eoi),
+    FIELD(struct chip_pic, rotate_auto),
+    FIELD(struct chip_pic, special_mask),
+    FIELD(struct chip_pic, special_nested),
+    FIELD(struct chip_pic, read_isr),
+    FIELD(struct chip_pic, poll),
     FIELDS_END,
 };
-static const struct state_desc chip_state = STATE_DESC("pic-chip", struct pic_chip, 1, chip_fields);
+static const struct state_desc chip_state = STATE_DESC("pic-chip", struct chip_pic, 1, chip_fields);
 
 static const struct state_field pic_fields[] = {
     SKIP(struct pic, dev, "wiring, rebuilt from configuration"),
@@ -83,14 +61,14 @@ static struct pic *pic_of(struct device *dev)
     return (struct pic *)dev;
 }
 
-static uint8_t requests(const struct pic_chip *c)
+static uint8_t requests(const struct chip_pic *c)
 {
     uint8_t level = c->all_level ? 0xff : c->elcr;
     return (uint8_t)((c->latch & ~level) | (c->lines & level));
 }
 
 // The input of highest priority among the set bits, or -1.
-static int highest(const struct pic_chip *c, uint8_t set)
+static int highest(const struct chip_pic *c, uint8_t set)
 {
     for (unsigned i = 1; i <= 8; i++) {
         unsigned n = (c->lowest + i) & 7;
@@ -101,13 +79,13 @@ static int highest(const struct pic_chip *c, uint8_t set)
 }
 
 // 0 is the highest priority; 8 stands for no input.
-static unsigned rank(const struct pic_chip *c, int input)
+static unsigned rank(const struct chip_pic *c, int input)
 {
     return input < 0 ? 8 : ((unsigned)input - c->lowest - 1) & 7;
 }
 
 // The input that the chip asks to be served, or -1.
-static int pick(const struct pic_chip *c)
+static int pick(const struct chip_pic *c)
 {
     if (c->step != PIC_READY)
         return -1;
@@ -122,7 +100,7 @@ static int pick(const struct pic_chip *c)
 
 static void update(struct pic *p)
 {
-    struct pic_chip *master = &p->chip[0];
+    struct chip_pic *master = &p->chip[0];
     uint8_t bit = 1u << CASCADE;
     // The cascade behaves like a level: the slave's output is high exactly while it has a request.
     if (pick(&p->chip[1]) >= 0)
@@ -136,7 +114,7 @@ static void update(struct pic *p)
     p->config.output(p->config.opaque, intr);
 }
 
-static void set_input(struct pic_chip *c, unsigned input, bool level)
+static void set_input(struct chip_pic *c, unsigned input, bool level)
 {
     uint8_t bit = (uint8_t)(1u << input);
     if (!level) {
@@ -161,7 +139,7 @@ bool pic_intr(const struct device *dev)
     return ((const struct pic *)dev)->intr;
 }
 
-static void acknowledge(struct pic_chip *c, unsigned input)
+static void acknowledge(struct chip_pic *c, unsigned input)
 {
     uint8_t bit = (uint8_t)(1u << input);
     c->latch &= (uint8_t)~bit;
@@ -172,7 +150,7 @@ static void acknowledge(struct pic_chip *c, unsigned input)
 }
 
 // An acknowledge cycle of one chip: the input served, SPURIOUS when the request has gone.
-static unsigned serve(struct pic_chip *c)
+static unsigned serve(struct chip_pic *c)
 {
     int input = pick(c);
     if (input < 0)
@@ -184,7 +162,7 @@ static unsigned serve(struct pic_chip *c)
 uint8_t pic_ack(struct device *dev)
 {
     struct pic *p = pic_of(dev);
-    struct pic_chip *c = &p->chip[0];
+    struct chip_pic *c = &p->chip[0];
     bool cascaded = pick(c) == CASCADE;
     unsigned input = serve(c);
     if (cascaded) {
@@ -196,7 +174,7 @@ uint8_t pic_ack(struct device *dev)
 }
 
 // Operation command word 2: ends of interrupt and rotation.
-static void write_ocw2(struct pic_chip *c, uint8_t value)
+static void write_ocw2(struct chip_pic *c, uint8_t value)
 {
     bool rotate = value & 0x80, specific = value & 0x40, eoi = value & 0x20;
     if (!eoi) {
@@ -216,7 +194,7 @@ static void write_ocw2(struct pic_chip *c, uint8_t value)
         c->lowest = (uint8_t)input;
 }
 
-static void write_ocw3(struct pic_chip *c, uint8_t value)
+static void write_ocw3(struct chip_pic *c, uint8_t value)
 {
     if (value & 0x40)
         c->special_mask = (value >> 5) & 1;
@@ -226,9 +204,9 @@ static void write_ocw3(struct pic_chip *c, uint8_t value)
         c->read_isr = value & 1;
 }
 
-static void write_icw1(struct pic_chip *c, uint8_t value)
+static void write_icw1(struct chip_pic *c, uint8_t value)
 {
-    *c = (struct pic_chip){
+    *c = (struct chip_pic){
         .lines = c->lines,
         .elcr = c->elcr,
         .all_level = (value & ICW1_LEVEL) != 0,
@@ -240,7 +218,7 @@ static void write_icw1(struct pic_chip *c, uint8_t value)
 }
 
 // The command words that follow ICW1 at the odd port.
-static void write_icw(struct pic_chip *c, uint8_t value)
+static void write_icw(struct chip_pic *c, uint8_t value)
 {
     uint8_t after_icw3 = c->icw1 & ICW1_IC4 ? PIC_ICW4 : PIC_READY;
     switch (c->step) {
@@ -260,7 +238,7 @@ static void write_icw(struct pic_chip *c, uint8_t value)
 
 static void chip_write(struct pic *p, unsigned n, uint64_t offset, uint8_t value)
 {
-    struct pic_chip *c = &p->chip[n];
+    struct chip_pic *c = &p->chip[n];
     if (offset)
         write_icw(c, value);
     else if (value & 0x10)
@@ -274,7 +252,7 @@ static void chip_write(struct pic *p, unsigned n, uint64_t offset, uint8_t value
 
 static uint8_t chip_read(struct pic *p, unsigned n, uint64_t offset)
 {
-    struct pic_chip *c = &p->chip[n];
+    struct chip_pic *c = &p->chip[n];
     if (c->poll) { // an acknowledge cycle in disguise
         c->poll = 0;
         bool any = pick(c) >= 0;
@@ -338,7 +316,22 @@ static void reset(struct device *dev)
 {
     struct pic *p = pic_of(dev);
     for (unsigned n = 0; n < 2; n++)
-        p->chip[n] = (struct pic_chip){.lines = p->chip[n].lines, .lowest = 7, .step = PIC_DEAD};
+        p->chip[n] = (struct chip_pic){.lines = p->chip[n].lines, .lowest = 7, .step = PIC_DEAD};
+    update(p);
+}
+
+void pic_export(const struct device *dev, struct chip_pic out[2])
+{
+    const struct pic *p = (const struct pic *)dev;
+    out[0] = p->chip[0];
+    out[1] = p->chip[1];
+}
+
+void pic_import(struct device *dev, const struct chip_pic in[2])
+{
+    struct pic *p = pic_of(dev);
+    p->chip[0] = in[0];
+    p->chip[1] = in[1];
     update(p);
 }
 
@@ -346,7 +339,7 @@ static err_t loaded(struct device *dev, struct error *e)
 {
     struct pic *p = pic_of(dev);
     for (unsigned n = 0; n < 2; n++) {
-        const struct pic_chip *c = &p->chip[n];
+        const struct chip_pic *c = &p->chip[n];
         if (c->step > PIC_DEAD || c->lowest > 7 || (c->base & 7) ||
             (c->elcr & ~(n ? SLAVE_ELCR : MASTER_ELCR)))
             return error_set(e, ERR_CORRUPT, "pic: impossible register values");

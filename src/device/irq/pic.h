@@ -2,6 +2,7 @@
 // lock.
 #pragma once
 
+#include "cpu/chips.h"
 #include "device/device.h"
 
 struct pic_config {
@@ -17,3 +18,7 @@ void pic_set_line(struct device *dev, unsigned irq, bool level);
 bool pic_intr(const struct device *dev); // the INTR output
 // The processor's interrupt acknowledge cycle: returns the vector, spurious ones included.
 uint8_t pic_ack(struct device *dev);
+
+// The chips' registers (master, slave) for an engine that keeps them while the VM runs, and back.
+void pic_export(const struct device *dev, struct chip_pic out[2]);
+void pic_import(struct device *dev, const struct chip_pic in[2]);

@@ -458,6 +458,55 @@ static err_t loaded(struct device *dev, struct error *e)
     return OK;
 }
 
+void pit_export(struct device *dev, struct chip_pit *out)
+{
+    struct pit *p = pit_of(dev);
+    *out = (struct chip_pit){.port61 = p->port61};
+    for (unsigned n = 0; n < CHANNELS; n++) {
+        const struct pit_channel *c = &p->channel[n];
+        out->channel[n] = (struct chip_pit_channel){.reload = c->reload,
+                                                    .latch = c->latch,
+                                                    .latched = c->latched,
+                                                    .status = c->status,
+                                                    .status_latched = c->status_latched,
+                                                    .control = c->control,
+                                                    .low = c->low,
+                                                    .write_high = c->write_high,
+                                                    .read_high = c->read_high,
+                                                    .gate = c->gate};
+    }
+    dev->env->set_irq(dev, 0, false);
+}
+
+static void import_channel(struct pit_channel *c, const struct chip_pit_channel *in, bool gate,
+                           uint64_t at)
+{
+    *c = (struct pit_channel){.count = 1,
+                              .reload = in->reload,
+                              .latch = in->latch,
+                              .latched = in->latched,
+                              .status = in->status,
+                              .status_latched = in->status_latched,
+                              .control = in->control & 0x3f,
+                              .low = in->low,
+                              .write_high = in->write_high,
+                              .read_high = in->read_high,
+                              .gate = gate,
+                              .seen = at};
+    if (c->reload && !is_triggered(c))
+        restart(c, at);
+}
+
+void pit_import(struct device *dev, const struct chip_pit *in)
+{
+    struct pit *p = pit_of(dev);
+    uint64_t at = tick(p);
+    p->port61 = in->port61 & PORT61_WRITABLE;
+    for (unsigned n = 0; n < CHANNELS; n++)
+        import_channel(&p->channel[n], &in->channel[n],
+                       n != SPEAKER || (p->port61 & PORT61_GATE), at);
+}
+
 static void timer(struct device *dev, unsigned which)
 {
     update_irq(pit_of(dev));

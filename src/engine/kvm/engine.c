@@ -41,7 +41,8 @@ static err_t make_vm(struct engine_vm *vm, struct error *e)
     vm->run_bytes = (size_t)bytes;
     if (!(vm->config.debug & ENGINE_DEBUG_DIRTY_BITMAP))
         kvm_ring_choose(vm);
-    return kvm_filter_msrs(vm, e);
+    err_t err = kvm_make_chips(vm, e);
+    return err ? err : kvm_filter_msrs(vm, e);
 }
 
 static void vm_free(struct engine_vm *vm)
@@ -97,7 +98,8 @@ static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsig
                                                      [COUNTER_HALTS] = "halts",
                                                      [COUNTER_INTERRUPTS] = "interrupts",
                                                      [COUNTER_WINDOWS] = "interrupt_windows",
-                                                     [COUNTER_SIGNALS] = "interrupted_runs"};
+                                                     [COUNTER_SIGNALS] = "interrupted_runs",
+                                                     [COUNTER_EOIS] = "ioapic_eois"};
     for (unsigned i = 0; i < COUNTER_COUNT && i < max; i++) {
         out[i] = (struct engine_counter){.name = names[i]};
         for (unsigned n = 0; n < vm->config.vcpus; n++)
@@ -150,6 +152,8 @@ static err_t vcpu_new(struct engine_vm *vm, unsigned index, struct engine_vcpu *
     v->vm = vm;
     v->index = index;
     v->fd = -1;
+    v->stale = true;
+    v->external = -1;
     v->activity = index == 0 ? CPU_RUNNING : CPU_WAIT_FOR_SIPI;
     err_t err = make_vcpu(v, e);
     if (err) {
@@ -227,5 +231,6 @@ const struct engine engine_kvm = {
     .kick = kick,
     .set_intr = set_intr,
     .nmi = nmi,
+    .irqchip = &kvm_irqchip,
     .counters = counters,
 };

@@ -1,7 +1,7 @@
 // Activity and events of a vCPU into KVM and back. Source: Linux Documentation/virt/kvm/api.rst,
-// KVM_GET_VCPU_EVENTS. Whether a vCPU is halted or waits for SIPI is kept by the engine: without
-// its own interrupt controller KVM knows running vCPUs only. System management mode is not
-// modelled.
+// KVM_GET_VCPU_EVENTS, KVM_GET_MP_STATE. Whether a vCPU is halted or waits for SIPI is kept by the
+// engine where the local APIC is not in the kernel: KVM then knows running vCPUs only. System
+// management mode is not modelled.
 #include <errno.h>
 #include <sys/ioctl.h>
 
@@ -45,10 +45,44 @@ static void get_begun(const struct kvm_vcpu_events *events, struct cpu_state *ou
     }
 }
 
+// --- activity, where KVM keeps it
+
+static void get_activity(struct engine_vcpu *v)
+{
+    struct kvm_mp_state state = {0};
+    if (v->vm->chips == ENGINE_CHIPS_NONE || v->activity == CPU_SHUTDOWN)
+        return;
+    if (ioctl(v->fd, KVM_GET_MP_STATE, &state) < 0)
+        kvm_log_failed("tell whether a vCPU runs");
+    switch (state.mp_state) {
+    case KVM_MP_STATE_HALTED: v->activity = CPU_HALTED; break;
+    case KVM_MP_STATE_UNINITIALIZED:
+    case KVM_MP_STATE_INIT_RECEIVED: v->activity = CPU_WAIT_FOR_SIPI; break;
+    default: v->activity = CPU_RUNNING;
+    }
+}
+
+static err_t set_activity(struct engine_vcpu *v, struct error *e)
+{
+    static const uint32_t states[] = {[CPU_RUNNING] = KVM_MP_STATE_RUNNABLE,
+                                      [CPU_HALTED] = KVM_MP_STATE_HALTED,
+                                      [CPU_WAIT_FOR_SIPI] = KVM_MP_STATE_INIT_RECEIVED,
+                                      [CPU_SHUTDOWN] = KVM_MP_STATE_RUNNABLE};
+    struct kvm_mp_state state = {.mp_state = states[v->activity]};
+    if (v->vm->chips == ENGINE_CHIPS_NONE)
+        return OK;
+    return ioctl(v->fd, KVM_SET_MP_STATE, &state) < 0
+               ? kvm_failed(e, errno, "say whether a vCPU runs")
+               : OK;
+}
+
+// --- both
+
 void kvm_get_events(struct engine_vcpu *v, struct cpu_state *out)
 {
     struct kvm_vcpu_events events = {0};
     kvm_deliver_nmi(v);
+    get_activity(v); // first: KVM takes a waiting INIT or SIPI now
     if (ioctl(v->fd, KVM_GET_VCPU_EVENTS, &events) < 0)
         log_line(LOG_ERROR, "vCPU %u: KVM does not tell its events", v->index);
     out->activity = v->activity;
@@ -57,6 +91,8 @@ void kvm_get_events(struct engine_vcpu *v, struct cpu_state *out)
     out->nmi_pending = events.nmi.pending != 0;
     out->pending_dbg = 0;
     get_begun(&events, out);
+    if (!out->event_pending && v->external >= 0)
+        begun(out, (uint8_t)v->external, CPU_EVENT_INTR);
 }
 
 static void set_begun(const struct cpu_state *in, struct kvm_vcpu_events *events)
@@ -104,6 +140,9 @@ err_t kvm_set_events(struct engine_vcpu *v, const struct cpu_state *in, struct e
     if (!err && ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events) < 0)
         err = kvm_failed(e, errno, "set pending events");
     v->activity = in->activity;
+    v->external = -1;
+    if (!err)
+        err = set_activity(v, e);
     v->nmi = in->nmi_pending;
     __atomic_fetch_and(&v->pending, ~(uint32_t)PENDING_NMI, __ATOMIC_SEQ_CST);
     return err;

@@ -26,12 +26,21 @@ struct slot {
         *dirty; // pages changed since take_dirty(); while the log is on (guarded by dirty_lock)
 };
 
+// A level-triggered message of which the machine's IOAPIC wants to see the end.
+struct message {
+    uint64_t address;
+    uint32_t data;
+    bool on;
+};
+
 struct engine_vm {
     struct engine_vm_config config;
     struct cpuid_table cpuid;
     const struct engine_upcalls *up;
     void *opaque;
     int kvm, fd;
+    enum engine_chips chips; // which are in the kernel
+    struct message awaited[CHIP_IOAPIC_PINS];
     size_t run_bytes;      // of a vCPU's shared page
     size_t xsave_bytes;    // of KVM's extended state
     bool tsc_offset;       // the TSC's offset can be set, not only its value
@@ -53,6 +62,7 @@ enum kvm_counter {
     COUNTER_INTERRUPTS,
     COUNTER_WINDOWS,
     COUNTER_SIGNALS,
+    COUNTER_EOIS,
     COUNTER_COUNT
 };
 
@@ -67,17 +77,20 @@ struct engine_vcpu {
     int thread;                 // its number, for signals
 
     uint32_t pending; // [any] enum vcpu_pending
-    bool intr;        // [any] level of the INTR input
+    bool intr;        // [any] level of the INTR input (with APICs in the kernel: of the PIC)
     bool inside;      // [any] at or in KVM_RUN: a signal is needed to get it out
 
     bool incomplete;  // the last exit's access is finished by the next KVM_RUN
     bool ready;       // an interrupt can be injected
+    bool stale;       // `ready` is not known: state was set
+    int external;     // PIC's vector that KVM may not have delivered yet (APIC in the kernel), or -1
     bool open;        // RFLAGS.IF, while halted
     bool nmi;         // one was given to KVM since the vCPU last ran
     uint8_t activity; // enum cpu_activity
     uint8_t cr8;      // as KVM knows it
     uint64_t offset;  // guest TSC - host TSC, adjust included
     uint64_t adjust;  // TSC_ADJUST
+    uint64_t deadline; // the APIC's, to be armed when the offset is known
     enum engine_exit exit;
     char error[200];
     uint64_t counter[COUNTER_COUNT]; // written by its thread only
@@ -85,6 +98,7 @@ struct engine_vcpu {
 
 // words.c: what failed, why, what to do about it. Returns the error's class.
 err_t kvm_failed(struct error *e, int number, const char *what);
+void kvm_log_failed(const char *what); // the same into the log, for errno
 
 // probe.c
 void kvm_probe(uint32_t debug, bool thorough, struct engine_probe *out);
@@ -108,7 +122,15 @@ err_t kvm_ring_harvest_locked(struct engine_vm *vm);
 // cpuid.c
 err_t kvm_set_cpuid(struct engine_vcpu *v, struct error *e);
 
+// irqchip.c
+extern const struct engine_irqchip kvm_irqchip;
+err_t kvm_make_chips(struct engine_vm *vm, struct error *e); // before any vCPU
+err_t kvm_set_routes(struct engine_vm *vm, struct error *e);
+void kvm_rearm_deadline(struct engine_vcpu *v); // the guest's TSC has moved
+
 // msr.c
+uint64_t kvm_get_msr(struct engine_vcpu *v, uint32_t msr); // 0: there is none
+bool kvm_set_msr(struct engine_vcpu *v, uint32_t msr, uint64_t value);
 err_t kvm_filter_msrs(struct engine_vm *vm, struct error *e);
 void kvm_get_msrs(struct engine_vcpu *v, struct cpu_state *out);
 err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct error *e);

@@ -87,6 +87,18 @@ void kvm_get_msrs(struct engine_vcpu *v, struct cpu_state *out)
     out->tsc_adjust = v->adjust;
 }
 
+uint64_t kvm_get_msr(struct engine_vcpu *v, uint32_t msr)
+{
+    struct msrs msrs = {.nmsrs = 1, .entry[0].index = msr};
+    return ioctl(v->fd, KVM_GET_MSRS, &msrs) == 1 ? msrs.entry[0].data : 0;
+}
+
+bool kvm_set_msr(struct engine_vcpu *v, uint32_t msr, uint64_t value)
+{
+    struct msrs msrs = {.nmsrs = 1, .entry[0] = {.index = msr, .data = value}};
+    return ioctl(v->fd, KVM_SET_MSRS, &msrs) == 1;
+}
+
 // --- the TSC
 
 static void set_offset(struct engine_vcpu *v, uint64_t offset)
@@ -94,17 +106,15 @@ static void set_offset(struct engine_vcpu *v, uint64_t offset)
     v->offset = offset;
     struct kvm_device_attr attr = {
         .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
-    struct msrs tsc = {.nmsrs = 1, .entry[0].index = MSR_TSC};
-    if (v->vm->tsc_offset && ioctl(v->fd, KVM_SET_DEVICE_ATTR, &attr) == 0)
-        return;
-    tsc.entry[0].data = __builtin_ia32_rdtsc() + offset;
-    (void)ioctl(v->fd, KVM_SET_MSRS, &tsc);
+    if (!v->vm->tsc_offset || ioctl(v->fd, KVM_SET_DEVICE_ATTR, &attr) < 0)
+        kvm_set_msr(v, MSR_TSC, __builtin_ia32_rdtsc() + offset);
 }
 
 static void set_adjust(struct engine_vcpu *v, uint64_t adjust, uint64_t offset)
 {
     v->adjust = adjust;
     set_offset(v, offset);
+    kvm_rearm_deadline(v);
     if (v->vm->up->tsc_adjusted)
         v->vm->up->tsc_adjusted(v->vm->opaque, v->index, adjust);
 }
@@ -150,9 +160,9 @@ err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct err
     return OK;
 }
 
-// What the machine answers itself: the local APIC's registers and the paravirtual clock, KVM's old
-// one included; and what moves the TSC, of which the machine is told. Unknown and refused accesses
-// come by themselves.
+// What the machine answers itself: the paravirtual clock, KVM's old one included; the local APIC's
+// registers where it is not in the kernel; and what moves the TSC, of which the machine is told.
+// Unknown and refused accesses come by themselves.
 err_t kvm_filter_msrs(struct engine_vm *vm, struct error *e)
 {
     static const uint8_t none[1] = {0};
@@ -162,10 +172,12 @@ err_t kvm_filter_msrs(struct engine_vm *vm, struct error *e)
                                     .ranges = {{both, 2, OLD_WALL_CLOCK, bitmap},
                                                {KVM_MSR_FILTER_WRITE, 1, MSR_TSC, bitmap},
                                                {both, 1, MSR_TSC_ADJUST, bitmap},
-                                               {both, 1, MSR_APIC_BASE, bitmap},
                                                {KVM_MSR_FILTER_READ, 1, KVM_AMD_HWCR, bitmap},
-                                               {both, 1, MSR_TSC_DEADLINE, bitmap},
                                                {both, 8, MSR_KVM_WALL_CLOCK, bitmap}}};
+    if (vm->chips == ENGINE_CHIPS_NONE) {
+        filter.ranges[5] = (struct kvm_msr_filter_range){both, 1, MSR_APIC_BASE, bitmap};
+        filter.ranges[6] = (struct kvm_msr_filter_range){both, 1, MSR_TSC_DEADLINE, bitmap};
+    }
     struct kvm_enable_cap exits = {.cap = KVM_CAP_X86_USER_SPACE_MSR,
                                    .args = {KVM_MSR_EXIT_REASON_INVAL |
                                             KVM_MSR_EXIT_REASON_UNKNOWN |

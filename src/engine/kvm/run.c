@@ -1,6 +1,7 @@
 // Running a vCPU: what is told to KVM before it enters the guest, and what its exits ask for.
-// Source: Linux Documentation/virt/kvm/api.rst, section 5 (the shared page). The interrupt
-// controllers are in user space: INTR, CR8 and HLT pass through here.
+// Source: Linux Documentation/virt/kvm/api.rst, section 5 (the shared page). Where the local APICs
+// are in user space, INTR, CR8 and HLT pass through here; else at most the PIC's interrupts and the
+// ends of the IOAPIC's.
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -57,10 +58,15 @@ static bool nmi_wakes(struct engine_vcpu *v)
            (events.nmi.pending || events.nmi.injected);
 }
 
+static bool chips_here(const struct engine_vcpu *v)
+{
+    return v->vm->chips == ENGINE_CHIPS_NONE;
+}
+
 // An interrupt that can be taken is acknowledged only now, so that it is never lost on the way.
 static bool inject(struct engine_vcpu *v)
 {
-    bool can = v->activity == CPU_HALTED ? v->open : v->ready;
+    bool can = v->activity == CPU_HALTED && chips_here(v) ? v->open : v->ready;
     v->run->request_interrupt_window = 0;
     if (can && intr(v)) {
         int vector = v->vm->up->intr_ack(v->vm->opaque, v->index);
@@ -71,10 +77,22 @@ static bool inject(struct engine_vcpu *v)
             v->counter[COUNTER_INTERRUPTS]++;
             v->activity = CPU_RUNNING;
             v->ready = false;
+            v->external = chips_here(v) ? -1 : vector;
         }
     }
     v->run->request_interrupt_window = intr(v);
     return true;
+}
+
+// With the local APIC in the kernel, vCPUs wait there. A vCPU that sleeps says nothing of an
+// interrupt window, so whether it would take the PIC's interrupt is asked before it may sleep.
+static bool prepare_waiting_inside(struct engine_vcpu *v)
+{
+    if (v->vm->chips == ENGINE_CHIPS_ALL)
+        return true;
+    if (intr(v) && v->stale)
+        __atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+    return inject(v);
 }
 
 // False: there is nothing to run, v->exit says what it is.
@@ -90,6 +108,8 @@ static bool prepare(struct engine_vcpu *v)
     kvm_deliver_nmi(v);
     if (v->activity == CPU_SHUTDOWN)
         return leave(v, ENGINE_SHUTDOWN);
+    if (!chips_here(v))
+        return prepare_waiting_inside(v);
     if (v->activity == CPU_WAIT_FOR_SIPI)
         return leave(v, ENGINE_HALTED);
     if (v->activity == CPU_HALTED && nmi_wakes(v))
@@ -205,6 +225,10 @@ static bool handle(struct engine_vcpu *v)
         v->counter[COUNTER_HALTS]++;
         v->activity = CPU_HALTED;
         return true;
+    case KVM_EXIT_IOAPIC_EOI:
+        v->counter[COUNTER_EOIS]++;
+        v->vm->up->eoi(v->vm->opaque, v->index, v->run->eoi.vector);
+        return true;
     case KVM_EXIT_IRQ_WINDOW_OPEN: v->counter[COUNTER_WINDOWS]++; return true;
     case KVM_EXIT_SET_TPR:
     case KVM_EXIT_INTR: return true;
@@ -222,11 +246,17 @@ static bool handle(struct engine_vcpu *v)
 }
 
 // The page is shared with KVM only, but what it says about the guest is looked at once.
-static void after_exit(struct engine_vcpu *v)
+// A vector of the PIC's has not been delivered only while nothing has changed: interrupts are
+// enabled, there is no room for another one, and a signal ended the run.
+static void after_exit(struct engine_vcpu *v, bool interrupted)
 {
-    v->incomplete = false;
+    v->incomplete = v->stale = false;
     v->ready = v->run->ready_for_interrupt_injection;
     v->open = v->run->if_flag;
+    if (!interrupted || v->ready || !v->open)
+        v->external = -1;
+    if (!chips_here(v))
+        return;
     uint8_t cr8 = v->run->cr8 & 15;
     if (cr8 != v->cr8)
         v->vm->up->cr8_write(v->vm->opaque, v->index, cr8);
@@ -246,7 +276,7 @@ static bool step(struct engine_vcpu *v)
     if (!enter)
         return false;
     v->counter[COUNTER_EXITS]++;
-    after_exit(v);
+    after_exit(v, result != 0);
     if (result == 0)
         return handle(v);
     v->counter[COUNTER_SIGNALS]++;

@@ -143,6 +143,21 @@ static bool pae_paging(const struct cpu_state *in)
     return in->cr0 & CR0_PG && in->cr4 & CR4_PAE && !(in->efer & EFER_LMA);
 }
 
+// CR8 and the APIC base are the local APIC's: where KVM keeps it, they stay as they are.
+static err_t keep_apic(struct engine_vcpu *v, struct kvm_sregs2 *s, struct error *e)
+{
+    struct kvm_sregs2 now = {0};
+    s->cr8 = v->cr8;
+    s->apic_base = APIC_BASE | (v->index == 0 ? APIC_BASE_BSP : 0);
+    if (v->vm->chips == ENGINE_CHIPS_NONE)
+        return OK;
+    if (ioctl(v->fd, KVM_GET_SREGS2, &now) < 0)
+        return kvm_failed(e, errno, "read system registers");
+    s->cr8 = now.cr8;
+    s->apic_base = now.apic_base;
+    return OK;
+}
+
 // EFER goes with the control registers, since KVM checks them together.
 static err_t set_system(struct engine_vcpu *v, const struct cpu_state *in, struct error *e)
 {
@@ -152,9 +167,7 @@ static err_t set_system(struct engine_vcpu *v, const struct cpu_state *in, struc
                            .cr2 = in->cr2,
                            .cr3 = in->cr3,
                            .cr4 = in->cr4,
-                           .cr8 = v->cr8,
-                           .efer = in->efer,
-                           .apic_base = APIC_BASE | (v->index == 0 ? APIC_BASE_BSP : 0)};
+                           .efer = in->efer};
     for (unsigned i = 0; i < SEG_COUNT; i++)
         to_segment(&in->seg[i], segment_place(&s, i));
     to_segment(&in->ldtr, &s.ldt);
@@ -164,7 +177,9 @@ static err_t set_system(struct engine_vcpu *v, const struct cpu_state *in, struc
         for (unsigned i = 0; i < 4; i++)
             s.pdptrs[i] = in->pdpte[i];
     }
-    err_t err = hand(v, KVM_SET_SREGS2, &s, "set system registers", e);
+    err_t err = keep_apic(v, &s, e);
+    if (!err)
+        err = hand(v, KVM_SET_SREGS2, &s, "set system registers", e);
     return err ? err : set_debug(v, in, e);
 }
 
@@ -229,6 +244,7 @@ err_t kvm_set(struct engine_vcpu *v, unsigned groups, const struct cpu_state *in
     if (!err && groups & ENGINE_EVENTS)
         err = kvm_set_events(v, in, e);
     v->ready = false;
+    v->stale = true;
     v->incomplete = false;
     return err;
 }

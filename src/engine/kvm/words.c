@@ -32,3 +32,10 @@ err_t kvm_failed(struct error *e, int number, const char *what)
     return error_set(e, err_from_errno(number), "KVM cannot %s: %s; %s", what, strerror(number),
                      advice);
 }
+
+void kvm_log_failed(const char *what)
+{
+    struct error e = {0};
+    (void)!kvm_failed(&e, errno, what);
+    log_line(LOG_ERROR, "%s", e.text);
+}

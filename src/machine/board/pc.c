@@ -33,13 +33,19 @@
 static void pic_output(void *opaque, bool level)
 {
     struct vm *vm = opaque;
-    apic_extint(&vm->irq.router, level);
+    irq_extint(&vm->irq, level);
 }
 
 static bool ioapic_deliver(void *opaque, const struct apic_message *m)
 {
     struct vm *vm = opaque;
-    return apic_send(&vm->irq.router, m, 0);
+    return irq_deliver(&vm->irq, m);
+}
+
+static void ioapic_awaits(void *opaque, unsigned pin, const struct apic_message *m)
+{
+    struct vm *vm = opaque;
+    irq_await(&vm->irq, pin, m);
 }
 
 static uint64_t lapic_tsc_now(void *opaque, unsigned index)
@@ -76,7 +82,7 @@ static err_t add_interrupt_chips(struct vm *vm, struct error *e)
     struct apic_router *router = &vm->irq.router;
     struct pic_config pic = {.output = pic_output, .opaque = vm};
     struct ioapic_config ioapic = {
-        .base = PC_IOAPIC, .id = PC_IOAPIC_ID, .deliver = ioapic_deliver, .opaque = vm};
+        .base = PC_IOAPIC, .id = PC_IOAPIC_ID, .deliver = ioapic_deliver, .opaque = vm, .awaits = ioapic_awaits};
     err_t err = devices_add_irq_chip(vm, &pic_type, "pic", &pic, &router->pic, e);
     if (!err)
         err = devices_add_irq_chip(vm, &ioapic_type, "ioapic", &ioapic, &router->ioapic, e);
@@ -94,6 +100,8 @@ static err_t add_interrupt_chips(struct vm *vm, struct error *e)
         err = devices_add_irq_chip(vm, &lapic_type, id, &lapic, &vm->vcpu[i].lapic, e);
         router->lapic[i] = vm->vcpu[i].lapic;
         router->lapics = i + 1;
+        if (!err && vm->irq.kept != ENGINE_CHIPS_NONE)
+            devices_keep_timers(vm->vcpu[i].lapic);
     }
     return err;
 }
@@ -113,7 +121,10 @@ static err_t add_timers(struct vm *vm, struct error *e)
     hpet_wires[HPET_LINE_IRQ8] = WIRE_LEGACY(IRQ_LEGACY_HPET8);
     hpet_wires[HPET_LINE_LEGACY] = WIRE_LEGACY(IRQ_LEGACY_ON);
     err_t err =
-        devices_add(vm, &pit_type, "pit", NULL, (uint8_t[]){WIRE_LEGACY(IRQ_LEGACY_PIT)}, NULL, e);
+        devices_add(vm, &pit_type, "pit", NULL, (uint8_t[]){WIRE_LEGACY(IRQ_LEGACY_PIT)}, &vm->pit,
+                    e);
+    if (!err && vm->irq.kept == ENGINE_CHIPS_ALL)
+        devices_keep_timers(vm->pit);
     if (!err)
         err = devices_add(vm, &rtc_type, "rtc", &rtc, (uint8_t[]){WIRE_LEGACY(IRQ_LEGACY_RTC)},
                           NULL, e);
