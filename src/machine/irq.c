@@ -109,6 +109,16 @@ static void source_locked(struct irq *irq, unsigned gsi, bool level)
     }
 }
 
+void irq_follow_lines(struct irq *irq)
+{
+    irq_lock(irq);
+    for (unsigned line = 0; line < PC_GSI_PIRQ; line++)
+        pic_set_line(irq->router.pic, line, pic_level(irq, line));
+    for (unsigned gsi = 0; gsi < PC_GSIS; gsi++)
+        ioapic_set_line(irq->router.ioapic, pin_of(gsi), irq->asserted[gsi] != 0);
+    irq_unlock(irq);
+}
+
 void irq_source(struct irq *irq, unsigned gsi, bool level)
 {
     irq_lock(irq);

@@ -48,6 +48,9 @@ void irq_source(struct irq *irq, unsigned gsi, bool level);
 void irq_legacy(struct irq *irq, enum irq_legacy wire, bool level);
 void irq_msi(struct irq *irq, uint64_t address, uint32_t data);
 
+// After a load: what devices no longer drive goes down in PIC and IOAPIC, too. While paused.
+void irq_follow_lines(struct irq *irq);
+
 // LPC bridge: PIRQ n (0..7) also drives this ISA line of the PIC; 0 disconnects it.
 void irq_route_pirq(struct irq *irq, unsigned pirq, unsigned isa_line);
 

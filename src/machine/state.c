@@ -178,5 +178,7 @@ err_t vm_state_load(struct vm *vm, const void *data, size_t len, struct error *e
     forget_lines(vm);
     for (struct owned_device *o = vm->devices; !err && o; o = o->next)
         err = load_device(o, data, len, e);
+    if (!err)
+        irq_follow_lines(&vm->irq);
     return err;
 }
