@@ -57,6 +57,9 @@ struct block_options {
     bool read_only;
     bool direct;   // O_DIRECT
     bool snapshot; // writes go to a temporary file that vanishes with the disk
+    // For tools.
+    bool no_backing; // do not open what is below
+    bool repair;     // to be repaired: an image in need of it is not refused
 };
 
 // Opens an image of any format, with everything below it (backing files). Locks the files (one

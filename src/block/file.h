@@ -1,6 +1,6 @@
 // Positioned I/O on one image file or block device, below every format.
 //
-// Two ways in. bbfile_read() and its like block and are for a format's metadata. bfile_submit() has
+// Two ways in. bfile_read() and its like block and are for a format's metadata. bfile_submit() has
 // the contract of a block's submit() (block.h): it never blocks for I/O, never calls back on the
 // same stack, and requests in flight overtake each other. Both may be used at the same time from
 // any thread.

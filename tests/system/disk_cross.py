@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+"""qcow2 images between Berth and QEMU's tools: random operations by both in turn, on one image, whose
+content must always be what a plain copy of it says; and writers killed at random moments. Prints TAP.
+
+    disk_cross.py BERTH DISKIO [SEED]
+"""
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+BERTH, DISKIO = (os.path.abspath(path) for path in sys.argv[1:3])
+SEED = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+QEMU = shutil.which("qemu-img") and shutil.which("qemu-io")
+WAIT = 120
+
+
+class Skip(Exception):
+    pass
+
+
+def run(*args, status=0, **kwargs):
+    done = subprocess.run(args, capture_output=True, text=True, timeout=WAIT, **kwargs)
+    assert status is None or done.returncode == status, f"{args}: {done.stdout}{done.stderr}"
+    return done
+
+
+def check(image, leaks=False):
+    """Both checkers; leaks: whether they may be there."""
+    done = run("qemu-img", "check", image, status=None)
+    assert done.returncode == 0 or leaks and done.returncode == 3, f"{done.stdout}{done.stderr}"
+
+
+class Ours:
+    def __init__(self, image):
+        self.process = subprocess.Popen([DISKIO, image, "qcow2"], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True)
+
+    def __call__(self, *words):
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer == "ok\n", f"{words}: {answer!r}"
+
+    def close(self):
+        self.process.stdin.close()
+        assert self.process.wait(WAIT) == 0, "diskio failed"
+        self.process.stdout.close()
+
+
+class Both:
+    """One image and its shadow."""
+
+    def __init__(self, work, rng, size, options, backing=None):
+        self.work, self.rng, self.size = work, rng, size
+        self.image = os.path.join(work, "disk.qcow2")
+        self.data = os.path.join(work, "data")
+        self.shadow = bytearray(size)
+        self.unit = 512
+        self.snapshots = {}
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", options]
+        if backing:
+            self.shadow[:len(backing)] = backing
+            base = os.path.join(work, "base.raw")
+            with open(base, "wb") as f:
+                f.write(backing)
+            command += ["-b", "base.raw", "-F", "raw"]
+        run(*command, self.image, str(size))
+
+    def span(self, most):
+        start = self.rng.randrange(self.size // self.unit)
+        length = min(self.rng.randint(1, most // self.unit), self.size // self.unit - start)
+        return start * self.unit, length * self.unit
+
+    def new_data(self, length):
+        if self.rng.random() < 0.3:  # of bytes that can be packed
+            data = bytes([self.rng.randrange(256)]) * length
+        else:
+            data = self.rng.randbytes(length)
+        with open(self.data, "wb") as f:
+            f.write(data)
+        return data
+
+    def ours(self, steps):
+        io = Ours(self.image)
+        for _ in range(steps):
+            what = self.rng.choice(["write"] * 4 + ["burst"] * 3 + ["zero", "discard", "flush", "read"])
+            offset, length = self.span(400000 if self.rng.random() < 0.3 else 20000)
+            if what in ("write", "burst"):
+                data = self.new_data(length)
+                self.shadow[offset:offset + length] = data
+                if what == "write":
+                    io("write", offset, self.data)
+                else:
+                    io("burst", offset, self.rng.choice([512, 1024, 4096]), self.rng.randrange(2), self.data)
+            elif what == "zero":
+                self.shadow[offset:offset + length] = bytes(length)
+                io("zero", offset, length)
+            elif what == "discard":
+                io("discard", offset, length)
+                self.learn(io, offset, length)
+            elif what == "read":
+                self.compare(io, offset, length)
+            else:
+                io("flush")
+        self.compare(io, 0, self.size)
+        io.close()
+
+    def fetch(self, io, offset, length):
+        out = os.path.join(self.work, "out")
+        io("read", offset, length, out)
+        with open(out, "rb") as f:
+            return f.read()
+
+    def compare(self, io, offset, length):
+        got, want = self.fetch(io, offset, length), self.shadow[offset:offset + length]
+        if got != want:
+            at = next(i for i in range(length) if got[i] != want[i])
+            raise AssertionError(f"wrong from byte {offset + at:#x} on")
+
+    def learn(self, io, offset, length):
+        """Discarded: each sector is as it was, or zero."""
+        got = self.fetch(io, offset, length)
+        for at in range(0, length, 512):
+            sector = got[at:at + 512]
+            old = self.shadow[offset + at:offset + at + 512]
+            assert sector == old or not any(sector), f"discard changed {offset + at:#x}"
+        self.shadow[offset:offset + length] = got
+
+    def qemus(self, steps):
+        for _ in range(steps):
+            what = self.rng.choice(["write"] * 4 + ["write -z", "write -z -u", "discard"])
+            offset, length = self.span(400000 if self.rng.random() < 0.3 else 20000)
+            if what == "write":
+                data = self.new_data(length)
+                self.shadow[offset:offset + length] = data
+                what = f"write -s {self.data}"
+            else:
+                self.shadow[offset:offset + length] = bytes(length)
+            if what == "discard":
+                io = None
+                run("qemu-io", "-c", f"discard {offset} {length}", self.image)
+                io = Ours(self.image)
+                self.shadow[offset:offset + length] = self.fetch(io, offset, length)
+                io.close()
+                continue
+            done = run("qemu-io", "-c", f"{what} {offset} {length}", self.image)
+            assert "rror" not in done.stdout + done.stderr, done.stdout + done.stderr
+        self.compare_by_qemu()
+
+    def compare_by_qemu(self):
+        raw = os.path.join(self.work, "plain.raw")
+        run("qemu-img", "convert", "-O", "raw", self.image, raw)
+        with open(raw, "rb") as f:
+            assert f.read() == self.shadow, "QEMU reads something else"
+
+    def snapshot(self, by_us):
+        tool = [BERTH, "disk", "snapshot"] if by_us else ["qemu-img", "snapshot"]
+        if self.snapshots and self.rng.random() < 0.6:
+            name = self.rng.choice(sorted(self.snapshots))
+            apply = self.rng.random() < 0.5
+            if by_us:
+                run(*tool, "apply" if apply else "delete", self.image, name)
+            else:
+                run(*tool, "-a" if apply else "-d", name, self.image)
+            if apply:
+                self.shadow = bytearray(self.snapshots[name])
+                self.size = len(self.shadow)
+            else:
+                del self.snapshots[name]
+        else:
+            name = f"s{self.rng.randrange(10**6)}"
+            run(*tool, *(["create", self.image, name] if by_us else ["-c", name, self.image]))
+            self.snapshots[name] = bytes(self.shadow)
+
+    def resize(self, by_us):
+        size = max(self.size + self.rng.randint(-200, 400) * 512, 65536)
+        tool = [BERTH, "disk"] if by_us else ["qemu-img"]
+        done = run(*tool, "resize", "--shrink", self.image, str(size), status=None)
+        assert done.returncode == 0, done.stderr
+        if size > self.size:
+            self.shadow += bytes(size - self.size)
+        else:
+            del self.shadow[size:]
+        self.size = size
+
+
+def cross(rounds, size, options, backing=0, snapshots=True, resize=True):
+    rng = random.Random(SEED)
+    with tempfile.TemporaryDirectory(prefix="berth-disk-") as work:
+        both = Both(work, rng, size, options, rng.randbytes(backing) if backing else None)
+        for _ in range(rounds):
+            both.ours(rng.randint(5, 25))
+            check(both.image)
+            both.qemus(rng.randint(1, 4))
+            if snapshots:
+                both.snapshot(rng.random() < 0.6)
+                check(both.image)
+            if resize and not (snapshots and "0.10" in options):
+                both.resize(rng.random() < 0.6)
+                check(both.image)
+        both.compare_by_qemu()
+
+
+MIB = 1 << 20
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+def cross_case(name, *args, **kwargs):
+    CASES[name] = lambda: cross(*args, **kwargs)
+
+
+for bits in (9, 10, 12, 14, 16, 18, 21):
+    cross_case(f"both_programs_agree_with_clusters_of_{1 << bits}", 6, 3 * MIB,
+               f"cluster_size={1 << bits}")
+cross_case("both_programs_agree_on_version_2", 6, 3 * MIB, "compat=0.10,cluster_size=4096")
+cross_case("both_programs_agree_on_version_2_with_a_backing_file", 6, 3 * MIB,
+           "compat=0.10,cluster_size=4096", backing=2 * MIB)
+cross_case("both_programs_agree_with_a_backing_file", 6, 3 * MIB, "cluster_size=65536", backing=2 * MIB)
+for bits in (14, 16, 18):
+    cross_case(f"both_programs_agree_with_subclusters_in_{1 << bits}", 6, 3 * MIB,
+               f"extended_l2=on,cluster_size={1 << bits}")
+cross_case("both_programs_agree_with_subclusters_over_a_backing_file", 6, 3 * MIB,
+           "extended_l2=on,cluster_size=65536", backing=2 * MIB)
+for width in (1, 2, 4, 8, 32, 64):
+    cross_case(f"both_programs_agree_with_counts_of_{width}_bits", 4, 2 * MIB,
+               f"refcount_bits={width},cluster_size=1024", snapshots=width > 4)
+cross_case("both_programs_agree_with_lazy_refcounts", 6, 3 * MIB, "lazy_refcounts=on,cluster_size=4096")
+
+
+def main():
+    names = sys.argv[4:] or list(CASES)
+    print(f"1..{len(names)}")
+    failures = 0
+    for number, name in enumerate(names, 1):
+        words = ""
+        try:
+            if not QEMU:
+                raise Skip("qemu-img or qemu-io is not installed (package qemu-utils)")
+            CASES[name]()
+            result = "ok"
+        except Skip as why:
+            result, words = "ok", f" # SKIP {why}"
+        except Exception as why:
+            result, failures = "not ok", failures + 1
+            print("# " + f"{type(why).__name__}: {why}".replace("\n", "\n# "))
+        print(f"{result} {number} - {name}{words}", flush=True)
+    return failures != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
