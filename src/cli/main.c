@@ -17,6 +17,7 @@ const struct command commands[] = {
     {"stop", "shut a VM down", stop_help, cmd_stop},
     {"events", "follow what happens to a VM", events_help, cmd_events},
     {"stats", "show a VM's counters", stats_help, cmd_stats},
+    {"explain", "say what holds a VM back, and what would help", explain_help, cmd_explain},
     {"image", "make a disk with Debian on it", image_help, cmd_image},
     {"control", "send a VM any request", control_help, cmd_control},
     {"version", "show the version", version_help, cmd_version},

@@ -98,7 +98,7 @@ def help_lists_every_command():
     done = run("--help")
     assert done.returncode == 0
     for command in ("run", "info", "ls", "pause", "resume", "reset", "stop", "events", "stats", "control",
-                    "image",                    "version", "help"):
+                    "explain", "image",                    "version", "help"):
         assert f"\n  {command} " in done.stdout
         assert run(command, "--help").stdout.startswith(f"usage: berth {command}")
 
@@ -437,6 +437,17 @@ def image_arguments_are_checked_before_anything_is_made():
     check_words(run("image", "build-debian", "/etc/passwd"), 2, "there already")
 
 
+def explain_names_the_device_that_a_guest_polls():
+    name = name_of_this_test()
+    with started("-n", name, "--engine", "translate") as guest:
+        told = json.loads(run("explain", "--json", name).stdout)
+        words = " ".join(finding["what"] + finding["try"] for finding in told["findings"])
+        assert told["engine"] == "translate" and "ACPI timer" in words and "clocksource=tsc" in words, told
+        assert run("pause", name).returncode == 0
+        assert f"berth resume {name}" in run("explain", name).stdout
+        assert run("stop", "--force", name).returncode == 0
+
+
 CASES = [
     help_lists_every_command,
     version_is_one_line,
@@ -467,6 +478,7 @@ CASES = [
     what_a_killed_berth_leaves_is_cleared_away,
     a_seed_carries_user_data_as_it_is_and_keys_beside_it,
     image_arguments_are_checked_before_anything_is_made,
+    explain_names_the_device_that_a_guest_polls,
 ]
 
 
