@@ -25,6 +25,11 @@ const char run_help[] =
     "      --kernel FILE     kernel to start: a bzImage, a vmlinux or a multiboot file\n"
     "      --initrd FILE     initial RAM disk for it\n"
     "      --append TEXT     its command line\n"
+    "      --firmware NAME   bios, uefi, or none to start the kernel itself; NAME:FILE takes\n"
+    "                        another image\n"
+    "      --uefi-vars FILE  where UEFI keeps its variables (a file of the VM's own in\n"
+    "                        ~/.local/share/berth)\n"
+    "      --firmware-log WHERE  what firmware says while it works: file:PATH or pty (none)\n"
     "      --disk FILE[,...] a disk image; up to 16 times. After the path, with commas:\n"
     "                        format=raw|qcow2, bus=virtio|ahci|nvme, serial=TEXT, read-only,\n"
     "                        snapshot, direct, and limits a second: bps=10M, iops=500,\n"
@@ -52,6 +57,9 @@ enum option_id {
     OPT_KERNEL = 256,
     OPT_INITRD,
     OPT_APPEND,
+    OPT_FIRMWARE,
+    OPT_UEFI_VARS,
+    OPT_FIRMWARE_LOG,
     OPT_DISK,
     OPT_CDROM,
     OPT_SNAPSHOT,
@@ -77,6 +85,9 @@ static const struct option options[] = {
     {"kernel", required_argument, NULL, OPT_KERNEL},
     {"initrd", required_argument, NULL, OPT_INITRD},
     {"append", required_argument, NULL, OPT_APPEND},
+    {"firmware", required_argument, NULL, OPT_FIRMWARE},
+    {"uefi-vars", required_argument, NULL, OPT_UEFI_VARS},
+    {"firmware-log", required_argument, NULL, OPT_FIRMWARE_LOG},
     {"disk", required_argument, NULL, OPT_DISK},
     {"cdrom", required_argument, NULL, OPT_CDROM},
     {"snapshot", no_argument, NULL, OPT_SNAPSHOT},
@@ -123,6 +134,9 @@ static err_t take_option(struct vm_config *config, int id, char *value, struct r
     case OPT_KERNEL: return vm_config_set(&config->kernel, value, e);
     case OPT_INITRD: return vm_config_set(&config->initrd, value, e);
     case OPT_APPEND: return vm_config_set(&config->append, value, e);
+    case OPT_FIRMWARE: return vm_config_set(&config->firmware, value, e);
+    case OPT_UEFI_VARS: return vm_config_set(&config->uefi_vars, value, e);
+    case OPT_FIRMWARE_LOG: return vm_config_set(&config->firmware_log, value, e);
     case OPT_DISK: return vm_disk_parse(config, value, e);
     case OPT_CDROM: return vm_cdrom_parse(config, value, e);
     case OPT_SNAPSHOT: given->snapshot = true; return OK;
@@ -171,7 +185,7 @@ err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct 
     }
     if (given->snapshot)
         drop_writes(config);
-    if (!config->kernel)
+    if (!config->kernel && (!config->firmware || !strcmp(config->firmware, "none")))
         return error_set(e, ERR_INVALID,
                          "nothing to start; give --kernel a bzImage, vmlinux or multiboot file");
     return vm_config_check(config, e);

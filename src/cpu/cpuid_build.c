@@ -12,7 +12,9 @@
 #define MAX_BASIC 0x16
 #define MAX_EXTENDED_AMD 0x8000001e
 #define MAX_EXTENDED_INTEL 0x80000008
-#define PHYS_BITS_MAX 46
+// All that the board has lies below 1 TiB. UEFI maps the whole of what is said here: with 46 bits
+// it would need 256 MiB for page tables.
+#define PHYS_BITS_MAX 40
 #define LINEAR_BITS 48
 #define AMD_TOPOEXT BIT(22)     // leaves 8000001d and 8000001e are there
 #define HYPER_THREADING BIT(28) // leaf 1: EBX counts logical processors

@@ -9,6 +9,7 @@
 #include "device/irq/pic.h"
 #include "device/misc/debug_exit.h"
 #include "device/misc/debugcon.h"
+#include "device/misc/flash.h"
 #include "device/misc/fw_cfg.h"
 #include "device/misc/i8042.h"
 #include "device/misc/panic.h"
@@ -27,11 +28,6 @@
 #include "device/virtio/rng.h"
 
 const struct device_type *const device_catalog[] = {
-    &pic_type,        &ioapic_type,     &lapic_type,    &pit_type,        &rtc_type,
-    &hpet_type,       &pm_type,         &uart_type,     &i8042_type,      &fw_cfg_type,
-    &panic_type,      &debug_exit_type, &debugcon_type, &fast_a20_type,   &reset_control_type,
-    &q35_host_type,   &ich9_lpc_type,   &vga_type,      &virtio_blk_type, &virtio_console_type,
-    &virtio_net_type, &virtio_rng_type, NULL,
     &pic_type,
     &ioapic_type,
     &lapic_type,
@@ -45,10 +41,12 @@ const struct device_type *const device_catalog[] = {
     &panic_type,
     &debug_exit_type,
     &debugcon_type,
+    &flash_type,
     &fast_a20_type,
     &reset_control_type,
     &q35_host_type,
     &ich9_lpc_type,
+    &vga_type,
     &ahci_type,
     &nvme_type,
     &virtio_blk_type,

@@ -14,6 +14,8 @@
 
 #define FORMAT_KEY "berth-vm"
 #define FORMAT_VERSION 1
+#define BIOS_MEMORY_MIN (16 * MIB)
+#define UEFI_MEMORY_MIN (96 * MIB)
 
 enum key_kind { KEY_STRING, KEY_U32, KEY_MIB, KEY_BOOL, KEY_DISKS, KEY_DEBUG };
 
@@ -28,6 +30,9 @@ static const struct key {
     {"kernel", KEY_STRING, offsetof(struct vm_config, kernel)},
     {"initrd", KEY_STRING, offsetof(struct vm_config, initrd)},
     {"append", KEY_STRING, offsetof(struct vm_config, append)},
+    {"firmware", KEY_STRING, offsetof(struct vm_config, firmware)},
+    {"firmware_log", KEY_STRING, offsetof(struct vm_config, firmware_log)},
+    {"uefi_vars", KEY_STRING, offsetof(struct vm_config, uefi_vars)},
     {"disks", KEY_DISKS, 0},
     {"engine", KEY_STRING, offsetof(struct vm_config, engine)},
     {"cpu", KEY_STRING, offsetof(struct vm_config, cpu)},
@@ -172,6 +177,41 @@ static err_t check_streams(const struct vm_config *config, struct error *e)
     return OK;
 }
 
+// "uefi" and "uefi:FILE".
+static bool firmware_is(const struct vm_config *config, const char *kind)
+{
+    size_t len = strlen(kind);
+    const char *name = config->firmware;
+    return !strncmp(name, kind, len) && (!name[len] || (name[len] == ':' && name[len + 1]));
+}
+
+static err_t check_firmware(const struct vm_config *config, struct error *e)
+{
+    const char *name = config->firmware;
+    if (chardev_check(config->firmware_log, e))
+        return error_in(e, "firmware_log");
+    if (is_stdio(config->firmware_log))
+        return error_set(e, ERR_INVALID, "firmware_log: give file:PATH or pty");
+    if (!name || !strcmp(name, "none"))
+        return config->uefi_vars ? error_set(e, ERR_INVALID, "uefi_vars: needs firmware uefi") : OK;
+    bool bios = firmware_is(config, "bios");
+    if (!bios && !firmware_is(config, "uefi"))
+        return error_set(e, ERR_INVALID,
+                         "firmware: there is no '%.60s'; give none, bios, uefi, bios:FILE or "
+                         "uefi:FILE",
+                         name);
+    if (bios && config->kernel)
+        return error_set(e, ERR_INVALID,
+                         "firmware: a BIOS does not start a kernel from a file; give none or uefi");
+    if (bios && config->uefi_vars)
+        return error_set(e, ERR_INVALID, "uefi_vars: needs firmware uefi, not bios");
+    uint64_t least = bios ? BIOS_MEMORY_MIN : UEFI_MEMORY_MIN;
+    if (config->memory_bytes < least)
+        return error_set(e, ERR_INVALID, "memory: this firmware needs at least %llu MiB",
+                         least / MIB);
+    return OK;
+}
+
 err_t vm_config_check(const struct vm_config *config, struct error *e)
 {
     if (!vm_name_valid(config->name))
@@ -192,6 +232,8 @@ err_t vm_config_check(const struct vm_config *config, struct error *e)
         return error_set(e, ERR_INVALID, "vga: there is no '%.40s'; give std or none", config->vga);
     struct vm_engine engine;
     err_t err = vm_disks_check(config, e);
+    if (!err)
+        err = check_firmware(config, e);
     if (!err)
         err = vm_engine_parse(config->engine, &engine, e);
     return err ? err : check_streams(config, e);

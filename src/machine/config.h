@@ -33,7 +33,10 @@ struct vm_config {
     uint64_t memory_bytes; // a multiple of 1 MiB
     char *kernel;          // bzImage, ELF (vmlinux, multiboot)
     char *initrd;
-    char *append; // kernel command line
+    char *append;       // kernel command line
+    char *firmware;     // "none", "bios", "uefi", the latter two also with :FILE; NULL: none
+    char *firmware_log; // its debug output, a chardev specification; NULL: none
+    char *uefi_vars;    // file that keeps UEFI variables, made when missing; NULL: none does
     struct vm_disk disk[VM_DISKS_MAX];
     uint32_t disks;
     char *engine;     // "auto" or an engine's name, and its options; see vm_engine_parse()

@@ -17,6 +17,7 @@
 #define MTRR_WRITE_BACK 6
 #define VGA_HOLE 0xa0000ull
 #define VGA_HOLE_END 0xc0000ull
+#define LEGACY_END 0x100000ull // what is below is the board's to map
 
 // --- choosing an engine --------------------------------------------------------------------------
 
@@ -174,7 +175,8 @@ static err_t initial_state(struct vcpu *vcpu, struct error *e)
     if (!s)
         return error_set(e, ERR_NO_MEMORY, "no memory for a vCPU's state");
     cpu_state_reset(s, vcpu->index == 0, vcpu->vm->model_id);
-    s->mtrr_def_type = MTRR_ON | MTRR_WRITE_BACK; // what firmware would leave: all memory is cached
+    if (!board_has_firmware(vcpu->vm)) // what it would leave: all memory is cached
+        s->mtrr_def_type = MTRR_ON | MTRR_WRITE_BACK;
     free(vcpu->initial);
     vcpu->initial = s;
     return OK;
@@ -306,26 +308,37 @@ static err_t make_engine(struct vm *vm, struct error *e)
 
 static err_t add_ram(struct vm *vm, gpa_t at, uint64_t len, uint64_t offset, struct error *e)
 {
-    uint8_t *host = (uint8_t *)vm->ram + offset;
-    err_t err = len ? memory_add(&vm->memory, at, len, host) : OK;
-    if (err)
-        return error_set(e, err, "too many memory ranges");
-    return len ? vm->engine->map(vm->engine_vm, at, len, host, ENGINE_MAP_RAM, e) : OK;
+    err_t err = len ? memory_add(&vm->memory, at, len, (uint8_t *)vm->ram + offset) : OK;
+    return err ? error_set(e, err, "too many memory ranges") : OK;
+}
+
+static err_t map_ram(struct vm *vm, gpa_t at, uint64_t len, uint64_t offset, struct error *e)
+{
+    return len ? vm->engine->map(vm->engine_vm, at, len, (uint8_t *)vm->ram + offset,
+                                 ENGINE_MAP_RAM, e)
+               : OK;
 }
 
 // One block for all RAM, without a gap for the VGA window in it: the block's offset is the
-// guest-physical address below the PCI hole.
+// guest-physical address below the PCI hole. Devices reach all of it; what vCPUs see from
+// VGA_HOLE_END to LEGACY_END follows later.
 static err_t make_memory(struct vm *vm, struct error *e)
 {
     vm->ram_bytes = vm->config->memory_bytes;
-    uint64_t low = min_u64(vm->ram_bytes, PC_LOW_RAM_MAX);
+    uint64_t low = min_u64(vm->ram_bytes, PC_LOW_RAM_MAX), high = vm->ram_bytes - low;
     err_t err = host_ram_new(vm->ram_bytes, &vm->ram, e);
     if (!err)
-        err = add_ram(vm, 0, min_u64(low, VGA_HOLE), 0, e);
-    if (!err && low > VGA_HOLE_END)
+        err = add_ram(vm, 0, VGA_HOLE, 0, e);
+    if (!err)
         err = add_ram(vm, VGA_HOLE_END, low - VGA_HOLE_END, VGA_HOLE_END, e);
-    if (!err && vm->ram_bytes > low)
-        err = add_ram(vm, PC_HIGH_RAM, vm->ram_bytes - low, low, e);
+    if (!err)
+        err = add_ram(vm, PC_HIGH_RAM, high, low, e);
+    if (!err)
+        err = map_ram(vm, 0, VGA_HOLE, 0, e);
+    if (!err)
+        err = map_ram(vm, LEGACY_END, low - LEGACY_END, LEGACY_END, e);
+    if (!err)
+        err = map_ram(vm, PC_HIGH_RAM, high, low, e);
     vm->memory.engine = vm->engine;
     vm->memory.engine_vm = vm->engine_vm;
     return err;
@@ -417,6 +430,9 @@ void vm_freeze(struct vm *vm)
 
 void vm_thaw(struct vm *vm)
 {
+    struct error e = {0};
+    if (board_remap(vm, &e) != OK)
+        vm_fail(vm, VM_END_FAILED, e.text);
     windows_apply(vm);
     if (vm->paused)
         return;

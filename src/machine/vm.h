@@ -31,6 +31,8 @@ struct vm_hooks {
     // device's lock held: must not block or call back.
     size_t (*serial_out)(void *opaque, const uint8_t *data, size_t len);
     size_t (*console_out)(void *opaque, const uint8_t *data, size_t len);
+    // Debug output of firmware, a line at a time; NULL: there is no port for it.
+    void (*firmware_out)(void *opaque, const uint8_t *data, size_t len);
     // There is room again after vm_serial_in() or vm_console_in() took less than given.
     void (*serial_room)(void *opaque);
     void (*console_room)(void *opaque);

@@ -108,9 +108,11 @@ extern const struct engine_upcalls vm_upcalls; // upcalls.c; opaque is struct vm
 // board/pc.c
 err_t board_new(struct vm *vm, struct error *e);
 err_t board_boot(struct vm *vm, struct cpu_state *bsp, struct error *e); // after every reset
-void board_drain_disks(struct vm *vm); // waits for what is in flight
-void board_close_disks(struct vm *vm); // drains them first
-void board_free(struct vm *vm);        // after the devices
+bool board_has_firmware(const struct vm *vm);      // else board_boot() does what it would
+err_t board_remap(struct vm *vm, struct error *e); // before the vCPUs go on
+void board_drain_disks(struct vm *vm);             // waits for what is in flight
+void board_close_disks(struct vm *vm);             // drains them first
+void board_free(struct vm *vm);                    // after the devices
 bool board_power_button(struct vm *vm);
 struct device *board_serial(struct vm *vm);  // COM1
 struct device *board_console(struct vm *vm); // NULL: no virtio console

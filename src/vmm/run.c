@@ -90,6 +90,13 @@ static size_t console_out(void *opaque, const uint8_t *data, size_t len)
     return run->console->type->write(run->console, data, len);
 }
 
+// What the stream does not take is lost: firmware's words are for whoever looks.
+static void firmware_out(void *opaque, const uint8_t *data, size_t len)
+{
+    struct run *run = opaque;
+    (void)run->firmware_log->type->write(run->firmware_log, data, len);
+}
+
 static void serial_room(void *opaque)
 {
     struct run *run = opaque;
@@ -154,6 +161,8 @@ err_t run_open_streams(struct run *run, struct error *e)
     err_t err = open_stream(run, "serial", run->config.serial, &run->serial, e);
     if (!err)
         err = open_stream(run, "console", run->config.console, &run->console, e);
+    if (!err && run->config.firmware_log)
+        err = open_stream(run, "firmware-log", run->config.firmware_log, &run->firmware_log, e);
     return err;
 }
 
@@ -212,6 +221,7 @@ err_t run_build_vm(struct run *run, struct error *e)
 {
     const struct vm_hooks hooks = {.serial_out = serial_out,
                                    .console_out = console_out,
+                                   .firmware_out = run->firmware_log ? firmware_out : NULL,
                                    .serial_room = serial_room,
                                    .console_room = console_room,
                                    .ended = ended,
@@ -303,6 +313,7 @@ void run_release(struct run *run)
     vm_free(run->vm);
     chardev_close(run->serial, FLUSH_MS);
     chardev_close(run->console, FLUSH_MS);
+    chardev_close(run->firmware_log, FLUSH_MS);
     if (run->terminal.raw)
         host_terminal_restore(&run->terminal);
     if (run->signals.fd > 0) {

@@ -24,7 +24,7 @@ struct run {
     int control_fd;         // the control socket; -1: none
     struct control control;
     struct server *server; // serves it
-    struct chardev *serial, *console;
+    struct chardev *serial, *console, *firmware_log;
     struct vm *vm;
     struct host_terminal terminal;
     bool asked; // the power button was pressed for a signal

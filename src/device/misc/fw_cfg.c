@@ -33,6 +33,8 @@ struct item {
     uint8_t *data; // owned
     uint32_t len;
     uint16_t selector;
+    void (*refresh)(void *opaque, uint8_t *data, uint32_t len); // or NULL
+    void *opaque;
 };
 
 struct fw_cfg {
@@ -74,7 +76,8 @@ static struct fw_cfg *fw_cfg_of(struct device *dev)
 static struct item find(struct fw_cfg *f, uint16_t selector)
 {
     if (selector == FW_CFG_FILE_DIR)
-        return (struct item){f->directory, (uint32_t)(DIR_HEADER + f->files * DIR_ENTRY), selector};
+        return (struct item){f->directory, (uint32_t)(DIR_HEADER + f->files * DIR_ENTRY), selector,
+                             NULL, NULL};
     for (unsigned i = 0; i < f->items; i++)
         if (f->item[i].selector == selector)
             return f->item[i];
@@ -92,7 +95,7 @@ err_t fw_cfg_add_item(struct device *dev, uint16_t selector, const void *data, u
     if (!copy)
         return ERR_NO_MEMORY;
     memcpy(copy, data, len);
-    f->item[f->items++] = (struct item){copy, len, selector};
+    f->item[f->items++] = (struct item){copy, len, selector, NULL, NULL};
     return OK;
 }
 
@@ -116,10 +119,31 @@ err_t fw_cfg_add_file(struct device *dev, const char *name, const void *data, ui
     return OK;
 }
 
+err_t fw_cfg_keep_fresh(struct device *dev, const char *name,
+                        void (*refresh)(void *opaque, uint8_t *data, uint32_t len), void *opaque)
+{
+    struct fw_cfg *f = fw_cfg_of(dev);
+    unsigned file = 0;
+    while (file < f->files &&
+           strcmp((char *)f->directory + DIR_HEADER + file * DIR_ENTRY + 8, name) != 0)
+        file++;
+    for (unsigned i = 0; file < f->files && i < f->items; i++) {
+        if (f->item[i].selector != FW_CFG_FILE_FIRST + file)
+            continue;
+        f->item[i].refresh = refresh;
+        f->item[i].opaque = opaque;
+        return OK;
+    }
+    return ERR_NOT_FOUND;
+}
+
 // --- reading ---
 
 static void select_item(struct fw_cfg *f, uint16_t selector)
 {
+    struct item item = find(f, selector);
+    if (item.refresh)
+        item.refresh(item.opaque, item.data, item.len);
     f->selector = selector;
     f->offset = 0;
 }
@@ -221,12 +245,12 @@ static err_t add_standard_items(struct device *dev, const struct fw_cfg_config *
     store_le16(cpus, config->cpus);
     store_le64(ram, config->ram_bytes);
     const struct item items[] = {
-        {(uint8_t *)"QEMU", 4, FW_CFG_SIGNATURE}, // what drivers look for
-        {id, sizeof id, FW_CFG_ID},
-        {ram, sizeof ram, FW_CFG_RAM_SIZE},
-        {cpus, sizeof cpus, FW_CFG_NB_CPUS},
-        {cpus, sizeof cpus, FW_CFG_MAX_CPUS},
-        {menu, sizeof menu, FW_CFG_BOOT_MENU},
+        {.data = (uint8_t *)"QEMU", 4, FW_CFG_SIGNATURE}, // what drivers look for
+        {.data = id, sizeof id, FW_CFG_ID},
+        {.data = ram, sizeof ram, FW_CFG_RAM_SIZE},
+        {.data = cpus, sizeof cpus, FW_CFG_NB_CPUS},
+        {.data = cpus, sizeof cpus, FW_CFG_MAX_CPUS},
+        {.data = menu, sizeof menu, FW_CFG_BOOT_MENU},
     };
     for (unsigned i = 0; i < ARRAY_LEN(items); i++) {
         err_t err = fw_cfg_add_item(dev, items[i].selector, items[i].data, items[i].len);

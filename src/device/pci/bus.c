@@ -151,3 +151,32 @@ err_t pci_assign_resources(struct pci_bus *bus, struct error *e)
     }
     return OK;
 }
+
+static bool high_bar(struct pci_bus *bus, const struct pci_function *f, unsigned i, uint64_t *at)
+{
+    unsigned offset = PCI_BAR0 + 4 * i;
+
+    if (f->bars[i].kind != PCI_BAR_MEM64)
+        return false;
+    *at = (uint64_t)pci_bus_read(bus, f->devfn, offset + 4, 4) << 32 |
+          (pci_bus_read(bus, f->devfn, offset, 4) & ~0xfu);
+    return *at >= PC_HIGH_RAM && *at + f->bars[i].size > *at;
+}
+
+bool pci_high_bars(struct pci_bus *bus, uint64_t *from, uint64_t *to)
+{
+    uint64_t at;
+
+    *from = UINT64_MAX;
+    *to = 0;
+    for (unsigned devfn = 0; devfn < 256; devfn++) {
+        const struct pci_function *f = bus->functions[devfn];
+        for (unsigned i = 0; f && i < PCI_BARS; i++) {
+            if (!high_bar(bus, f, i, &at))
+                continue;
+            *from = min_u64(*from, at);
+            *to = max_u64(*to, at + f->bars[i].size);
+        }
+    }
+    return *to != 0;
+}

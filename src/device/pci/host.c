@@ -6,6 +6,7 @@
 // registers PCIEXBAR 0x60, PAM0-6 0x90, SMRAM 0x9d). What PAM says is carried out by the machine.
 // SMRAM keeps what is written but changes nothing: there is no system management mode.
 #include "base/bits.h"
+#include "base/bytes.h"
 #include "device/pci/q35.h"
 #include "device/platform.h"
 
@@ -17,6 +18,8 @@
 #define PAM0 Q35_PAM0
 #define PAMS 7
 #define SMRAM 0x9d
+#define LEGACY 0xc0000ull
+#define LEGACY_RANGE (16 * KIB)
 
 struct q35_host {
     struct pci_function pci;
@@ -141,6 +144,25 @@ void q35_legacy_ranges(const struct device *dev, uint8_t out[Q35_LEGACY_RANGES])
         out[i] = f->config[PAM0] >> 4 & 3;
 }
 
+// What no mapping of the machine takes: reads of a range that is not there, writes to ROM. Those of
+// a range that shows ROM and writes RAM reach the RAM: so a BIOS copies itself.
+static uint64_t legacy_read(struct device *dev, uint64_t offset, unsigned size)
+{
+    return size_mask(size);
+}
+
+static void legacy_write(struct device *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+    uint8_t range[Q35_LEGACY_RANGES], bytes[8];
+
+    q35_legacy_ranges(dev, range);
+    store_le64(bytes, value);
+    if (range[offset / LEGACY_RANGE] == Q35_LEGACY_WRITE_RAM)
+        (void)dev->env->dma_write(dev, LEGACY + offset, bytes, size);
+}
+
+static const struct io_ops legacy_ops = {legacy_read, legacy_write, .min_size = 1, .max_size = 8};
+
 static void tell_legacy_ranges(struct q35_host *h)
 {
     if (h->config.legacy_changed)
@@ -179,7 +201,8 @@ static err_t host_init(struct device *dev, const void *config, struct error *e)
     h->config = *(const struct q35_host_config *)config;
     init_registers(&h->pci);
     if (dev->env->map_pio(dev, PC_PORT_PCI_ADDRESS, 1, &address_ops) != OK ||
-        dev->env->map_pio(dev, PC_PORT_PCI_DATA, 4, &data_ops) != OK)
+        dev->env->map_pio(dev, PC_PORT_PCI_DATA, 4, &data_ops) != OK ||
+        dev->env->map_mmio(dev, LEGACY, Q35_LEGACY_RANGES * LEGACY_RANGE, &legacy_ops) != OK)
         return error_set(e, ERR_EXISTS, "the PCI configuration ports are taken");
     return pci_bus_plug(h->config.bus, &h->pci, PCI_DEVFN(PC_SLOT_HOST, 0), e);
 }

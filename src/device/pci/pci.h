@@ -157,3 +157,5 @@ void pci_bus_write(struct pci_bus *bus, unsigned bdf, unsigned offset, unsigned 
 // interrupt line registers. Enables no decoding. To be called after reset when no firmware runs.
 // ERR_NO_MEMORY when a window is full.
 err_t pci_assign_resources(struct pci_bus *bus, struct error *e);
+// The range in which all BARs above 4 GiB lie. False: there are none.
+bool pci_high_bars(struct pci_bus *bus, uint64_t *from, uint64_t *to);

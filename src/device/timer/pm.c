@@ -22,6 +22,10 @@
 #define CONTROL_BITS (CONTROL_SCI_EN | BIT(1) | BITS(12, 10))
 #define CONTROL_SLEEP BIT(13)
 
+// SMIs from the command port read as switched on, by which a BIOS knows that system management is
+// somebody else's affair (SeaBIOS src/fw/smm.c).
+#define SMI_ON_COMMAND BIT(5)
+
 // Offsets behind PC_PORT_PM.
 enum {
     AT_STATUS = 0x00,
@@ -38,7 +42,7 @@ struct pm {
     uint64_t overflows; // half periods of the timer that are already accounted for
     uint64_t gpe_status;
     uint64_t gpe_enable;
-    uint32_t smi_enable; // kept for firmware, without effect
+    uint32_t smi_enable; // kept for firmware, without effect but for what it starts with
     uint16_t status;
     uint16_t enable;
     uint16_t control;
@@ -208,7 +212,7 @@ static err_t init(struct device *dev, const void *config, struct error *e)
 static void reset(struct device *dev)
 {
     struct pm *p = pm_of(dev);
-    *p = (struct pm){.dev = p->dev};
+    *p = (struct pm){.dev = p->dev, .smi_enable = SMI_ON_COMMAND};
     p->overflows = ticks(p) >> (PC_PM_TIMER_BITS - 1);
     update(p);
 }

@@ -73,6 +73,14 @@ static void route_pirq(void *opaque, unsigned pirq, int irq)
     irq_route_pirq(&vm->irq, pirq, irq < 0 ? 0 : (unsigned)irq);
 }
 
+// PAM registers: carried out when the vCPUs go on. A paused machine looks when it is resumed.
+static void legacy_changed(void *opaque)
+{
+    struct vm *vm = opaque;
+    if (vm->clock.running)
+        vm_remap(vm);
+}
+
 static const struct pci_bus_ops bus_ops = {.lock = device_lock, .unlock = device_unlock};
 
 // --- the parts -----------------------------------------------------------------------------------
@@ -153,7 +161,7 @@ static err_t add_small_devices(struct vm *vm, struct error *e)
     if (!err)
         err = devices_add(vm, &reset_control_type, "reset", NULL, NULL, NULL, e);
     if (!err)
-        err = devices_add(vm, &fw_cfg_type, "fw-cfg", &fw_cfg, NULL, NULL, e);
+        err = devices_add(vm, &fw_cfg_type, "fw-cfg", &fw_cfg, NULL, &vm->board->fw_cfg, e);
     if (!err)
         err = devices_add(vm, &panic_type, "panic", NULL, NULL, NULL, e);
     if (!err && vm->config->exit_device)
@@ -187,10 +195,11 @@ err_t board_plug(struct vm *vm, const struct device_type *type, const char *id, 
 static err_t add_chipset(struct vm *vm, struct error *e)
 {
     pci_bus_init(&vm->board->pci, &bus_ops);
-    struct q35_host_config host = {.bus = &vm->board->pci};
+    struct q35_host_config host = {
+        .bus = &vm->board->pci, .legacy_changed = legacy_changed, .opaque = vm};
     struct ich9_lpc_config lpc = {.route = route_pirq, .opaque = vm};
-    err_t err =
-        devices_add(vm, &q35_host_type, "host-bridge", &host, (uint8_t[]){WIRE_NONE}, NULL, e);
+    err_t err = devices_add(vm, &q35_host_type, "host-bridge", &host, (uint8_t[]){WIRE_NONE},
+                            &vm->board->host, e);
     if (!err)
         err = board_plug_at(vm, &ich9_lpc_type, "lpc", &lpc, PC_SLOT_LPC, 0, NULL, e);
     return err;
@@ -231,9 +240,11 @@ err_t board_new(struct vm *vm, struct error *e)
     vm->board = board;
     board->kernel_fd = board->initrd_fd = -1;
     board->next_slot = PC_SLOT_HOST + 1;
-    err_t err =
-        open_file("kernel", vm->config->kernel,
-                  "--kernel takes a bzImage, a vmlinux or a multiboot file", &board->kernel_fd, e);
+    err_t err = firmware_open(vm, e);
+    if (!err)
+        err = open_file("kernel", vm->config->kernel,
+                        "--kernel takes a bzImage, a vmlinux or a multiboot file",
+                        &board->kernel_fd, e);
     if (!err)
         err = open_file("initrd", vm->config->initrd, "--initrd takes an initramfs file",
                         &board->initrd_fd, e);
@@ -253,6 +264,10 @@ err_t board_new(struct vm *vm, struct error *e)
         err = board_add_virtio(vm, e);
     if (!err)
         err = board_add_display(vm, e);
+    if (!err)
+        err = firmware_add_devices(vm, e);
+    if (!err)
+        err = firmware_fill_fw_cfg(vm, e);
     return err;
 }
 
@@ -261,6 +276,7 @@ void board_free(struct vm *vm)
     struct board *board = vm->board;
     if (!board)
         return;
+    firmware_close(vm);
     if (board->kernel_fd >= 0)
         close(board->kernel_fd);
     if (board->initrd_fd >= 0)
@@ -279,19 +295,10 @@ static err_t write_ram(void *opaque, gpa_t at, const void *data, size_t len)
 static err_t install_tables(struct vm *vm, const struct guest_memory *memory, gpa_t *rsdp,
                             struct error *e)
 {
-    struct acpi_config acpi = {.cpus = vm->vcpus,
-                               .com1 = true,
-                               .i8042 = true,
-                               .hpet = true,
-                               .panic = true,
-                               .fw_cfg = true,
-                               .ecam = PC_ECAM,
-                               .mmio64 = PC_MMIO64,
-                               .mmio64_len = PC_MMIO64_SIZE};
-    struct smbios_config smbios = {.product = vm->config->name,
-                                   .ram_bytes = vm->ram_bytes,
-                                   .cpus = vm->vcpus,
-                                   .cpu_mhz = (uint32_t)(vm->clock.tsc_khz / 1000)};
+    struct acpi_config acpi;
+    struct smbios_config smbios;
+    board_describe(vm, &acpi);
+    board_describe_smbios(vm, &smbios);
     return tables_install(&acpi, &smbios, memory, rsdp, e);
 }
 
@@ -310,25 +317,48 @@ static err_t load(struct vm *vm, const struct host_file *kernel, const struct ho
     return err ? err : loader_load(&request, &memory, bsp, &result, e);
 }
 
-err_t board_boot(struct vm *vm, struct cpu_state *bsp, struct error *e)
+err_t board_read_kernel(struct vm *vm, struct host_file *kernel, struct host_file *initrd,
+                        struct error *e)
 {
-    struct board *board = vm->board;
-    if (board->kernel_fd < 0)
-        return error_set(e, ERR_INVALID, "nothing to boot; give a kernel with --kernel FILE");
+    err_t err = read_again(vm->board->kernel_fd, vm->config->kernel, kernel, e);
+    return err ? err : read_again(vm->board->initrd_fd, vm->config->initrd, initrd, e);
+}
+
+static err_t boot_kernel(struct vm *vm, struct cpu_state *bsp, struct error *e)
+{
+    if (vm->board->kernel_fd < 0)
+        return error_set(e, ERR_INVALID,
+                         "nothing to boot; give a kernel with --kernel FILE, or firmware with "
+                         "--firmware bios or uefi");
     struct host_file kernel = {0}, initrd = {0};
-    err_t err = pci_assign_resources(&board->pci, e);
+    err_t err = pci_assign_resources(&vm->board->pci, e);
     if (!err)
-        err = read_again(board->kernel_fd, vm->config->kernel, &kernel, e);
-    if (!err)
-        err = read_again(board->initrd_fd, vm->config->initrd, &initrd, e);
+        err = board_read_kernel(vm, &kernel, &initrd, e);
     if (!err)
         err = load(vm, &kernel, &initrd, bsp, e);
     host_file_release(&kernel);
     host_file_release(&initrd);
+    return err;
+}
+
+// Firmware starts from the CPU's own reset state.
+err_t board_boot(struct vm *vm, struct cpu_state *bsp, struct error *e)
+{
+    err_t err = board_has_firmware(vm) ? OK : boot_kernel(vm, bsp, e);
     irq_lock(&vm->irq);
     lapic_virtual_wire(vm->vcpu[0].lapic);
     irq_unlock(&vm->irq);
     return err;
+}
+
+err_t board_remap(struct vm *vm, struct error *e)
+{
+    return legacy_apply(vm, e);
+}
+
+bool board_has_firmware(const struct vm *vm)
+{
+    return vm->board->firmware.kind != FIRMWARE_NONE;
 }
 
 bool board_power_button(struct vm *vm)

@@ -4,10 +4,17 @@
 #include "block/block.h"
 #include "device/pci/pci.h"
 #include "display/display.h"
+#include "host/file.h"
+#include "machine/board/firmware.h"
 #include "machine/vm_impl.h"
 
 struct board {
     struct pci_bus pci;
+    struct device *host; // bridge
+    struct device *fw_cfg;
+    struct firmware firmware;
+    char boot_order[1024];   // OpenFirmware device paths, a line each
+    unsigned boot_order_len; // without the final zero
     struct device *pm;
     struct device *com1;
     struct device *console; // NULL: none
@@ -38,3 +45,17 @@ err_t board_add_disks(struct vm *vm, struct error *e); // disks.c
 
 // virtio.c: console and entropy on PCI.
 err_t board_add_virtio(struct vm *vm, struct error *e);
+
+// The next device that firmware tries to boot from, by its OpenFirmware path. While the board is
+// built.
+void board_add_boot_device(struct vm *vm, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+
+struct acpi_config;
+struct smbios_config;
+void board_describe(struct vm *vm, struct acpi_config *acpi);
+void board_describe_smbios(const struct vm *vm, struct smbios_config *smbios);
+
+// The kernel and initrd files as they are now; empty where there is none. The caller releases them.
+err_t board_read_kernel(struct vm *vm, struct host_file *kernel, struct host_file *initrd,
+                        struct error *e);

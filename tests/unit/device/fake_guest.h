@@ -5,7 +5,7 @@
 #include "device/device.h"
 #include "device/pci/pci.h"
 
-#define FAKE_RAM_BYTES (1 * MIB)
+#define FAKE_RAM_BYTES (768 * KIB) // up to the ranges that the host bridge answers for
 #define FAKE_CLAIMS 64
 #define FAKE_TIMERS 4
 
