@@ -431,15 +431,15 @@ void vm_freeze(struct vm *vm)
 void vm_thaw(struct vm *vm)
 {
     struct error e = {0};
-    if (board_remap(vm, &e) != OK)
-        vm_fail(vm, VM_END_FAILED, e.text);
+    err_t err = board_remap(vm, &e);
     windows_apply(vm);
     if (vm->paused)
         return;
     clock_start(&vm->clock);
     devices_start_timers(vm);
-    struct error e = {0};
-    if (chips_give(vm, &e) != OK) {
+    if (!err)
+        err = chips_give(vm, &e);
+    if (err) {
         vm_fail(vm, VM_END_FAILED, e.text);
         return;
     }
