@@ -153,9 +153,9 @@ static json_t *engines_json(void)
     for (int i = 0; engines[i]; i++) {
         struct engine_probe probe = {0};
         engines[i]->probe(0, true, &probe);
-        json_array_append_new(array,
-                              json_pack("{s:s, s:b, s:s, s:s}", "name", engines[i]->name, "usable",
-                                        probe.usable, "why", probe.why, "fix", probe.fix));
+        json_array_append_new(array, json_pack("{s:s, s:b, s:s?, s:s, s:s}", "name",
+                                               engines[i]->name, "usable", probe.usable, "reason",
+                                               probe.reason, "why", probe.why, "fix", probe.fix));
     }
     return array;
 }

@@ -65,8 +65,9 @@ enum engine_group {
 
 struct engine_probe {
     bool usable;
-    char why[200]; // when not usable: one line
-    char fix[200]; // what the person can do about it; may be empty
+    const char *reason; // when not usable: one word for scripts; may be NULL
+    char why[200];      // the same in one line
+    char fix[200];      // what the person can do about it; may be empty
 };
 
 // Which of the board's interrupt controllers an engine keeps itself while the VM runs.
