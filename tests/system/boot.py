@@ -144,8 +144,9 @@ def initramfs(work, init=SHELL_INIT, name="initrd", files=(), shell=None):
     return out
 
 
-def initramfs_with(work, name, flavour, *modules):
-    """The shell initramfs with these kernel modules loaded, in this order; absent ones are built in."""
+def initramfs_with(work, name, flavour, *modules, shell=None):
+    """The shell initramfs with these kernel modules loaded, in this order; absent ones are built in. The shell is
+    on the kernel's console or on another device."""
     tree = os.path.join(os.path.dirname(os.path.dirname(kernel(flavour))), "lib/modules")
     files = []
     for module in modules:
@@ -153,6 +154,7 @@ def initramfs_with(work, name, flavour, *modules):
             if module + ".ko" in names:
                 files.append((os.path.join(directory, module + ".ko"), f"lib/{module}.ko"))
     load = "".join(f"insmod /{target}\n" for _, target in files)
+    load += f"exec < {shell} > {shell} 2>&1\n" if shell else ""
     return initramfs(work, SHELL_INIT.replace("echo INIT", load + "echo INIT"), name, files)
 
 
@@ -302,6 +304,29 @@ def disk(opts, work):
             raise Failure("the image does not hold what the guest wrote")
 
 
+def console(opts, work):
+    """a shell on the virtio console of a guest with two vCPUs and a virtio disk"""
+    image = os.path.join(work, "console.img")
+    with open(image, "wb") as f:
+        f.truncate(8 << 20)
+        f.write(b"from the host\n")
+    initrd = initramfs_with(work, "console", "cloud", "virtio_ring", "virtio", "virtio_pci_modern_dev",
+                            "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk", "virtio_console",
+                            shell="/dev/hvc0")
+    with Guest(opts, "-c", "2", "-m", "256", "--kernel", kernel("cloud"), "--initrd", initrd, "--append",
+               ARGS.replace("console=ttyS0", "console=hvc0"), "--serial", "none", "--console", "stdio", "--disk",
+               image, timeout=opts.timeout) as guest:
+        shell_session(guest)
+        guest.send("head -n 1 /dev/vda; tty; echo cpus $(grep -c ^processor /proc/cpuinfo)\n")
+        guest.expect("from the host\n")
+        guest.expect("/dev/hvc0\n")
+        guest.expect("cpus 2\n")
+        guest.send("yes berth | head -n 20000 | tee /dev/vda | md5sum; sync; head -c 120000 /dev/vda | md5sum\n")
+        for _ in range(2):
+            guest.expect("428fc2e6da5246d5a81d463620672d5b")
+        power_off(guest)
+
+
 def lockstep(opts, work):
     """a sampled boot: translated blocks leave what the interpreter leaves"""
     command = [opts.berth, "run", "--engine", opts.engine, "--json", "--debug", "lockstep", "--serial", "none", "-m", "256",
@@ -347,7 +372,7 @@ def bad_inputs(opts, work):
 
 
 CASES = [cloud_bzimage, cloud_pvh, generic_bzimage, generic_pvh, pae_686, high_memory, two_cpus, reboot, panic,
-         sigterm, disk, lockstep, memtest, bad_inputs]
+         sigterm, disk, console, lockstep, memtest, bad_inputs]
 
 
 def main():

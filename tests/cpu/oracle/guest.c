@@ -22,6 +22,7 @@
 #define READ_ONLY_GPA 0x54000u
 
 struct guest {
+    const struct engine *engine;
     uint8_t *ram;
     struct engine_vm *vm;
     struct engine_vcpu *vcpu;
@@ -158,20 +159,21 @@ static bool make_vm(struct guest *g, uint32_t debug, struct error *e)
     bool ok = table && cpuid_build(&request, &host, table, e) == OK;
     struct engine_vm_config config = {
         .vcpus = 1, .cpuid = table, .tsc_khz = 1000000, .debug = debug};
-    ok = ok && engine_translate.vm_new(&config, &upcalls, g, &g->vm, e) == OK &&
-         engine_translate.map(g->vm, 0, RAM_BYTES, g->ram, ENGINE_MAP_RAM, e) == OK &&
-         engine_translate.vcpu_new(g->vm, 0, &g->vcpu, e) == OK &&
-         engine_translate.vcpu_attach(g->vcpu, e) == OK;
+    ok = ok && g->engine->vm_new(&config, &upcalls, g, &g->vm, e) == OK &&
+         g->engine->map(g->vm, 0, RAM_BYTES, g->ram, ENGINE_MAP_RAM, e) == OK &&
+         g->engine->vcpu_new(g->vm, 0, &g->vcpu, e) == OK &&
+         g->engine->vcpu_attach(g->vcpu, e) == OK;
     free(table);
     return ok;
 }
 
-struct guest *guest_new(uint32_t debug)
+struct guest *guest_new(const struct engine *engine, uint32_t debug)
 {
     struct error e = {0};
     struct guest *g = calloc(1, sizeof *g);
     if (!g)
         return NULL;
+    g->engine = engine;
     g->ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (g->ram == MAP_FAILED || !make_vm(g, debug, &e)) {
         printf("# %s\n", e.text);
@@ -182,7 +184,7 @@ struct guest *guest_new(uint32_t debug)
     world_data(g->data);
     memset(g->ram + CODE_GPA, 0xcc, PAGE);
     memcpy(g->ram + READ_ONLY_GPA, g->data, PAGE);
-    engine_translate.written(g->vm, 0, RAM_BYTES);
+    g->engine->written(g->vm, 0, RAM_BYTES);
     return g;
 }
 
@@ -191,8 +193,8 @@ static void enter(struct guest *g, const struct test_case *c, struct cpu_state *
     memcpy(g->ram + CODE_GPA, c->code, CODE_BYTES);
     memcpy(g->ram + DATA_GPA, g->data, WORLD_DATA_BYTES);
     memcpy(g->ram + DATA_GPA + c->patch_at, c->patch, c->patch_len);
-    engine_translate.written(g->vm, CODE_GPA, CODE_BYTES);
-    engine_translate.written(g->vm, DATA_GPA, WORLD_DATA_BYTES);
+    g->engine->written(g->vm, CODE_GPA, CODE_BYTES);
+    g->engine->written(g->vm, DATA_GPA, WORLD_DATA_BYTES);
     *s = g->start;
     memcpy(s->gpr, c->in.gpr, sizeof s->gpr);
     s->rip = c->in.rip;
@@ -232,16 +234,16 @@ bool guest_run(struct guest *g, struct test_case *c)
     struct cpu_state s;
     struct error e = {0};
     enter(g, c, &s);
-    if (engine_translate.set(g->vcpu, ENGINE_ALL, &s, &e) != OK) {
+    if (g->engine->set(g->vcpu, ENGINE_ALL, &s, &e) != OK) {
         printf("# %s\n", e.text);
         return false;
     }
-    enum engine_exit exit = engine_translate.run(g->vcpu);
-    engine_translate.get(g->vcpu, ENGINE_ALL, &s);
+    enum engine_exit exit = g->engine->run(g->vcpu);
+    g->engine->get(g->vcpu, ENGINE_ALL, &s);
     if (exit != ENGINE_HALTED || !capture(g, c, &s)) {
         printf("# the engine stopped with exit %d at rip %#llx: %s\n", exit,
                (unsigned long long)s.rip,
-               exit == ENGINE_FAILED ? engine_translate.vcpu_error(g->vcpu) : "");
+               exit == ENGINE_FAILED ? g->engine->vcpu_error(g->vcpu) : "");
         return false;
     }
     return true;
@@ -251,8 +253,8 @@ void guest_free(struct guest *g)
 {
     if (!g)
         return;
-    engine_translate.vcpu_free(g->vcpu);
-    engine_translate.vm_free(g->vm);
+    g->engine->vcpu_free(g->vcpu);
+    g->engine->vm_free(g->vm);
     munmap(g->ram, RAM_BYTES);
     free(g);
 }

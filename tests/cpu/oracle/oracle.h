@@ -65,6 +65,7 @@ bool host_run(struct test_case *cases, size_t count);
 
 // guest.c: the same under an engine.
 struct guest;
-struct guest *guest_new(uint32_t debug);
+struct engine;
+struct guest *guest_new(const struct engine *engine, uint32_t debug);
 bool guest_run(struct guest *g, struct test_case *c);
 void guest_free(struct guest *g);

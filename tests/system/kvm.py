@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""Tests of the KVM engine on a real KVM: many in one run of tools/testbed, whose start takes longest.
+
+    kvm.py [--limit SECONDS] BUILD [TEST...]
+    kvm.py --list BUILD
+
+Of a test guest (machine_*) every property must hold that holds when QEMU runs the same guest by itself: where the
+emulated CPU is at fault, KVM cannot do better. Those are told as skipped. A program with status 77 is skipped.
+Output is TAP, as the tests end. Exit status: 0 all passed, 1 some failed, 77 there is no test-bed.
+"""
+import argparse
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(HERE))
+BEGIN, END = "@@begin", "@@end"
+TEST_LIMIT = 200
+SILENCE = TEST_LIMIT + 60
+# name: options of run-guest.py besides the guest's file
+GUESTS = {
+    "boot": ["--append", "hello"], "clocks": [], "debug": [], "devices": [], "exceptions": [], "fpu": [], "hpet": [],
+    "hostile": ["--disk", "2"], "ioapic": [], "lapic": [], "paging": [], "pci": [], "pic": [],
+    "poweroff": ["--end", "poweroff"], "random_code": [], "rtc": [], "smc": [], "smp": ["--cpus", "2"], "stress": [],
+    "strings": [], "task": [], "uart": [], "user": [], "v86": [], "virtio_blk": ["--disk", "2"],
+}
+RESETS = ("cf9", "fast", "keyboard", "triple")
+BOOTS = ("cloud_bzimage", "cloud_pvh", "two_cpus", "reboot", "disk", "console")
+
+
+def guest_command(build, name, options, under):
+    return [sys.executable, os.path.join(TOP, "tests/machine/run-guest.py"), *under, "--timeout", "150", *options,
+            os.path.join(build, "tests/machine", f"guest_{name}.multiboot")]
+
+
+def machine_tests(build, under):
+    """name: command, for every test guest."""
+    tests = {"machine_" + n: guest_command(build, n, o, under) for n, o in GUESTS.items()}
+    for way in RESETS:
+        tests["machine_reset_" + way] = guest_command(build, "reset", ["--append", way, "--end", "reset"], under)
+    return tests
+
+
+def all_tests(build):
+    berth = os.path.join(build, "berth")
+    boot = [sys.executable, os.path.join(HERE, "boot.py"), "--berth", berth, "--engine", "kvm", "--append", "quiet",
+            "--timeout", "170"]
+    tests = {
+        "engine": [os.path.join(build, "tests/unit/test_engine_kvm")],
+        "cpu": [os.path.join(build, "tests/cpu/oracle"), "--engine", "kvm", "--count", "1", "--integer"],
+        "move": [os.path.join(build, "tests/machine/move_test"), os.path.join(build, "tests/machine/guest_moved.multiboot"),
+                 "translate", "kvm", "translate", "kvm"],
+    }
+    tests |= {"boot_" + case: boot + [case] for case in BOOTS}
+    return tests | machine_tests(build, ["--berth", berth, "--engine", "kvm"])
+
+
+# --- inside the test-bed ----------------------------------------------------------------------------------
+
+
+def run_inside(plan):
+    """Runs each command of the plan; its output and status go to standard output, between marks."""
+    with open(plan, encoding="utf-8") as f:
+        tests = json.load(f)
+    for name, command in tests.items():
+        print(f"{BEGIN} {name}", flush=True)
+        start = time.monotonic()
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                 start_new_session=True)
+        try:
+            output, _ = child.communicate(timeout=TEST_LIMIT)
+            status = child.returncode
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            output, _ = child.communicate()
+            status = "timeout"
+        sys.stdout.write(output.decode(errors="replace").rstrip("\n") + "\n")
+        print(f"{END} {name} {status} {time.monotonic() - start:.1f}", flush=True)
+    return 0
+
+
+# --- outside ----------------------------------------------------------------------------------------------
+
+
+def properties(output):
+    """What a guest said of each property: True, False or None (skipped). Those it did not come to are not there."""
+    found = {}
+    for bad, name, rest in re.findall(r"^(not )?ok \d+ - (\S+)(.*)$", output, re.M):
+        found[name] = None if "# SKIP" in rest else not bad
+    return found
+
+
+def failed_on_qemu(build, names):
+    """name: (properties that hold, whether the guest ended well) for test guests that QEMU itself runs."""
+    results = {}
+    for name, command in machine_tests(build, ["--qemu", "--cpu", "EPYC"]).items():
+        if name in names:
+            run = subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
+                                 errors="replace")
+            results[name] = (properties(run.stdout), run.returncode == 0)
+    return results
+
+
+def judge(name, output, status, qemu):
+    """(verdict, why): "ok", "not ok" or "skip"."""
+    if status == "0":
+        return "ok", ""
+    if status == "77":
+        skip = re.search(r"# SKIP (.*)", output)
+        return "skip", skip.group(1).strip() if skip else "nothing could be tried"
+    here, (there, well) = properties(output), qemu.get(name, ({}, True))
+    wrong = {p for p, good in here.items() if good is False}
+    missing = {p for p, good in there.items() if good} - set(here)
+    excused = {p for p, good in there.items() if good is False}
+    if not well and not missing and wrong <= excused and status == "1":
+        return "skip", f"QEMU's CPU by itself fails {', '.join(sorted(excused)) or 'to end this guest'}; the rest holds"
+    return "not ok", f"status {status}"
+
+
+class Report:
+    def __init__(self, tests):
+        self.left = list(tests)
+        self.count = len(tests)
+        self.failed = 0
+        print(f"1..{self.count}", flush=True)
+
+    def tell(self, name, verdict, why, seconds="", output=""):
+        self.left.remove(name)
+        number = self.count - len(self.left)
+        self.failed += verdict == "not ok"
+        skip = f" # SKIP {why}" if verdict == "skip" else f" # {seconds} s {why}".rstrip()
+        print(f"{'not ok' if verdict == 'not ok' else 'ok'} {number} - kvm_{name}{skip}", flush=True)
+        if verdict == "not ok":
+            print("\n".join("#   " + line for line in output.splitlines()[-30:]), flush=True)
+
+
+class TestBed:
+    """One run of the test-bed over some tests, told to the report as they end."""
+
+    def __init__(self, build, tests, limit):
+        plan = os.path.join(build, "testbed-plan.json")
+        with open(plan, "w", encoding="utf-8") as f:
+            json.dump(tests, f)
+        self.child = subprocess.Popen(
+            [os.path.join(TOP, "tools/testbed"), "-s", "2", "-m", "1536", "-t", str(int(limit)), sys.executable,
+             os.path.abspath(__file__), "--inside", plan],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        self.running = None
+        self.other = []  # lines that belong to no test
+        self.text = b""
+
+    def lines(self):
+        """Lines as they come; ends with the output, or when there was none for longer than any test may take."""
+        while select.select([self.child.stdout], [], [], SILENCE)[0]:
+            data = os.read(self.child.stdout.fileno(), 65536)
+            if not data:
+                return
+            *whole, self.text = (self.text + data).split(b"\n")
+            yield from (line.decode(errors="replace").rstrip("\r") for line in whole)
+        self.other.append(f"nothing happened for {SILENCE} s")
+
+    def follow(self, report, qemu):
+        """Returns the test-bed's exit status; self.running is the test that it did not survive."""
+        output = []
+        for line in self.lines():
+            begin, end = line.find(BEGIN + " "), line.find(END + " ")
+            if begin >= 0:
+                self.running, output = line[begin:].split()[1], []
+            elif end >= 0 and self.running:
+                status, seconds = line[end:].split()[2:4]
+                report.tell(self.running, *judge(self.running, "\n".join(output), status, qemu), seconds,
+                            "\n".join(output))
+                self.running, output = None, []
+            else:
+                (output if self.running else self.other).append(line)
+        self.other += output
+        if self.child.poll() is None:
+            os.killpg(self.child.pid, signal.SIGKILL)
+        return self.child.wait()
+
+
+def run_outside(args):
+    build = os.path.realpath(args.build)
+    tests = all_tests(build)
+    unknown = [t for t in args.tests if t not in tests]
+    if unknown:
+        sys.exit(f"kvm.py: there is no test {unknown[0]}; --list shows them")
+    tests = {n: c for n, c in tests.items() if not args.tests or n in args.tests}
+    if args.list:
+        print("\n".join(tests))
+        return 0
+    deadline = time.monotonic() + args.limit
+    for flavour in ("cloud", "generic"):  # the test-bed has no network
+        subprocess.run([os.path.join(TOP, "tools/fetch-kernel"), flavour], capture_output=True)
+    qemu = failed_on_qemu(build, tests)
+    report = Report(tests)
+    tried = []
+    # The emulated machine sometimes dies or stands still: what is left goes into a new one, what ran then once more.
+    while report.left and time.monotonic() < deadline:
+        bed = TestBed(build, {n: tests[n] for n in report.left}, deadline - time.monotonic())
+        status = bed.follow(report, qemu)
+        if status == 77 and len(report.left) == report.count:
+            for name in list(report.left):
+                report.tell(name, "skip", bed.other[-1] if bed.other else "there is no test-bed")
+            return 77
+        if not report.left:
+            break
+        print(f"# the test-bed ended with status {status} during {bed.running or 'its start'}", flush=True)
+        if not bed.running or bed.running in tried:
+            report.tell(bed.running or report.left[0], "not ok", "the test-bed did not survive it", "",
+                        "\n".join(bed.other))
+        tried.append(bed.running)
+    for name in list(report.left):
+        report.tell(name, "not ok", f"not begun or not finished within {args.limit} s")
+    return 1 if report.failed else 0
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--limit", type=int, default=1500, help="seconds for the whole [1500]")
+    p.add_argument("--list", action="store_true")
+    p.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    p.add_argument("build")
+    p.add_argument("tests", nargs="*", metavar="TEST")
+    args = p.parse_args()
+    return run_inside(args.build) if args.inside else run_outside(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
