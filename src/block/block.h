@@ -39,11 +39,25 @@ struct block_limits {
 
 struct block; // an open disk
 
+// What a range of a disk is, for tools.
+struct block_extent {
+    uint64_t len;   // bytes that are alike
+    bool data;      // else it reads as zeros
+    bool allocated; // some image of the chain says so, rather than none
+    bool compressed;
+    bool placed; // host is where it lies in its image's file
+    uint64_t host;
+    unsigned depth; // which image: 0 this one, 1 its backing file ...
+};
+
 struct block_type {
     const char *name; // "raw", "qcow2"
     void (*submit)(struct block *block, struct block_request *request);
     void (*drain)(struct block *block); // waits until nothing is in flight
     void (*close)(struct block *block); // after drain; accepts NULL
+    // The extent at offset, at most len bytes; may block, and nothing is in flight. NULL: all data.
+    err_t (*map)(struct block *block, uint64_t offset, uint64_t len, struct block_extent *out,
+                 struct error *e);
 };
 
 struct block {

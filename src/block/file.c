@@ -402,6 +402,18 @@ void bfile_discard(struct bfile *file, uint64_t offset, uint64_t len)
         punch_hole(file->fd, offset, len);
 }
 
+uint64_t bfile_extent(struct bfile *file, uint64_t offset, uint64_t len, bool *data)
+{
+    off_t start = lseek(file->fd, (off_t)offset, SEEK_DATA);
+    bool hole = start < 0 ? errno == ENXIO : (uint64_t)start > offset;
+
+    *data = !hole;
+    if (start < 0)
+        return len; // a hole up to the end, or a host that does not know
+    off_t end = hole ? start : lseek(file->fd, (off_t)offset, SEEK_HOLE);
+    return end > (off_t)offset ? min_u64(len, (uint64_t)end - offset) : len;
+}
+
 uint64_t bfile_length(struct bfile *file)
 {
     struct stat st;

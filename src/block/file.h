@@ -41,6 +41,9 @@ err_t bfile_zero(struct bfile *file, uint64_t offset, uint64_t len, bool punch, 
 // Advice: gives space back where the host can. What the range reads as is not defined.
 void bfile_discard(struct bfile *file, uint64_t offset, uint64_t len);
 
+// How many bytes from offset on (at most len) are alike: data, or a hole.
+uint64_t bfile_extent(struct bfile *file, uint64_t offset, uint64_t len, bool *data);
+
 uint64_t bfile_length(struct bfile *file); // now
 err_t bfile_set_length(struct bfile *file, uint64_t len, struct error *e);
 

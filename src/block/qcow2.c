@@ -13,6 +13,7 @@
 #include "block/chain.h"
 #include "block/formats.h"
 #include "block/qcow2_impl.h"
+#include "block/sync.h"
 
 err_t qcow2_corrupt(struct qcow2 *q, struct error *e, const char *fmt, ...)
 {
@@ -94,8 +95,40 @@ void qcow2_close(struct block *block)
     release(q);
 }
 
-static const struct block_type qcow2_type = {
-    .name = "qcow2", .submit = qcow2_submit, .drain = qcow2_drain, .close = qcow2_close};
+static void describe(const struct extent *ext, struct block_extent *out)
+{
+    *out = (struct block_extent){.len = ext->len, .allocated = ext->kind != UNIT_UNALLOCATED};
+    out->compressed = ext->kind == UNIT_COMPRESSED;
+    out->placed = ext->kind == UNIT_DATA;
+    out->data = out->compressed || out->placed;
+    out->host = out->placed ? ext->host : 0;
+}
+
+static err_t qcow2_map(struct block *block, uint64_t offset, uint64_t len, struct block_extent *out,
+                       struct error *e)
+{
+    struct qcow2 *q = container_of(block, struct qcow2, block);
+    uint64_t below = q->backing ? q->backing->limits.size_bytes : 0;
+    struct extent ext;
+
+    structure_begin(q);
+    err_t err = map_extent(q, offset, len, &ext, e);
+    structure_end(q);
+    if (err != OK)
+        return err;
+    describe(&ext, out);
+    if (out->allocated || offset >= below)
+        return OK;
+    err = block_map(q->backing, offset, min_u64(ext.len, below - offset), out, e);
+    out->depth++;
+    return err;
+}
+
+static const struct block_type qcow2_type = {.name = "qcow2",
+                                             .submit = qcow2_submit,
+                                             .drain = qcow2_drain,
+                                             .close = qcow2_close,
+                                             .map = qcow2_map};
 
 // --- opening
 

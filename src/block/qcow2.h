@@ -37,14 +37,13 @@ struct qcow2_info {
 };
 void qcow2_get_info(struct qcow2 *q, struct qcow2_info *info);
 
-enum { QCOW2_SHRINK = 1 };
 err_t qcow2_resize(struct qcow2 *q, uint64_t size_bytes, bool shrink, struct error *e);
 // The name is stored as it is; "" and NULL: no backing file. The content is not looked at.
 err_t qcow2_set_backing(struct qcow2 *q, const char *name, const char *format, struct error *e);
 // One cluster of the disk, packed; in clear when that is no smaller. The cluster must be
 // unallocated: this is for filling a new image.
 err_t qcow2_write_compressed(struct qcow2 *q, uint64_t offset, const void *data, struct error *e);
-// Makes [offset, offset + len) unallocated, whole clusters only: the backing file shows through.
+// Makes all of the disk unallocated: the backing file shows through. Snapshots stay.
 err_t qcow2_empty(struct qcow2 *q, struct error *e);
 
 struct qcow2_snapshot {

@@ -512,10 +512,10 @@ err_t qcow2_check_locked(struct qcow2 *q, enum qcow2_repair how, struct qcow2_ch
 
 err_t qcow2_check(struct qcow2 *q, enum qcow2_repair how, struct qcow2_check *out, struct error *e)
 {
-    pthread_mutex_lock(&q->lock);
+    structure_begin(q);
     err_t err = how == QCOW2_REPAIR_NONE || q->read_only ? OK : qcow2_drop_bitmaps(q, e);
     if (err == OK)
         err = qcow2_check_locked(q, q->read_only ? QCOW2_REPAIR_NONE : how, out, e);
-    pthread_mutex_unlock(&q->lock);
+    structure_end(q);
     return err;
 }

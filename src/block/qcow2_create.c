@@ -162,9 +162,9 @@ static err_t cut(struct qcow2 *q, uint64_t size, struct error *e)
     uint64_t end = q->block.limits.size_bytes;
 
     q->header.size = size;
-    pthread_mutex_unlock(&q->lock);
+    structure_end(q);
     err_t err = block_request(&q->block, BLOCK_DISCARD, size, end - size, e);
-    pthread_mutex_lock(&q->lock);
+    structure_begin(q);
     return err;
 }
 
@@ -176,9 +176,9 @@ static err_t clear_growth(struct qcow2 *q, uint64_t old, uint64_t size, struct e
 
     if (!old || end <= old)
         return OK;
-    pthread_mutex_unlock(&q->lock);
+    structure_end(q);
     err_t err = block_request(&q->block, BLOCK_WRITE_ZEROES, old, end - old, e);
-    pthread_mutex_lock(&q->lock);
+    structure_begin(q);
     return err;
 }
 
@@ -219,9 +219,9 @@ err_t qcow2_resize(struct qcow2 *q, uint64_t size_bytes, bool shrink, struct err
     if (size_bytes % 512 || !size_bytes || size_bytes > INT64_MAX / 2)
         return error_set(e, ERR_INVALID, "%s: the size must be a multiple of 512 bytes, and not 0",
                          q->path);
-    pthread_mutex_lock(&q->lock);
+    structure_begin(q);
     err_t err = resize(q, size_bytes, shrink, e);
-    pthread_mutex_unlock(&q->lock);
+    structure_end(q);
     return err;
 }
 
@@ -233,7 +233,7 @@ err_t qcow2_set_backing(struct qcow2 *q, const char *name, const char *format, s
 
     if (strlen(name) >= sizeof h->backing || (format && strlen(format) >= sizeof h->backing_format))
         return error_set(e, ERR_INVALID, "%s: the backing file's name is too long", q->path);
-    pthread_mutex_lock(&q->lock);
+    structure_begin(q);
     memset(h->backing_format, 0, sizeof h->backing_format);
     strcpy(h->backing, name);
     if (name[0] && format)
@@ -241,7 +241,7 @@ err_t qcow2_set_backing(struct qcow2 *q, const char *name, const char *format, s
     err_t err = header_write(q, e);
     if (err == OK)
         err = meta_sync(q, e);
-    pthread_mutex_unlock(&q->lock);
+    structure_end(q);
     return err;
 }
 
@@ -284,10 +284,10 @@ err_t qcow2_write_compressed(struct qcow2 *q, uint64_t offset, const void *data,
 
     if (!packed)
         return error_set(e, ERR_NO_MEMORY, "%s: no memory", q->path);
-    pthread_mutex_lock(&q->lock);
+    structure_begin(q);
     q->plain_entry = 0;
     err_t err = len ? put_compressed(q, offset, packed, len, e) : OK;
-    pthread_mutex_unlock(&q->lock);
+    structure_end(q);
     free(packed);
     if (!len)
         err = block_write(&q->block, offset, data,

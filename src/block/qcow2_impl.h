@@ -94,7 +94,8 @@ struct qcow2 {
     uint64_t align;  // of file I/O
 
     pthread_mutex_t lock;
-    uint64_t *l1; // host order
+    bool structural; // some thread is the structural one
+    uint64_t *l1;    // host order
     uint64_t l1_dirty_from, l1_dirty_to;
     struct table_cache l2, refs;
     uint8_t *scratch; // one cluster, the structural thread's
@@ -184,6 +185,9 @@ void table_touch(struct table_cache *cache, struct table *table); // makes it di
 err_t tables_write(struct qcow2 *q, struct error *e);
 // Writes, syncs and releases what pending frees there are: all that ended before is on the medium.
 err_t qcow2_flush(struct qcow2 *q, struct error *e);
+// Between these the caller is the structural thread, and holds the lock.
+void structure_begin(struct qcow2 *q);
+void structure_end(struct qcow2 *q);
 void wait_for_change(struct qcow2 *q);
 void tell_change(struct qcow2 *q);
 

@@ -423,12 +423,19 @@ static void work(void *opaque)
     for (;;) {
         while (!q->queue && !q->stop)
             pthread_cond_wait(&q->work, &q->lock);
-        if (!(r = q->queue))
+        if (!q->queue)
             break;
+        while (q->structural) // a tool
+            wait_for_change(q);
+        if (!(r = q->queue))
+            continue;
         q->queue = r->next;
         if (!r->next)
             q->queue_tail = &q->queue;
+        q->structural = true;
         serve(q, r);
+        q->structural = false;
+        tell_change(q);
     }
     pthread_mutex_unlock(&q->lock);
 }

@@ -113,9 +113,9 @@ err_t qcow2_snapshots(struct qcow2 *q, struct qcow2_snapshot **list, unsigned *c
 {
     uint64_t len;
 
-    pthread_mutex_lock(&q->lock);
+    structure_begin(q);
     err_t err = snapshots_load(q, list, count, &len, e);
-    pthread_mutex_unlock(&q->lock);
+    structure_end(q);
     return err;
 }
 
@@ -465,6 +465,41 @@ static err_t drop(struct qcow2 *q, struct snaps *s, uint64_t at, const struct qc
     return err == OK ? set_flags(q, e) : err;
 }
 
+// --- emptying
+
+static err_t empty(struct qcow2 *q, struct error *e)
+{
+    uint32_t entries = q->header.l1_entries;
+    uint64_t *old = q->l1, *none = calloc(1, align_up(entries * 8ull + 8, 4096));
+
+    if (!none)
+        return error_set(e, ERR_NO_MEMORY, "%s: no memory", q->path);
+    err_t err = meta_write_words(q, q->header.l1_offset, none, entries, 0, entries, e);
+    if (err == OK)
+        err = meta_sync(q, e);
+    if (err != OK) {
+        free(none);
+        return err;
+    }
+    l1_replace(q, none, q->header.l1_offset, entries);
+    q->plain_entry = 0;
+    err = count_l1(q, old, entries, -1, e);
+    free(old);
+    return err == OK ? set_flags(q, e) : err;
+}
+
+err_t qcow2_empty(struct qcow2 *q, struct error *e)
+{
+    structure_begin(q);
+    err_t err = qcow2_settle(q, e);
+    if (err == OK)
+        err = empty(q, e);
+    if (err == OK)
+        err = qcow2_settle(q, e);
+    structure_end(q);
+    return err;
+}
+
 enum action { CREATE, APPLY, DELETE };
 
 static err_t act(struct qcow2 *q, enum action action, const char *name, struct error *e)
@@ -473,7 +508,7 @@ static err_t act(struct qcow2 *q, enum action action, const char *name, struct e
     struct snaps s;
     uint64_t at;
 
-    pthread_mutex_lock(&q->lock);
+    structure_begin(q);
     err_t err = begin(q, &s, e);
     if (err == OK)
         err = action == CREATE ? check_name(q, &s, name, e) : find(q, &s, name, &snap, &at, e);
@@ -487,7 +522,7 @@ static err_t act(struct qcow2 *q, enum action action, const char *name, struct e
                                 : drop(q, &s, at, &snap, e);
         err = end(q, &s, err, e);
     }
-    pthread_mutex_unlock(&q->lock);
+    structure_end(q);
     return err;
 }
 

@@ -73,6 +73,21 @@ void tell_change(struct qcow2 *q)
         pthread_cond_broadcast(&q->changed);
 }
 
+void structure_begin(struct qcow2 *q)
+{
+    pthread_mutex_lock(&q->lock);
+    while (q->structural)
+        wait_for_change(q);
+    q->structural = true;
+}
+
+void structure_end(struct qcow2 *q)
+{
+    q->structural = false;
+    tell_change(q);
+    pthread_mutex_unlock(&q->lock);
+}
+
 // --- the cache
 
 err_t cache_init(struct table_cache *cache, uint64_t budget, uint64_t cluster)

@@ -1,4 +1,4 @@
-// Raw disk images: the file (file.h), byte for byte. Not done here: growing images.
+// Raw disk images: the file (file.h), byte for byte.
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,8 +72,18 @@ static void raw_close(struct block *block)
     free(raw);
 }
 
+static err_t raw_map(struct block *block, uint64_t offset, uint64_t len, struct block_extent *out,
+                     struct error *e)
+{
+    struct raw *raw = container_of(block, struct raw, block);
+
+    *out = (struct block_extent){.allocated = true, .placed = true, .host = offset};
+    out->len = bfile_extent(raw->file, offset, len, &out->data);
+    return OK;
+}
+
 static const struct block_type raw_type = {
-    .name = "raw", .submit = raw_submit, .drain = raw_drain, .close = raw_close};
+    .name = "raw", .submit = raw_submit, .drain = raw_drain, .close = raw_close, .map = raw_map};
 
 static err_t check_size(const struct block_limits *limits, const char *path, struct error *e)
 {
@@ -107,4 +117,14 @@ err_t raw_open(const char *path, const struct block_options *options, bool guess
     block_set_name(&raw->block, path);
     *out = &raw->block;
     return OK;
+}
+
+err_t raw_resize(struct block *block, uint64_t size_bytes, struct error *e)
+{
+    struct raw *raw = container_of(block, struct raw, block);
+    err_t err = bfile_set_length(raw->file, size_bytes, e);
+
+    if (err == OK)
+        block->limits.size_bytes = size_bytes;
+    return err;
 }

@@ -63,3 +63,12 @@ err_t block_request(struct block *block, enum block_op op, uint64_t offset, uint
 {
     return run(block, (struct block_request){.op = op, .offset = offset, .len = len}, "request", e);
 }
+
+err_t block_map(struct block *block, uint64_t offset, uint64_t len, struct block_extent *out,
+                struct error *e)
+{
+    if (block->type->map)
+        return block->type->map(block, offset, len, out, e);
+    *out = (struct block_extent){.len = len, .data = true, .allocated = true};
+    return OK;
+}

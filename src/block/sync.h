@@ -8,3 +8,7 @@ err_t block_write(struct block *block, uint64_t offset, const void *data, uint64
                   struct error *e);
 err_t block_request(struct block *block, enum block_op op, uint64_t offset, uint64_t len,
                     struct error *e); // those without data
+
+// What a range is; where its type cannot tell, data.
+err_t block_map(struct block *block, uint64_t offset, uint64_t len, struct block_extent *out,
+                struct error *e);
