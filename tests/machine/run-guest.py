@@ -5,7 +5,7 @@ usage: run-guest.py [OPTION...] GUEST
 
   --berth PROGRAM     run it under this berth
   --qemu              run it under QEMU's translator instead: checks the guest itself
-  --engine NAME, --debug LIST, --cpus N, --append TEXT, --cpu MODEL   handed on
+  --engine NAME, --debug LIST, --cpus N, --append TEXT, --cpu MODEL, --vga KIND   handed on
   --needs-virtualization  skip it on a KVM without the CPU's virtualization
   --disk MIB          give it a disk of so many MiB; sector n begins with n as a 64-bit number
   --end HOW           how the machine must end: exit (the guest's own status), reset or poweroff
@@ -35,6 +35,7 @@ def arguments():
     parser.add_argument("--cpu")
     parser.add_argument("--cpus", default="1")
     parser.add_argument("--append", default="")
+    parser.add_argument("--vga")
     parser.add_argument("--disk", type=int)
     parser.add_argument("--needs-virtualization", action="store_true")
     parser.add_argument("--end", default="exit", choices=["exit", "reset", "poweroff"])
@@ -65,7 +66,7 @@ def qemu_command(args, disk):
 def berth_command(args, disk):
     command = [args.berth, "run", "--engine", args.engine, "-m", "128", "-c", args.cpus, "--exit-device",
                "--no-reboot", "--serial", "stdio", "--kernel", args.guest, "--append", args.append]
-    for option, value in (("--debug", args.debug), ("--cpu", args.cpu), ("--disk", disk and disk.name)):
+    for option, value in (("--debug", args.debug), ("--cpu", args.cpu), ("--vga", args.vga), ("--disk", disk and disk.name)):
         if value:
             command += [option, value]
     return command

@@ -3,12 +3,12 @@
 
 #include <stdlib.h>
 
+#include "../../machine/vga_modes.h"
 #include "base/bits.h"
 #include "base/bytes.h"
 #include "device/pci/pci.h"
 #include "fake_env.h"
 #include "test.h"
-#include "vga_modes.h"
 
 #define VRAM (2 * MIB)
 #define LFB 0xd0000000ull

@@ -2,7 +2,7 @@
 // Reference, the tables of mode parameters.
 #pragma once
 
-#include "base/types.h"
+#include <stdint.h>
 
 struct vga_mode {
     uint8_t misc, seq[5], crtc[25], gfx[9], attr[21];
