@@ -16,7 +16,7 @@ extern const struct command commands[]; // ended by a NULL name
 
 extern const char run_help[], info_help[], version_help[], ls_help[], pause_help[], resume_help[],
     reset_help[], stop_help[], events_help[], stats_help[], explain_help[], control_help[],
-    image_help[];
+    screen_help[], screenshot_help[], sendkey_help[], image_help[];
 int cmd_run(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_ls(int argc, char **argv);
@@ -28,6 +28,9 @@ int cmd_events(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
 int cmd_image(int argc, char **argv);
+int cmd_screen(int argc, char **argv);
+int cmd_screenshot(int argc, char **argv);
+int cmd_sendkey(int argc, char **argv);
 int cmd_control(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_help(int argc, char **argv);
@@ -55,10 +58,16 @@ err_t run_check_files(const struct vm_config *config, struct error *e);
 // installation. False: in neither.
 bool find_helper(const char *name, char *path, size_t size);
 
-// Starts berth-vmm with the definition's text and its control socket, waits, returns the exit
-// status for berth. terminal: whether the guest's console is this terminal, which is then given
+// Listening sockets that berth-vmm gets; -1: none.
+struct run_sockets {
+    int control; // for requests
+    int vnc;     // for viewers of the screen
+};
+
+// Starts berth-vmm with the definition's text and its sockets, waits, returns the exit status for
+// berth. terminal: whether the guest's console is this terminal, which is then given
 // back as it was.
-int run_supervise(const char *definition, bool terminal, int control);
+int run_supervise(const char *definition, bool terminal, const struct run_sockets *sockets);
 
 // What a verb for one running VM is given on its command line.
 struct verb {

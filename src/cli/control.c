@@ -74,11 +74,11 @@ int verb_parse(int argc, char **argv, const char *allows, struct verb *out)
         } else if (strchr(allows, 't') && (!strcmp(word, "--timeout") || !strcmp(word, "-t"))) {
             if (!parse_seconds(argv[++i], &out->timeout_ms))
                 return complain(EXIT_USAGE, "--timeout needs seconds, from 0 to 86400");
-        } else if (word[0] == '-' || (out->vm && !strchr(allows, 'r'))) {
-            return bad_option(argv[0], word);
-        } else if (out->vm) {
+        } else if (out->vm && strchr(allows, 'r')) {
             out->rest = i;
             break;
+        } else if (word[0] == '-' || out->vm) {
+            return bad_option(argv[0], word);
         } else {
             out->vm = word;
         }

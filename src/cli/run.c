@@ -11,6 +11,7 @@
 #include "cli/cli.h"
 #include "cli/seed.h"
 #include "control/registry.h"
+#include "display/vnc.h"
 #include "machine/config.h"
 
 const char run_help[] =
@@ -43,6 +44,8 @@ const char run_help[] =
     "      --serial WHERE    COM1: stdio, pty, file:PATH or none (stdio; none with --json)\n"
     "      --console WHERE   the virtio console, likewise (none)\n"
     "      --vga KIND        the display: std or none (std where firmware boots, else none)\n"
+    "      --display WHERE   who sees it: vnc=unix:PATH, vnc=HOST:PORT,password-file=FILE or\n"
+    "                        none (none)\n"
     "      --no-reboot       end when the guest resets\n"
     "      --exit-device     let the guest end the VM with a status through port 0xf4\n"
     "      --json            tell events and the result as JSON lines on standard output\n"
@@ -70,6 +73,7 @@ enum option_id {
     OPT_SERIAL,
     OPT_CONSOLE,
     OPT_VGA,
+    OPT_DISPLAY,
     OPT_EXIT_DEVICE,
     OPT_NO_REBOOT,
     OPT_JSON,
@@ -98,6 +102,7 @@ static const struct option options[] = {
     {"serial", required_argument, NULL, OPT_SERIAL},
     {"console", required_argument, NULL, OPT_CONSOLE},
     {"vga", required_argument, NULL, OPT_VGA},
+    {"display", required_argument, NULL, OPT_DISPLAY},
     {"exit-device", no_argument, NULL, OPT_EXIT_DEVICE},
     {"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
     {"json", no_argument, NULL, OPT_JSON},
@@ -147,6 +152,7 @@ static err_t take_option(struct vm_config *config, int id, char *value, struct r
     case OPT_SERIAL: given->serial = true; return vm_config_set(&config->serial, value, e);
     case OPT_CONSOLE: return vm_config_set(&config->console, value, e);
     case OPT_VGA: return vm_config_set(&config->vga, value, e);
+    case OPT_DISPLAY: return vm_config_set(&config->display, value, e);
     case OPT_EXIT_DEVICE: config->exit_device = true; return OK;
     case OPT_NO_REBOOT: config->no_reboot = true; return OK;
     case OPT_JSON: config->json = true; return OK;
@@ -244,19 +250,48 @@ static err_t claim_name(struct vm_config *config, bool given, struct registry_cl
     return err ? err : vm_config_set(&config->name, claim->name, e);
 }
 
+static bool shown_by_vnc(const struct vm_config *config)
+{
+    return config->display && !strncmp(config->display, "vnc=", 4);
+}
+
+static err_t open_sockets(const struct vm_config *config, const struct registry_claim *claim,
+                          struct vnc_address *vnc, struct run_sockets *out, struct error *e)
+{
+    *out = (struct run_sockets){-1, -1};
+    *vnc = (struct vnc_address){0};
+    err_t err = registry_listen(claim, &out->control, e);
+    if (!err && shown_by_vnc(config))
+        err = vnc_parse(config->display + 4, vnc, e);
+    if (!err && shown_by_vnc(config))
+        err = vnc_listen(vnc, &out->vnc, e);
+    return err;
+}
+
+static void close_sockets(const struct run_sockets *sockets, const struct vnc_address *vnc)
+{
+    if (sockets->control >= 0)
+        close(sockets->control);
+    if (sockets->vnc < 0)
+        return;
+    close(sockets->vnc);
+    if (vnc->path[0])
+        unlink(vnc->path);
+}
+
 static int run_claimed(struct vm_config *config, const struct registry_claim *claim)
 {
     struct error e = {0};
     char *definition = NULL;
-    int control = -1;
-    err_t err = registry_listen(claim, &control, &e);
+    struct run_sockets sockets;
+    struct vnc_address vnc;
+    err_t err = open_sockets(config, claim, &vnc, &sockets, &e);
     if (!err)
         err = vm_config_save(config, &definition, &e);
     int status = err ? complain(err == ERR_INVALID ? EXIT_USAGE : EXIT_HOST, "%s", e.text)
-                     : run_supervise(definition, on_terminal(config), control);
+                     : run_supervise(definition, on_terminal(config), &sockets);
     free(definition);
-    if (control >= 0)
-        close(control);
+    close_sockets(&sockets, &vnc);
     return status;
 }
 

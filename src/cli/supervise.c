@@ -56,15 +56,17 @@ static void watched_signals(sigset_t *set)
 // In the child, which borrows our memory until it is berth-vmm (vfork(2)). Signals have their
 // default effect until berth-vmm receives them through a descriptor; before that there is nothing
 // to tidy up.
-_Noreturn static void become_vmm(const char *path, const char *definition, int control,
-                                 const char *control_number, pid_t parent, const sigset_t *mask)
+_Noreturn static void become_vmm(const char *path, char *const *argv,
+                                 const struct run_sockets *sockets, pid_t parent,
+                                 const sigset_t *mask)
 {
     prctl(PR_SET_PDEATHSIG, SIGHUP, 0, 0, 0);
     if (getppid() != parent)
         _exit(EXIT_HOST);
     sigprocmask(SIG_SETMASK, mask, NULL);
-    fcntl(control, F_SETFD, 0); // it goes along
-    execl(path, "berth-vmm", "--definition", definition, "--control", control_number, (char *)NULL);
+    fcntl(sockets->control, F_SETFD, 0); // they go along
+    fcntl(sockets->vnc, F_SETFD, 0);
+    execv(path, argv);
     complain(EXIT_HOST, "cannot start '%s': %s", path, strerror(errno));
     _exit(EXIT_HOST);
 }
@@ -103,7 +105,7 @@ static int died(int signal)
     return complain(EXIT_HOST, "the VM's process died: %s; please report this", strsignal(signal));
 }
 
-int run_supervise(const char *definition, bool terminal, int control)
+int run_supervise(const char *definition, bool terminal, const struct run_sockets *sockets)
 {
     char path[4096];
     if (!find_helper("berth-vmm", path, sizeof path))
@@ -122,12 +124,15 @@ int run_supervise(const char *definition, bool terminal, int control)
     watched_signals(&signals);
     signal(SIGCHLD, SIG_DFL); // whoever started us may have ignored it, and then no status is kept
     sigprocmask(SIG_BLOCK, &signals, &before);
-    char numbers[2][16];
+    char numbers[3][16];
     snprintf(numbers[0], 16, "%d", fd);
-    snprintf(numbers[1], 16, "%d", control);
+    snprintf(numbers[1], 16, "%d", sockets->control);
+    snprintf(numbers[2], 16, "%d", sockets->vnc);
+    char *argv[] = {"berth-vmm", "--definition", numbers[0], "--control",
+                    numbers[1],  "--vnc",        numbers[2], NULL};
     pid_t self = getpid(), child = vfork();
     if (child == 0)
-        become_vmm(path, numbers[0], control, numbers[1], self, &before);
+        become_vmm(path, argv, sockets, self, &before);
     close(fd);
     if (child < 0)
         return complain(EXIT_HOST, "cannot start a process for the VM: %s", strerror(errno));

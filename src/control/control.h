@@ -10,7 +10,8 @@ struct control {
     struct vm *vm;
     const struct vm_config *config;
     const struct events *events;
-    uint64_t started; // host_now() when the guest first ran
+    struct typist *typist; // of the VM's display; unused when it has none
+    uint64_t started;      // host_now() when the guest first ran
     int pid;
     void (*stop)(void *opaque, const char *reason); // ends the VM at once
     void *opaque;

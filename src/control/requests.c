@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include "control/control.h"
+#include "control/display_requests.h"
 #include "host/clock.h"
 
 // --- what it is
@@ -154,6 +155,10 @@ const struct request vm_requests[] = {
     {"reset", "the reset button", NULL, reset},
     {"shutdown", "presses the power button; the guest decides what follows", NULL, shut_down},
     {"stop", "switches the VM off at once", NULL, stop},
+    {"screen", "the characters on the screen, while it shows text", NULL, request_screen},
+    {"screenshot", "the screen's pixels, in the descriptor that comes along", NULL,
+     request_screenshot},
+    {"keys", "presses keys on the keyboard", keys_fields, request_keys},
     {"nmi", "a non-maskable interrupt, as from a crash-dump button", nmi_fields, nmi},
     {0},
 };

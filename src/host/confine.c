@@ -38,6 +38,7 @@ struct program {
 static const struct program setup = PROGRAM(setup_filter);
 static const struct program classes[] = {[HOST_THREAD_MAIN] = PROGRAM(main_filter),
                                          [HOST_THREAD_VCPU] = PROGRAM(vcpu_filter),
+                                         [HOST_THREAD_DISPLAY] = PROGRAM(display_filter),
                                          [HOST_THREAD_BLOCK] = PROGRAM(block_filter)};
 
 // Puts the process's number where the filters have room for it. Errno, or 0.

@@ -69,6 +69,13 @@ static const int main_calls[] = {CALL(epoll_wait), CALL(epoll_pwait),  CALL(epol
 // A fault that is not translated code's gets its default action back, and so ends the process.
 static const int vcpu_calls[] = {CALL(rt_sigaction), CALLS_END};
 
+// Viewers of the screen come over sockets that are made elsewhere; libvncserver looks at who they
+// are and waits with select.
+static const int display_calls[] = {CALL(accept4),     CALL(close),      CALL(select),
+                                    CALL(pselect6),    CALL(fcntl),      CALL(getpeername),
+                                    CALL(getsockname), CALL(setsockopt), CALL(recvfrom),
+                                    CALL(sendto),      CALL(shutdown),   CALLS_END};
+
 static const int block_calls[] = {
     CALL(pread64),   CALL(pwrite64), CALL(preadv),    CALL(pwritev),         CALL(preadv2),
     CALL(pwritev2),  CALL(fsync),    CALL(fdatasync), CALL(sync_file_range), CALL(fallocate),
@@ -153,10 +160,19 @@ static const int setup_calls[] = {CALL(open),
                                   CALL(accept4), // no socket can be made, so it has none of its own
                                   CALL(sendmsg),
                                   CALL(getsockopt),
+                                  CALL(setsockopt),
+                                  CALL(getpeername),
+                                  CALL(getsockname),
+                                  CALL(recvfrom),
+                                  CALL(sendto),
+                                  CALL(shutdown),
+                                  CALL(select),
+                                  CALL(pselect6),
                                   CALLS_END};
 
 static const int *const class_calls[] = {[HOST_THREAD_MAIN] = main_calls,
                                          [HOST_THREAD_VCPU] = vcpu_calls,
+                                         [HOST_THREAD_DISPLAY] = display_calls,
                                          [HOST_THREAD_BLOCK] = block_calls};
 
 // --- seccomp
@@ -219,6 +235,13 @@ static int allow_kvm_memory(scmp_filter_ctx filter)
     return allow_ioctls(filter, requests, ARRAY_LEN(requests));
 }
 
+// A display redraws what the guest has changed.
+static int allow_kvm_log(scmp_filter_ctx filter)
+{
+    static const unsigned long requests[] = {KVM_GET_DIRTY_LOG, KVM_RESET_DIRTY_RINGS};
+    return allow_ioctls(filter, requests, ARRAY_LEN(requests));
+}
+
 // What a vCPU of the KVM engine asks of it, by request: nothing that makes or maps anything.
 static int allow_kvm(scmp_filter_ctx filter)
 {
@@ -272,14 +295,13 @@ static int allow_class_ioctls(scmp_filter_ctx filter, enum host_thread_class thr
     static const unsigned long ask[] = {TCGETS};
     static const unsigned long terminal[] = {TCSETS, TCSETSW, TCSETSF};
     static const unsigned long disk[] = {BLKDISCARD, BLKZEROOUT};
-    static const unsigned long map[] = {KVM_SET_USER_MEMORY_REGION, KVM_GET_DIRTY_LOG};
     int result = allow_ioctls(filter, ask, ARRAY_LEN(ask));
     if (!result && thread_class == HOST_THREAD_MAIN)
         result = allow_ioctls(filter, terminal, ARRAY_LEN(terminal));
     if (!result && thread_class == HOST_THREAD_MAIN)
         result = allow_kvm_memory(filter);
-    if (!result && thread_class == HOST_THREAD_MAIN)
-        result = allow_ioctls(filter, map, ARRAY_LEN(map));
+    if (!result && thread_class == HOST_THREAD_DISPLAY)
+        result = allow_kvm_log(filter);
     if (!result && thread_class == HOST_THREAD_BLOCK)
         result = allow_ioctls(filter, disk, ARRAY_LEN(disk));
     if (!result && thread_class == HOST_THREAD_VCPU)
@@ -378,6 +400,8 @@ int main(void)
         result = print_filter("main_filter", class_filter, HOST_THREAD_MAIN);
     if (!result)
         result = print_filter("vcpu_filter", class_filter, HOST_THREAD_VCPU);
+    if (!result)
+        result = print_filter("display_filter", class_filter, HOST_THREAD_DISPLAY);
     if (!result)
         result = print_filter("block_filter", class_filter, HOST_THREAD_BLOCK);
     if (result)

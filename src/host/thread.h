@@ -22,9 +22,10 @@ void host_thread_join(struct host_thread *thread); // does nothing when it was n
 
 // What a thread does, and so which system calls it needs once it is set up.
 enum host_thread_class {
-    HOST_THREAD_MAIN,  // the main loop
-    HOST_THREAD_VCPU,  // runs guest code
-    HOST_THREAD_BLOCK, // reads and writes open disk images
+    HOST_THREAD_MAIN,    // the main loop
+    HOST_THREAD_VCPU,    // runs guest code
+    HOST_THREAD_DISPLAY, // serves viewers of the screen
+    HOST_THREAD_BLOCK,   // reads and writes open disk images
 };
 
 // Said by a thread about itself when its preparations are done and before it touches what a guest

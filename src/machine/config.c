@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "chardev/open.h"
+#include "display/vnc.h"
 #include "machine/config_impl.h"
 
 #define FORMAT_KEY "berth-vm"
@@ -39,6 +40,7 @@ static const struct key {
     {"serial", KEY_STRING, offsetof(struct vm_config, serial)},
     {"console", KEY_STRING, offsetof(struct vm_config, console)},
     {"vga", KEY_STRING, offsetof(struct vm_config, vga)},
+    {"display", KEY_STRING, offsetof(struct vm_config, display)},
     {"exit_device", KEY_BOOL, offsetof(struct vm_config, exit_device)},
     {"no_reboot", KEY_BOOL, offsetof(struct vm_config, no_reboot)},
     {"json", KEY_BOOL, offsetof(struct vm_config, json)},
@@ -212,6 +214,29 @@ static err_t check_firmware(const struct vm_config *config, struct error *e)
     return OK;
 }
 
+bool vm_config_has_vga(const struct vm_config *config)
+{
+    bool firmware = config->firmware && strcmp(config->firmware, "none");
+    return config->vga ? !strcmp(config->vga, "std") : firmware || !config->kernel;
+}
+
+static err_t check_display(const struct vm_config *config, struct error *e)
+{
+    struct vnc_address address;
+    if (config->vga && strcmp(config->vga, "std") && strcmp(config->vga, "none"))
+        return error_set(e, ERR_INVALID, "vga: there is no '%.40s'; give std or none", config->vga);
+    if (!config->display || !strcmp(config->display, "none"))
+        return OK;
+    if (strncmp(config->display, "vnc=", 4))
+        return error_set(e, ERR_INVALID,
+                         "display: there is no '%.40s'; give vnc=unix:PATH, "
+                         "vnc=HOST:PORT,password-file=FILE or none",
+                         config->display);
+    if (!vm_config_has_vga(config))
+        return error_set(e, ERR_INVALID, "display: there is nothing to show; add --vga std");
+    return vnc_parse(config->display + 4, &address, e) ? error_in(e, "display") : OK;
+}
+
 err_t vm_config_check(const struct vm_config *config, struct error *e)
 {
     if (!vm_name_valid(config->name))
@@ -228,14 +253,14 @@ err_t vm_config_check(const struct vm_config *config, struct error *e)
         return error_set(e, ERR_INVALID, "initrd: needs a kernel to go with it");
     if (config->append && !config->kernel)
         return error_set(e, ERR_INVALID, "append: needs a kernel to go with it");
-    if (config->vga && strcmp(config->vga, "std") && strcmp(config->vga, "none"))
-        return error_set(e, ERR_INVALID, "vga: there is no '%.40s'; give std or none", config->vga);
     struct vm_engine engine;
     err_t err = vm_disks_check(config, e);
     if (!err)
         err = check_firmware(config, e);
     if (!err)
         err = vm_engine_parse(config->engine, &engine, e);
+    if (!err)
+        err = check_display(config, e);
     return err ? err : check_streams(config, e);
 }
 

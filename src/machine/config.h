@@ -44,6 +44,7 @@ struct vm_config {
     char *serial;     // COM1, a chardev specification: "stdio", "pty", "file:PATH", "none"
     char *console;    // the virtio console, likewise
     char *vga;        // "std" or "none"; NULL: std where firmware boots, else none
+    char *display;    // "vnc=..." (display/vnc.h) or "none"; NULL: none
     bool exit_device; // the port that ends the VM with a status (tests)
     bool no_reboot;   // a guest's reset ends the VM
     bool json;        // events and result as JSON lines
@@ -83,6 +84,9 @@ struct vm_engine {
     enum engine_chips chips; // irqchip=kernel, split or user; else ENGINE_CHIPS_BEST
 };
 err_t vm_engine_parse(const char *text, struct vm_engine *out, struct error *e);
+
+// Whether the VM gets a VGA.
+bool vm_config_has_vga(const struct vm_config *config);
 
 // "interpret,tiny-tlb" to engine_debug bits.
 err_t vm_debug_parse(const char *list, uint32_t *debug, struct error *e);

@@ -1,11 +1,11 @@
 // berth-vmm: one process, one VM. Started by berth with the VM's definition on an inherited
 // descriptor:
 //
-//     berth-vmm --definition FD [--control FD]
+//     berth-vmm --definition FD [--control FD] [--vnc FD]
 //
-// with, on another, the socket that it listens on for requests (docs/control.md).
-// For tests of the sandbox: berth-vmm --self-test-sandbox main|vcpu|block makes a system call that
-// is not allowed there, and must die of SIGSYS.
+// with, on others, the sockets that it listens on: for requests (docs/control.md) and for viewers
+// of the screen (docs/display.md). For tests of the sandbox: berth-vmm --self-test-sandbox
+// main|vcpu|display|block makes a system call that is not allowed there, and must die of SIGSYS.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +20,8 @@
 // From here on in this order. The process gives up what it does not need before it reads what
 // others wrote, and is locked in before the first guest instruction.
 static err_t (*const steps[])(struct run *run, struct error *e) = {
-    run_make_loop,     run_open_streams, run_build_vm, run_serve,
-    run_take_terminal, run_lock_in,      run_guest,
+    run_make_loop, run_open_streams,  run_build_vm, run_serve,
+    run_show,      run_take_terminal, run_lock_in,  run_guest,
 };
 
 static void log_to_stderr(enum log_level level, const char *line)
@@ -52,20 +52,45 @@ static int fail(struct run *run, const struct error *e)
     return status;
 }
 
-static int run_vm(int definition, int control)
+// Descriptors from berth; -1 where there is none.
+struct inherited {
+    int definition, control, vnc;
+};
+
+static bool read_descriptors(int argc, char **argv, struct inherited *out)
+{
+    const struct {
+        const char *option;
+        int *fd;
+    } known[] = {
+        {"--definition", &out->definition}, {"--control", &out->control}, {"--vnc", &out->vnc}};
+    *out = (struct inherited){-1, -1, -1};
+    for (int i = 1; i + 1 < argc; i += 2) {
+        size_t k = 0;
+        while (k < ARRAY_LEN(known) && strcmp(argv[i], known[k].option))
+            k++;
+        if (k == ARRAY_LEN(known))
+            return false;
+        *known[k].fd = atoi(argv[i + 1]);
+    }
+    return argc % 2 && out->definition >= 0;
+}
+
+static int run_vm(const struct inherited *fds)
 {
     struct run *run = calloc(1, sizeof *run);
     if (!run)
         return VMM_HOST_FAILED;
-    run->control_fd = control;
+    run->control_fd = fds->control;
+    run->vnc_fd = fds->vnc;
     struct error e = {0};
     int status = VMM_HOST_FAILED;
-    const int keep[] = {definition, control};
+    const int keep[] = {fds->definition, fds->control, fds->vnc};
     err_t err = sandbox_enter(keep, ARRAY_LEN(keep), &e);
     host_thread_guard(sandbox_confine);
     log_to(log_to_stderr, LOG_INFO);
     if (!err)
-        err = run_read_definition(run, definition, &e);
+        err = run_read_definition(run, fds->definition, &e);
     for (size_t i = 0; !err && i < ARRAY_LEN(steps); i++)
         err = steps[i](run, &e);
     if (err) {
@@ -80,8 +105,10 @@ static int run_vm(int definition, int control)
 
 static int self_test_sandbox(const char *name)
 {
-    static const char *const names[] = {
-        [HOST_THREAD_MAIN] = "main", [HOST_THREAD_VCPU] = "vcpu", [HOST_THREAD_BLOCK] = "block"};
+    static const char *const names[] = {[HOST_THREAD_MAIN] = "main",
+                                        [HOST_THREAD_VCPU] = "vcpu",
+                                        [HOST_THREAD_DISPLAY] = "display",
+                                        [HOST_THREAD_BLOCK] = "block"};
     struct error e = {0};
     if (sandbox_enter(NULL, 0, &e)) {
         fprintf(stderr, "berth-vmm: %s\n", e.text);
@@ -99,10 +126,9 @@ static int self_test_sandbox(const char *name)
 
 int main(int argc, char **argv)
 {
-    if (argc == 3 && !strcmp(argv[1], "--definition"))
-        return run_vm(atoi(argv[2]), -1);
-    if (argc == 5 && !strcmp(argv[1], "--definition") && !strcmp(argv[3], "--control"))
-        return run_vm(atoi(argv[2]), atoi(argv[4]));
+    struct inherited fds;
+    if (read_descriptors(argc, argv, &fds))
+        return run_vm(&fds);
     if (argc == 3 && !strcmp(argv[1], "--self-test-sandbox"))
         return self_test_sandbox(argv[2]);
     fprintf(stderr, "berth-vmm %s is started by berth; try berth run --help\n", BERTH_VERSION);

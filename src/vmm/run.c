@@ -228,7 +228,11 @@ err_t run_build_vm(struct run *run, struct error *e)
                                    .rebooted = rebooted,
                                    .opaque = run};
     err_t err = vm_new(&run->config, run->loop, &hooks, &run->vm, e);
-    return err ? err : vm_start(run->vm, e);
+    if (err)
+        return err;
+    if (vm_display(run->vm))
+        typist_init(&run->typist, run->loop, vm_display(run->vm));
+    return vm_start(run->vm, e);
 }
 
 static bool on_stdio(const char *spec)
@@ -268,6 +272,7 @@ err_t run_serve(struct run *run, struct error *e)
     run->control = (struct control){.vm = run->vm,
                                     .config = &run->config,
                                     .events = &run->events,
+                                    .typist = &run->typist,
                                     .pid = (int)getpid(),
                                     .stop = stop_by_request,
                                     .opaque = run};
@@ -281,6 +286,25 @@ err_t run_serve(struct run *run, struct error *e)
     run->events.listen = tell_clients;
     run->events.opaque = run;
     return OK;
+}
+
+err_t run_show(struct run *run, struct error *e)
+{
+    struct vnc_address address;
+    char password[9] = "";
+    if (run->vnc_fd < 0)
+        return OK;
+    err_t err = vnc_parse(run->config.display + strlen("vnc="), &address, e);
+    if (!err && address.password_file[0])
+        err = vnc_read_password(address.password_file, password, e);
+    if (err)
+        return err;
+    const struct vnc_options options = {.listen_fd = run->vnc_fd,
+                                        .name = run->config.name,
+                                        .password = password,
+                                        .display = vm_display(run->vm),
+                                        .typist = &run->typist};
+    return vnc_new(&options, &run->vnc, e);
 }
 
 err_t run_lock_in(struct run *run, struct error *e)
@@ -310,6 +334,8 @@ void run_release(struct run *run)
 {
     run->events.listen = NULL;
     server_free(run->server, FLUSH_MS);
+    vnc_free(run->vnc);
+    typist_release(&run->typist);
     vm_free(run->vm);
     chardev_close(run->serial, FLUSH_MS);
     chardev_close(run->console, FLUSH_MS);

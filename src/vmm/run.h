@@ -4,6 +4,8 @@
 #include "chardev/open.h"
 #include "control/control.h"
 #include "control/server.h"
+#include "display/typist.h"
+#include "display/vnc.h"
 #include "host/loop.h"
 #include "host/terminal.h"
 #include "machine/vm.h"
@@ -26,6 +28,9 @@ struct run {
     struct server *server; // serves it
     struct chardev *serial, *console, *firmware_log;
     struct vm *vm;
+    struct typist typist; // at the VM's keyboard
+    int vnc_fd;           // the socket for viewers; -1: none
+    struct vnc *vnc;      // serves it
     struct host_terminal terminal;
     bool asked; // the power button was pressed for a signal
     bool ended; // status is final
@@ -37,6 +42,7 @@ err_t run_read_definition(struct run *run, int fd, struct error *e);
 err_t run_make_loop(struct run *run, struct error *e);
 err_t run_open_streams(struct run *run, struct error *e);
 err_t run_build_vm(struct run *run, struct error *e);
+err_t run_show(struct run *run, struct error *e);
 err_t run_take_terminal(struct run *run, struct error *e);
 err_t run_serve(struct run *run, struct error *e);
 err_t run_lock_in(struct run *run, struct error *e);

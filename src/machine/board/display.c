@@ -1,6 +1,4 @@
 // The pc board's display: a VGA with its memory, and the keyboard controller as its input.
-#include <string.h>
-
 #include "device/display/vga.h"
 #include "device/misc/i8042.h"
 #include "host/memory.h"
@@ -43,15 +41,10 @@ static void mouse(void *opaque, int dx, int dy, int wheel, unsigned buttons)
 
 static const struct display_ops ops = {draw, text, key, mouse};
 
-static bool wanted(const struct vm_config *config)
-{
-    return config->vga ? !strcmp(config->vga, "std") : !config->kernel;
-}
-
 err_t board_add_display(struct vm *vm, struct error *e)
 {
     struct board *board = vm->board;
-    if (!wanted(vm->config))
+    if (!vm_config_has_vga(vm->config))
         return OK;
     err_t err = host_ram_new(VGA_VRAM_BYTES, &board->vram, e);
     if (err)

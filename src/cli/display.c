@@ -1,0 +1,149 @@
+// Verbs that look at a VM's screen and press its keys.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "control/client.h"
+#include "display/png.h"
+
+#define ANSWER_MS 10000
+
+const char screen_help[] = "usage: berth screen [--json] VM\n"
+                           "\n"
+                           "Prints what the VM's screen shows, when it shows text.\n";
+const char screenshot_help[] = "usage: berth screenshot [--json] VM FILE.png\n"
+                               "\n"
+                               "Saves what the VM's screen shows as a PNG picture.\n";
+const char sendkey_help[] =
+    "usage: berth sendkey [--json] VM KEY...\n"
+    "       berth sendkey [--json] VM --text TEXT\n"
+    "\n"
+    "Presses keys on the VM's keyboard (US layout), one after another. Keys that are held "
+    "together\n"
+    "are joined: ctrl-alt-delete, shift-f2, alt-tab. Names: esc f1..f12 tab enter space backspace\n"
+    "insert delete home end pageup pagedown up down left right ctrl shift alt altgr super menu\n"
+    "print capslock numlock minus plus kp0..kp9 kpenter, and any character.\n"
+    "\n"
+    "      --text TEXT   types the text; a newline in it is the enter key\n";
+
+int cmd_screen(int argc, char **argv)
+{
+    struct verb verb;
+    json_t *result = NULL;
+    int status = verb_parse(argc, argv, "", &verb);
+    if (!status)
+        status = verb_ask(&verb, "screen", NULL, &result);
+    if (status)
+        return status;
+    if (verb.json)
+        return print_json(result);
+    size_t i;
+    const json_t *line;
+    json_array_foreach(json_object_get(result, "lines"), i, line) puts(json_string_value(line));
+    json_decref(result);
+    return EXIT_OK;
+}
+
+// --- screenshot
+
+static err_t read_pixels(int fd, const json_t *result, struct picture *p, struct error *e)
+{
+    json_int_t width = json_integer_value(json_object_get(result, "width"));
+    json_int_t height = json_integer_value(json_object_get(result, "height"));
+    if (fd < 0 || width < 1 || width > DISPLAY_WIDTH_MAX || height < 1 ||
+        height > DISPLAY_HEIGHT_MAX)
+        return error_set(e, ERR_CORRUPT, "the VM's answer is no picture");
+    picture_resize(p, (uint32_t)width, (uint32_t)height);
+    size_t want = (size_t)(width * height) * 4, got = 0;
+    for (ssize_t n = 1; n > 0 && got<want; got += n> 0 ? (size_t)n : 0)
+        n = read(fd, (char *)p->pixels + got, want - got);
+    return got == want ? OK : error_set(e, ERR_CORRUPT, "the VM's picture is cut short");
+}
+
+static err_t take_screenshot(const struct verb *verb, const char *path, json_t **result,
+                             struct error *e)
+{
+    struct client *client = NULL;
+    struct picture picture = {0};
+    int fd = -1;
+    err_t err = client_connect(verb->vm, ANSWER_MS, &client, e);
+    if (!err)
+        err = client_ask(client, "screenshot", NULL, result, &fd, e);
+    if (!err)
+        err = picture_init(&picture, false, e);
+    if (!err)
+        err = read_pixels(fd, *result, &picture, e);
+    if (!err)
+        err = png_write(&picture, path, e);
+    if (fd >= 0)
+        close(fd);
+    picture_release(&picture);
+    client_free(client);
+    return err;
+}
+
+int cmd_screenshot(int argc, char **argv)
+{
+    struct verb verb;
+    int status = verb_parse(argc, argv, "r", &verb);
+    if (status)
+        return status;
+    if (verb.rest != argc - 1 || argv[verb.rest][0] == '-')
+        return complain(EXIT_USAGE,
+                        "screenshot needs one file to write: berth screenshot %s "
+                        "screen.png",
+                        verb.vm);
+    struct error e = {0};
+    json_t *result = NULL;
+    const char *path = argv[verb.rest];
+    err_t err = take_screenshot(&verb, path, &result, &e);
+    if (err) {
+        json_decref(result);
+        return complain(status_of(err), "%s", e.text);
+    }
+    json_object_set_new(result, "path", json_string(path));
+    if (verb.json)
+        return print_json(result);
+    printf("%s: %lld x %lld pixels\n", path,
+           (long long)json_integer_value(json_object_get(result, "width")),
+           (long long)json_integer_value(json_object_get(result, "height")));
+    json_decref(result);
+    return EXIT_OK;
+}
+
+// --- sendkey
+
+static json_t *joined(int argc, char **argv, int from)
+{
+    char words[4096] = "";
+    size_t used = 0;
+    for (int i = from; i < argc; i++) {
+        int n = snprintf(words + used, sizeof words - used, "%s%s", used ? " " : "", argv[i]);
+        if (n < 0 || (size_t)n >= sizeof words - used)
+            return NULL;
+        used += (size_t)n;
+    }
+    return json_string(words);
+}
+
+int cmd_sendkey(int argc, char **argv)
+{
+    struct verb verb;
+    int status = verb_parse(argc, argv, "r", &verb);
+    if (status)
+        return status;
+    bool text = verb.rest < argc && !strcmp(argv[verb.rest], "--text");
+    if (verb.rest >= argc || (text && verb.rest + 2 != argc))
+        return complain(EXIT_USAGE, "sendkey needs keys or --text TEXT; see berth sendkey --help");
+    json_t *value = text ? json_string(argv[argc - 1]) : joined(argc, argv, verb.rest);
+    if (!value)
+        return complain(EXIT_USAGE, "these are too many keys, or not UTF-8; send fewer at a time");
+    json_t *result = NULL;
+    status = verb_ask(&verb, "keys", json_pack("{s:o}", text ? "text" : "keys", value), &result);
+    if (!status && verb.json)
+        return print_json(result);
+    json_decref(result);
+    return status;
+}
