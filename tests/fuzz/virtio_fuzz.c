@@ -74,10 +74,22 @@ static size_t take_output(void *opaque, unsigned port, const uint8_t *data, size
     return len / 2 + (len & 1); // half of it, so that chains stay in hand
 }
 
-static void take_frame(void *opaque, const uint8_t *frame, size_t len)
+static void take_segment(void *opaque, uint8_t *packet, size_t len)
 {
-    if (len > VIRTIO_NET_FRAME_MAX)
+    if (len > NET_PACKET_MAX || net_packet_needs(packet) & ~*(unsigned *)opaque)
         abort();
+}
+
+// What the card lets through can be lowered to what any receiver takes.
+static bool take_packet(void *opaque, uint8_t *packet, size_t len)
+{
+    static uint8_t scratch[NET_PACKET_MAX];
+    unsigned takes = packet[len - 1] & NET_TAKES_ALL;
+
+    if (!net_packet_valid(packet, len, NET_TAKES_ALL))
+        abort();
+    net_packet_lower(packet, len, takes, scratch, take_segment, &takes);
+    return packet[len - 1] & 8;
 }
 
 // --- Actions ---
@@ -116,8 +128,8 @@ static const struct device_type *choose(struct fuzz *f, unsigned which, const vo
         *queues = 8;
         return &virtio_console_type;
     case 3:
-        configs[3].net = (struct virtio_net_config){.mtu = 1500, .send = take_frame};
-        *queues = 2;
+        configs[3].net = (struct virtio_net_config){.mtu = 1500, .pairs = 2, .send = take_packet};
+        *queues = 5;
         return &virtio_net_type;
     default:
         f->back_end.block.type = &block_type;
@@ -189,6 +201,7 @@ static void touch_msix(struct fuzz *f)
 static void back_end_moves(struct fuzz *f)
 {
     static const uint8_t text[2048];
+    static uint8_t packet[3072];
     unsigned n = (unsigned)take(&f->in, 1);
 
     complete(&f->back_end, n % 8);
@@ -197,8 +210,13 @@ static void back_end_moves(struct fuzz *f)
         virtio_console_writable(f->d.dev, n % 5);
         virtio_console_connect(f->d.dev, n % 5, n & 1);
     }
+    memset(packet, 0, sizeof packet);
+    for (unsigned i = 0; i < 80; i++)
+        packet[i] = (uint8_t)take(&f->in, 1);
+    if (f->d.dev->type == &virtio_net_type && net_packet_valid(packet, 12 * n, NET_TAKES_ALL))
+        virtio_net_receive(f->d.dev, packet, 12 * n);
     if (f->d.dev->type == &virtio_net_type)
-        virtio_net_receive(f->d.dev, text, 8 * n);
+        virtio_net_continue(f->d.dev);
     fake_pass_time(f->d.g, f->d.dev, n * NS_PER_MS);
 }
 

@@ -1,19 +1,32 @@
-// The virtio network card: one pair of queues.
+// The virtio network card.
 //
-// Specification: VIRTIO 1.2, 5.1. Offered: MAC, MTU, STATUS. Not offered: checksum and segmentation
-// offload, mergeable receive buffers, the control queue, several pairs of queues. Without mergeable
-// buffers every frame goes into one chain.
+// Specification: VIRTIO 1.2, 5.1. Offered: several pairs of queues, mergeable receive buffers,
+// checksums and TCP segmentation left to either side, MTU, link state, announcements. Not offered:
+// filters (the switch sends a card what is meant for it), a MAC address set by the guest, UDP
+// segmentation, receive hashes.
 #include "device/virtio/net.h"
 
 #include <string.h>
 
+#include "base/bits.h"
 #include "base/bytes.h"
 #include "device/virtio/virtio_pci.h"
 
 enum {
+    F_CSUM = 0,
+    F_GUEST_CSUM = 1,
+    F_GUEST_OFFLOADS = 2, // by a command
     F_MTU = 3,
     F_MAC = 5,
+    F_GUEST_TSO4 = 7,
+    F_GUEST_TSO6 = 8,
+    F_HOST_TSO4 = 11,
+    F_HOST_TSO6 = 12,
+    F_MERGEABLE = 15,
     F_STATUS = 16,
+    F_CONTROL = 17,
+    F_ANNOUNCE = 21,
+    F_PAIRS = 22,
 
     CONFIG_MAC = 0,
     CONFIG_STATUS = 6,
@@ -21,32 +34,48 @@ enum {
     CONFIG_MTU = 10,
     CONFIG_BYTES = 12,
     STATUS_LINK_UP = 1,
+    STATUS_ANNOUNCE = 2,
 
-    QUEUE_RECEIVE = 0,
-    QUEUE_SEND = 1,
+    CONTROL_ANNOUNCE = 3, // classes of commands
+    CONTROL_PAIRS = 4,
+    CONTROL_OFFLOADS = 5,
+    CONTROL_OK = 0,
+    CONTROL_ERROR = 1,
+
     QUEUE_SIZE = 256,
-    HEADER_BYTES = 12,
     HEADER_NUM_BUFFERS = 10,
-    ETHERNET_HEADER = 14,
     DEFAULT_MTU = 1500,
+    MERGED_MAX = 64, // buffers that one packet may be spread over
 };
 
 struct virtio_net {
     struct virtio_pci virtio;
     struct virtio_net_config config;
     struct virtq_chain chain;
-    uint8_t frame[VIRTIO_NET_FRAME_MAX];
-    uint8_t starved; // a frame found no buffer: the host waits for resume()
-    uint8_t pad[5];
+    struct virtq_used merged[MERGED_MAX];
+    uint8_t packet[NET_PACKET_MAX + 1]; // the one byte more tells what is too long
+    uint8_t part[NET_PACKET_MAX];       // of a packet that the guest cannot take whole
+    uint8_t short_of_buffers;           // while parts are delivered
+    uint8_t takes;                      // enum net_takes that the guest's driver has accepted
+    uint8_t starved;                    // a packet found no buffer: the host waits for resume()
+    uint8_t pad[6];
+    uint16_t stalled; // bits of transmit queues that wait for virtio_net_continue()
+    uint16_t pairs;   // of queues that the guest uses
 };
 
 static const struct state_field net_fields[] = {
     SUB(struct virtio_net, virtio, virtio_pci_state),
     SKIP(struct virtio_net, config, "wiring, rebuilt from configuration"),
     SKIP(struct virtio_net, chain, "scratch of one callback"),
-    SKIP(struct virtio_net, frame, "scratch of one callback"),
+    SKIP(struct virtio_net, merged, "scratch of one callback"),
+    SKIP(struct virtio_net, packet, "scratch of one callback"),
+    SKIP(struct virtio_net, part, "scratch of one callback"),
+    SKIP(struct virtio_net, short_of_buffers, "scratch of one callback"),
+    FIELD(struct virtio_net, takes),
     FIELD(struct virtio_net, starved),
     SKIP(struct virtio_net, pad, "padding"),
+    FIELD(struct virtio_net, stalled),
+    FIELD(struct virtio_net, pairs),
     FIELDS_END,
 };
 static const struct state_desc net_state =
@@ -57,55 +86,152 @@ static struct virtio_net *net_of(struct virtio_pci *v)
     return container_of(v, struct virtio_net, virtio);
 }
 
-// --- From the guest ---
-
-// The frame is copied before anybody looks at it. The header says nothing without offloads.
-static void send_chain(struct virtio_net *net)
+static unsigned receive_queue(unsigned pair)
 {
-    uint64_t len = net->chain.readable_bytes;
-
-    if (len < HEADER_BYTES + ETHERNET_HEADER || len > HEADER_BYTES + sizeof net->frame)
-        return;
-    len = virtq_read(&net->chain, HEADER_BYTES, net->frame, (size_t)(len - HEADER_BYTES));
-    if (net->config.send && (net->virtio.config[CONFIG_STATUS] & STATUS_LINK_UP))
-        net->config.send(net->config.opaque, net->frame, (size_t)len);
+    return 2 * pair;
 }
 
-static void serve_send(struct virtio_net *net)
+static unsigned control_queue(const struct virtio_net *net)
+{
+    return 2u * net->config.pairs;
+}
+
+// --- From the guest ---
+
+// What the guest may leave to us.
+static unsigned guest_may_leave(const struct virtio_pci *v)
+{
+    return (virtio_has(v, F_CSUM) ? NET_TAKES_CHECKSUM : 0) |
+           (virtio_has(v, F_HOST_TSO4) ? NET_TAKES_TSO4 : 0) |
+           (virtio_has(v, F_HOST_TSO6) ? NET_TAKES_TSO6 : 0);
+}
+
+// The packet is copied before anybody looks at it. False: there is no room for it now.
+static bool send_chain(struct virtio_net *net)
+{
+    struct virtio_pci *v = &net->virtio;
+    size_t len = virtq_read(&net->chain, 0, net->packet, sizeof net->packet);
+
+    if (!net_packet_valid(net->packet, len, guest_may_leave(v)) || !net->config.send ||
+        !(v->config[CONFIG_STATUS] & STATUS_LINK_UP))
+        return true;
+    return net->config.send(net->config.opaque, net->packet, len);
+}
+
+static void serve_send(struct virtio_net *net, unsigned queue)
 {
     struct virtio_pci *v = &net->virtio;
 
-    while (virtio_pop(v, QUEUE_SEND, &net->chain)) {
-        send_chain(net);
-        virtio_push(v, QUEUE_SEND, &net->chain, 0);
+    net->stalled &= (uint16_t) ~(1u << queue);
+    while (virtio_pop(v, queue, &net->chain)) {
+        if (!send_chain(net)) {
+            virtq_unpop(&v->queues[queue], &net->chain);
+            net->stalled |= (uint16_t)(1u << queue);
+            break;
+        }
+        virtio_push(v, queue, &net->chain, 0);
     }
-    virtio_signal(v, QUEUE_SEND);
+    virtio_signal(v, queue);
+}
+
+void virtio_net_continue(struct device *dev)
+{
+    struct virtio_net *net = net_of(virtio_of(dev));
+    unsigned stalled = net->stalled;
+
+    virtio_begin(&net->virtio);
+    for (unsigned queue = 1; stalled >> queue; queue += 2) {
+        if (stalled >> queue & 1)
+            serve_send(net, queue);
+    }
 }
 
 // --- To the guest ---
 
-bool virtio_net_receive(struct device *dev, const uint8_t *frame, size_t len)
+// Which pair of queues a packet goes to: the same for all of a connection.
+static unsigned choose_pair(const struct virtio_net *net, const uint8_t *frame, size_t len)
 {
-    static const uint8_t header[HEADER_BYTES] = {[HEADER_NUM_BUFFERS] = 1};
+    bool v4 = frame[12] == 0x08 && frame[13] == 0x00, v6 = frame[12] == 0x86 && frame[13] == 0xdd;
+    size_t at = v4 ? 26 : 22, end = v4 ? 38 : 58; // addresses, and ports where no options precede
+    uint32_t hash = 2166136261u;
+
+    if (net->pairs <= 1 || !(v4 || v6) || len < end)
+        return 0;
+    for (; at < end; at++)
+        hash = (hash ^ frame[at]) * 16777619u;
+    return hash % net->pairs;
+}
+
+// Takes chains until the packet is in them; false, and nothing is taken, when there are too few.
+// *count of 0: it can never fit.
+static bool fill_chains(struct virtio_net *net, unsigned queue, const uint8_t *packet, size_t len,
+                        struct virtq_spot *num_buffers, unsigned *count)
+{
+    struct virtio_pci *v = &net->virtio;
+    struct virtq *q = &v->queues[queue];
+    unsigned max = virtio_has(v, F_MERGEABLE) ? MERGED_MAX : 1, n = 0;
+    size_t done = 0;
+
+    while (done < len && n < max && virtio_pop(v, queue, &net->chain)) {
+        uint64_t room = net->chain.writable_bytes;
+        if (room < NET_HEADER_BYTES) {
+            virtio_broken(v, "a receive buffer is too small for its header");
+            break;
+        }
+        if (max == 1 && room < len) {
+            virtq_unpop(q, &net->chain);
+            *count = 0;
+            return true;
+        }
+        if (n == 0)
+            *num_buffers = virtq_spot(&net->chain, HEADER_NUM_BUFFERS);
+        net->merged[n] = virtq_fill(q, &net->chain, packet + done, len - done);
+        done += net->merged[n++].written;
+    }
+    *count = n;
+    if (done == len)
+        return true;
+    while (n-- > 0)
+        virtq_unpop(q, &(struct virtq_chain){.slots = net->merged[n].slots});
+    return false;
+}
+
+static void deliver(void *opaque, uint8_t *packet, size_t len)
+{
+    struct virtio_net *net = opaque;
+    struct virtio_pci *v = &net->virtio;
+    unsigned pair = choose_pair(net, packet + NET_HEADER_BYTES, len - NET_HEADER_BYTES);
+    unsigned queue = receive_queue(pair), count = 0;
+    struct virtq *q = &v->queues[queue];
+    struct virtq_spot num_buffers;
+
+    if (net->short_of_buffers)
+        return;
+    store_le16(packet + HEADER_NUM_BUFFERS, 1);
+    if (!fill_chains(net, queue, packet, len, &num_buffers, &count)) {
+        net->short_of_buffers = 1;
+        return;
+    }
+    if (count > 1)
+        virtq_patch(q, &num_buffers, (uint16_t)count);
+    if (!virtq_push_set(q, net->merged, count))
+        virtio_broken(v, "the used ring is not in RAM");
+    virtio_signal(v, queue);
+}
+
+bool virtio_net_receive(struct device *dev, uint8_t *packet, size_t len)
+{
     struct virtio_net *net = net_of(virtio_of(dev));
     struct virtio_pci *v = &net->virtio;
 
-    if (len > VIRTIO_NET_FRAME_MAX || !(v->config[CONFIG_STATUS] & STATUS_LINK_UP))
+    if (!(v->config[CONFIG_STATUS] & STATUS_LINK_UP))
         return true;
     virtio_begin(v);
-    if (!virtio_pop(v, QUEUE_RECEIVE, &net->chain)) {
+    net->short_of_buffers = 0;
+    net_packet_lower(packet, len, net->takes, net->part, deliver, net);
+    if (net->short_of_buffers)
         net->starved = 1;
-        return false;
-    }
-    if (net->chain.writable_bytes < HEADER_BYTES + len) {
-        virtq_unpop(&v->queues[QUEUE_RECEIVE], &net->chain);
-        return true;
-    }
-    virtq_write(&net->chain, 0, header, sizeof header);
-    virtq_write(&net->chain, HEADER_BYTES, frame, len);
-    virtio_push(v, QUEUE_RECEIVE, &net->chain, (uint32_t)(HEADER_BYTES + len));
-    virtio_signal(v, QUEUE_RECEIVE);
-    return true;
+    return !net->short_of_buffers;
 }
 
 static void buffers_added(struct virtio_net *net)
@@ -124,19 +250,94 @@ void virtio_net_set_link(struct device *dev, bool up)
 
     if (net->virtio.config[CONFIG_STATUS] == status)
         return;
+    if (up && virtio_has(&net->virtio, F_ANNOUNCE))
+        status |= STATUS_ANNOUNCE; // the other side may have forgotten where the guest is
     net->virtio.config[CONFIG_STATUS] = status;
     if (virtio_has(&net->virtio, F_STATUS))
         virtio_config_changed(&net->virtio);
+}
+
+// --- Commands ---
+
+static unsigned takes_of(uint64_t bits)
+{
+    unsigned takes = 0;
+
+    if (bits & VIRTIO_FEATURE(F_GUEST_CSUM))
+        takes = NET_TAKES_CHECKSUM | (bits & VIRTIO_FEATURE(F_GUEST_TSO4) ? NET_TAKES_TSO4 : 0) |
+                (bits & VIRTIO_FEATURE(F_GUEST_TSO6) ? NET_TAKES_TSO6 : 0);
+    return takes;
+}
+
+static bool set_pairs(struct virtio_net *net, const uint8_t *data, size_t len)
+{
+    unsigned pairs = len >= 2 ? load_le16(data) : 0;
+
+    if (!virtio_has(&net->virtio, F_PAIRS) || pairs < 1 || pairs > net->config.pairs)
+        return false;
+    net->pairs = (uint16_t)pairs;
+    return true;
+}
+
+static bool set_offloads(struct virtio_net *net, const uint8_t *data, size_t len)
+{
+    uint64_t bits = len >= 8 ? load_le64(data) : 0;
+
+    if (!virtio_has(&net->virtio, F_GUEST_OFFLOADS) || len < 8 ||
+        bits & ~net->virtio.driver_features)
+        return false;
+    net->takes = (uint8_t)takes_of(bits);
+    return true;
+}
+
+static bool obey(struct virtio_net *net, const uint8_t *command, size_t len)
+{
+    if (len < 2)
+        return false;
+    switch (command[0] << 8 | command[1]) {
+    case CONTROL_ANNOUNCE << 8: net->virtio.config[CONFIG_STATUS] &= ~STATUS_ANNOUNCE; return true;
+    case CONTROL_PAIRS << 8: return set_pairs(net, command + 2, len - 2);
+    case CONTROL_OFFLOADS << 8: return set_offloads(net, command + 2, len - 2);
+    default: return false;
+    }
+}
+
+static void serve_control(struct virtio_net *net)
+{
+    struct virtio_pci *v = &net->virtio;
+    unsigned queue = control_queue(net);
+
+    while (virtio_pop(v, queue, &net->chain)) {
+        uint8_t command[16];
+        size_t len = virtq_read(&net->chain, 0, command, sizeof command);
+        uint8_t answer = obey(net, command, len) ? CONTROL_OK : CONTROL_ERROR;
+        virtio_push(v, queue, &net->chain, (uint32_t)virtq_write(&net->chain, 0, &answer, 1));
+    }
+    virtio_signal(v, queue);
 }
 
 // --- The model ---
 
 static void net_notify(struct virtio_pci *v, unsigned queue)
 {
-    if (queue == QUEUE_SEND)
-        serve_send(net_of(v));
+    struct virtio_net *net = net_of(v);
+
+    if (queue == control_queue(net))
+        serve_control(net);
+    else if (queue & 1)
+        serve_send(net, queue);
     else
-        buffers_added(net_of(v));
+        buffers_added(net);
+}
+
+static void net_started(struct virtio_pci *v)
+{
+    struct virtio_net *net = net_of(v);
+
+    net->takes = (uint8_t)takes_of(v->driver_features);
+    net->pairs = 1;
+    net->starved = 0;
+    net->stalled = 0;
 }
 
 static const struct virtio_model net_model = {
@@ -144,6 +345,7 @@ static const struct virtio_model net_model = {
     .id = 1,
     .config_len = CONFIG_BYTES,
     .notify = net_notify,
+    .started = net_started,
 };
 
 static err_t check_config(const struct device *dev, const struct virtio_net_config *config,
@@ -151,29 +353,48 @@ static err_t check_config(const struct device *dev, const struct virtio_net_conf
 {
     if (config->mac[0] & 1)
         return error_set(e, ERR_INVALID, "%s: its MAC address is a multicast address", dev->id);
-    if (config->mtu && (config->mtu < VIRTIO_NET_MTU_MIN || config->mtu > VIRTIO_NET_MTU_MAX))
+    if (config->mtu && config->mtu < VIRTIO_NET_MTU_MIN)
         return error_set(e, ERR_INVALID, "%s: an MTU is %d to %d bytes", dev->id,
                          VIRTIO_NET_MTU_MIN, VIRTIO_NET_MTU_MAX);
+    if (config->pairs > VIRTIO_NET_PAIRS_MAX)
+        return error_set(e, ERR_INVALID, "%s: there are at most %d pairs of queues", dev->id,
+                         VIRTIO_NET_PAIRS_MAX);
     return OK;
+}
+
+static uint64_t offered(const struct virtio_net_config *config)
+{
+    static const uint8_t always[] = {F_CSUM,       F_GUEST_CSUM, F_GUEST_OFFLOADS, F_MAC,
+                                     F_GUEST_TSO4, F_GUEST_TSO6, F_HOST_TSO4,      F_HOST_TSO6,
+                                     F_MERGEABLE,  F_STATUS,     F_CONTROL,        F_ANNOUNCE};
+    uint64_t features = 0;
+
+    for (unsigned i = 0; i < ARRAY_LEN(always); i++)
+        features |= VIRTIO_FEATURE(always[i]);
+    if (config->mtu)
+        features |= VIRTIO_FEATURE(F_MTU);
+    if (config->pairs > 1)
+        features |= VIRTIO_FEATURE(F_PAIRS);
+    return features;
 }
 
 static err_t net_init(struct device *dev, const void *config, struct error *e)
 {
     struct virtio_net *net = net_of(virtio_of(dev));
-    uint64_t features = VIRTIO_FEATURE(F_MAC) | VIRTIO_FEATURE(F_STATUS);
     uint8_t *registers = net->virtio.config;
     err_t err;
 
     net->config = *(const struct virtio_net_config *)config;
+    net->config.pairs = net->config.pairs ? net->config.pairs : 1;
     err = check_config(dev, &net->config, e);
     if (err != OK)
         return err;
-    if (net->config.mtu)
-        features |= VIRTIO_FEATURE(F_MTU);
-    virtio_pci_init(&net->virtio, &net_model, features, 2, QUEUE_SIZE);
+    net->pairs = 1;
+    virtio_pci_init(&net->virtio, &net_model, offered(&net->config), control_queue(net) + 1,
+                    QUEUE_SIZE);
     memcpy(registers + CONFIG_MAC, net->config.mac, sizeof net->config.mac);
     store_le16(registers + CONFIG_STATUS, STATUS_LINK_UP);
-    store_le16(registers + CONFIG_PAIRS, 1);
+    store_le16(registers + CONFIG_PAIRS, net->config.pairs);
     store_le16(registers + CONFIG_MTU, net->config.mtu ? net->config.mtu : DEFAULT_MTU);
     return OK;
 }
@@ -187,7 +408,8 @@ static err_t net_loaded(struct device *dev, struct error *e)
 {
     struct virtio_net *net = net_of(virtio_of(dev));
 
-    if (net->starved > 1)
+    if (net->starved > 1 || net->takes > NET_TAKES_ALL || net->pairs < 1 ||
+        net->pairs > net->config.pairs)
         return error_set(e, ERR_CORRUPT, "the network card has impossible values");
     return virtio_pci_loaded(&net->virtio, e);
 }

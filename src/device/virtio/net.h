@@ -1,18 +1,21 @@
-// A virtio network card: Ethernet frames by callback.
+// A virtio network card: packets (net/net.h) by callback.
 #pragma once
 
 #include "device/device.h"
+#include "net/net.h"
 
 #define VIRTIO_NET_MTU_MIN 68
-#define VIRTIO_NET_MTU_MAX 9216
-#define VIRTIO_NET_FRAME_MAX (VIRTIO_NET_MTU_MAX + 18) // Ethernet header, a VLAN tag
+#define VIRTIO_NET_MTU_MAX 65535
+#define VIRTIO_NET_PAIRS_MAX 4
 
 struct virtio_net_config {
-    uint8_t mac[6];
-    uint16_t mtu; // told to the guest; 0: not told, 1500
-    // Takes a frame from the guest (without checksum), valid during the call. Never blocks and
-    // never calls back; drops what it has no room for. NULL: all frames are lost.
-    void (*send)(void *opaque, const uint8_t *frame, size_t len);
+    uint8_t mac[NET_MAC_BYTES];
+    uint16_t mtu;   // told to the guest; 0: not told, 1500
+    uint16_t pairs; // of queues, 1..VIRTIO_NET_PAIRS_MAX; 0: 1
+    // Takes a packet from the guest, valid during the call, checked by net_packet_valid(). Never
+    // blocks and never calls back. False: no room now, virtio_net_continue() will be called when
+    // there is. NULL: all packets are lost.
+    bool (*send)(void *opaque, uint8_t *packet, size_t len);
     // There are buffers again after virtio_net_receive() found none. Never calls back. May be NULL.
     void (*resume)(void *opaque);
     void *opaque;
@@ -20,7 +23,8 @@ struct virtio_net_config {
 
 extern const struct device_type virtio_net_type; // config: struct virtio_net_config
 
-// Both with the device's lock held. Gives a frame to the guest; false when it has no buffer for it
-// now. A frame that can never fit is dropped.
-bool virtio_net_receive(struct device *dev, const uint8_t *frame, size_t len);
+// All with the device's lock held. Gives a checked packet to the guest, as the guest's driver can
+// take it; may change it. False when there is no buffer for it now. What can never fit is dropped.
+bool virtio_net_receive(struct device *dev, uint8_t *packet, size_t len);
+void virtio_net_continue(struct device *dev);          // send() may have room again
 void virtio_net_set_link(struct device *dev, bool up); // up at the start

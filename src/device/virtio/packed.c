@@ -138,20 +138,30 @@ enum virtq_result packed_pop(struct virtq *q, struct virtq_chain *chain, const c
     return VIRTQ_GOT;
 }
 
-bool packed_push(struct virtq *q, const struct virtq_chain *chain, uint32_t written)
+// Whose flags the guest sees last is the first: it looks at entries in their order.
+bool packed_push_set(struct virtq *q, const struct virtq_used *set, unsigned n)
 {
     char *descs = ring(q);
-    uint16_t flags = q->used_wrap ? DESC_AVAIL | DESC_USED : 0;
+    uint16_t first = q->used, first_flags = 0;
 
     if (!descs)
         return false;
-    store_le32(descs + (size_t)DESC_SIZE * q->used + 8, written);
-    store_le16(descs + (size_t)DESC_SIZE * q->used + 12, chain->head);
-    if (chain->writable)
-        flags |= DESC_WRITE;
-    __atomic_store_n(flags_at(descs, q->used), flags, __ATOMIC_RELEASE);
-    q->dev->env->dma_done(q->dev, q->desc + (uint64_t)DESC_SIZE * q->used, DESC_SIZE);
-    advance(q, &q->used, &q->used_wrap, chain->slots);
+    for (unsigned i = 0; i < n; i++) {
+        char *desc = descs + (size_t)DESC_SIZE * q->used;
+        uint16_t flags = q->used_wrap ? DESC_AVAIL | DESC_USED : 0;
+        if (set[i].writable)
+            flags |= DESC_WRITE;
+        store_le32(desc + 8, set[i].written);
+        store_le16(desc + 12, set[i].head);
+        if (i == 0)
+            first_flags = flags;
+        else
+            __atomic_store_n(flags_at(descs, q->used), flags, __ATOMIC_RELEASE);
+        q->dev->env->dma_done(q->dev, q->desc + (uint64_t)DESC_SIZE * q->used, DESC_SIZE);
+        advance(q, &q->used, &q->used_wrap, set[i].slots);
+    }
+    __atomic_store_n(flags_at(descs, first), first_flags, __ATOMIC_RELEASE);
+    q->dev->env->dma_done(q->dev, q->desc + (uint64_t)DESC_SIZE * first, DESC_SIZE);
     return true;
 }
 

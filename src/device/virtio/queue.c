@@ -191,13 +191,58 @@ static void announce_writes(const struct virtq *q, const struct virtq_chain *cha
     }
 }
 
+static struct virtq_used used_entry(const struct virtq_chain *chain, uint32_t written)
+{
+    return (struct virtq_used){chain->head, chain->slots, written, chain->writable > 0};
+}
+
 bool virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t written)
+{
+    struct virtq_used used = used_entry(chain, written);
+
+    announce_writes(q, chain, written);
+    return virtq_push_set(q, &used, 1);
+}
+
+struct virtq_used virtq_fill(struct virtq *q, const struct virtq_chain *chain, const void *data,
+                             size_t len)
+{
+    uint32_t written = (uint32_t)virtq_write(chain, 0, data, len);
+
+    announce_writes(q, chain, written);
+    return used_entry(chain, written);
+}
+
+struct virtq_spot virtq_spot(const struct virtq_chain *chain, uint64_t at)
+{
+    struct virtq_spot spot;
+
+    for (unsigned byte = 0; byte < 2; byte++) {
+        uint64_t skip = at + byte;
+        unsigned i = chain->readable;
+        for (; skip >= chain->iov[i].iov_len; i++)
+            skip -= chain->iov[i].iov_len;
+        spot.host[byte] = (uint8_t *)chain->iov[i].iov_base + skip;
+        spot.gpa[byte] = chain->gpa[i] + skip;
+    }
+    return spot;
+}
+
+void virtq_patch(struct virtq *q, const struct virtq_spot *spot, uint16_t value)
+{
+    for (unsigned byte = 0; byte < 2; byte++) {
+        *spot->host[byte] = (uint8_t)(value >> 8 * byte);
+        q->dev->env->dma_done(q->dev, spot->gpa[byte], 1);
+    }
+}
+
+bool virtq_push_set(struct virtq *q, const struct virtq_used *set, unsigned n)
 {
     if (!q->enabled)
         return true;
-    announce_writes(q, chain, written);
-    q->unsignalled += q->packed ? chain->slots : 1;
-    return (q->packed ? packed_push : split_push)(q, chain, written);
+    for (unsigned i = 0; i < n; i++)
+        q->unsignalled += q->packed ? set[i].slots : 1;
+    return (q->packed ? packed_push_set : split_push_set)(q, set, n);
 }
 
 bool virtq_wants_interrupt(struct virtq *q)

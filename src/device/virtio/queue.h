@@ -70,6 +70,24 @@ void virtq_unpop(struct virtq *q, const struct virtq_chain *chain);
 // Returns a request to the guest with the number of bytes written into its writable buffers, from
 // the first one on.
 bool virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t written);
+// Several requests at once, which the guest sees all together or not yet. Buffers must have been
+// written with virtq_fill().
+struct virtq_used {
+    uint16_t head; // of the chain
+    uint16_t slots;
+    uint32_t written; // bytes
+    bool writable;    // it has writable buffers
+};
+struct virtq_used virtq_fill(struct virtq *q, const struct virtq_chain *chain, const void *data,
+                             size_t len);
+// Two neighbouring bytes of a chain's writable buffers, to be overwritten after virtq_fill().
+struct virtq_spot {
+    uint8_t *host[2];
+    gpa_t gpa[2];
+};
+struct virtq_spot virtq_spot(const struct virtq_chain *chain, uint64_t at); // both are in the chain
+void virtq_patch(struct virtq *q, const struct virtq_spot *spot, uint16_t value);
+bool virtq_push_set(struct virtq *q, const struct virtq_used *set, unsigned n);
 // After pushing: whether the guest wants an interrupt.
 bool virtq_wants_interrupt(struct virtq *q);
 

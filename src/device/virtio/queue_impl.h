@@ -36,8 +36,8 @@ static inline bool index_passed(uint16_t event, uint16_t new, uint16_t old)
 }
 
 enum virtq_result split_pop(struct virtq *q, struct virtq_chain *chain, const char **why);
-bool split_push(struct virtq *q, const struct virtq_chain *chain, uint32_t written);
+bool split_push_set(struct virtq *q, const struct virtq_used *set, unsigned n);
 bool split_wants_interrupt(const struct virtq *q, uint16_t old);
 enum virtq_result packed_pop(struct virtq *q, struct virtq_chain *chain, const char **why);
-bool packed_push(struct virtq *q, const struct virtq_chain *chain, uint32_t written);
+bool packed_push_set(struct virtq *q, const struct virtq_used *set, unsigned n);
 bool packed_wants_interrupt(const struct virtq *q, uint16_t old);

@@ -126,17 +126,18 @@ enum virtq_result split_pop(struct virtq *q, struct virtq_chain *chain, const ch
     return VIRTQ_GOT;
 }
 
-bool split_push(struct virtq *q, const struct virtq_chain *chain, uint32_t written)
+bool split_push_set(struct virtq *q, const struct virtq_used *set, unsigned n)
 {
     char *used = ring_at(q, q->device, used_bytes(q));
-    size_t at = SPLIT_HEADER + (size_t)USED_ENTRY * (q->used % q->size);
 
     if (!used)
         return false;
-    store_le32(used + at, chain->head);
-    store_le32(used + at + 4, written);
-    q->dev->env->dma_done(q->dev, q->device + at, USED_ENTRY);
-    q->used++;
+    for (unsigned i = 0; i < n; i++, q->used++) {
+        size_t at = SPLIT_HEADER + (size_t)USED_ENTRY * (q->used % q->size);
+        store_le32(used + at, set[i].head);
+        store_le32(used + at + 4, set[i].written);
+        q->dev->env->dma_done(q->dev, q->device + at, USED_ENTRY);
+    }
     __atomic_store_n((uint16_t *)(used + 2), q->used, __ATOMIC_RELEASE);
     q->dev->env->dma_done(q->dev, q->device + 2, 2);
     return true;

@@ -257,6 +257,8 @@ static void write_status(struct virtio_pci *v, uint8_t value)
         value &= (uint8_t)~STATUS_DRIVER_OK;
     v->status |= value;
     if (!(before & STATUS_DRIVER_OK) && (v->status & STATUS_DRIVER_OK)) {
+        if (v->model->started)
+            v->model->started(v);
         for (unsigned i = 0; i < v->queue_count; i++)
             notify(v, i);
     }

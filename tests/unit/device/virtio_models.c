@@ -286,15 +286,19 @@ struct wire {
     uint8_t frame[2000];
     size_t len;
     unsigned frames, resumed;
+    bool full;
 };
 
-static void take_frame(void *opaque, const uint8_t *frame, size_t len)
+static bool take_frame(void *opaque, uint8_t *packet, size_t len)
 {
     struct wire *w = opaque;
 
+    if (w->full)
+        return false;
     w->frames++;
     w->len = len;
-    memcpy(w->frame, frame, len < sizeof w->frame ? len : sizeof w->frame);
+    memcpy(w->frame, packet, len < sizeof w->frame ? len : sizeof w->frame);
+    return true;
 }
 
 static void room_again(void *opaque)
@@ -314,7 +318,7 @@ static const struct virtio_net_config *net_config(struct wire *wire)
     return &config;
 }
 
-static void net_sends_frames_without_their_header(void)
+static void net_sends_packets_that_are_whole(void)
 {
     struct fake_buffer b[] = {{A, 12, false}, {A + 12, 14, false}, {B, 46, false}};
     struct fake_buffer runt = {A, 25, false};
@@ -322,70 +326,131 @@ static void net_sends_frames_without_their_header(void)
     uint32_t written;
     struct setup s;
 
-    set_up(&s, &virtio_net_type, net_config(&wire), 2);
+    set_up(&s, &virtio_net_type, net_config(&wire), 3);
     CHECK_EQ(config_word(&s, 0, 4), 0x01005452);
     CHECK_EQ(config_word(&s, 6, 2), 1);
     CHECK_EQ(config_word(&s, 10, 2), 1400);
-    for (unsigned i = 0; i < 64; i++)
+    for (unsigned i = 12; i < 64; i++)
         s.g->ram[A + i] = s.g->ram[B + i] = (uint8_t)i;
     fake_put(&s.d, 1, b, 3, false);
     fake_kick(&s.d, 1);
     CHECK(fake_get(&s.d, 1, &written) && written == 0);
-    CHECK_EQ(wire.len, 60);
-    CHECK_EQ(wire.frame[0], 12);
-    CHECK_EQ(wire.frame[14], 0);
-    CHECK_EQ(wire.frame[59], 45);
+    CHECK_EQ(wire.len, 72);
+    CHECK_EQ(wire.frame[12], 12);
+    CHECK_EQ(wire.frame[26], 0);
+    CHECK_EQ(wire.frame[71], 45);
     fake_put(&s.d, 1, &runt, 1, true);
     fake_kick(&s.d, 1);
     CHECK(fake_get(&s.d, 1, &written)); // given back, not sent
+    s.g->ram[A + 1] = 1;                // a large frame that was not negotiated, or is none
+    fake_put(&s.d, 1, b, 3, false);
+    fake_kick(&s.d, 1);
+    CHECK(fake_get(&s.d, 1, &written));
     CHECK_EQ(wire.frames, 1);
     tear_down(&s);
 }
 
-static void net_receives_into_one_chain_or_waits(void)
+static void net_keeps_what_the_wire_has_no_room_for(void)
 {
-    struct fake_buffer b[] = {{A, 12, true}, {B, 1514, true}};
-    struct wire wire = {0};
-    uint8_t frame[1514];
+    struct fake_buffer b = {A, 72, false};
+    struct wire wire = {.full = true};
     uint32_t written;
     struct setup s;
 
-    memset(frame, 0x42, sizeof frame);
-    set_up(&s, &virtio_net_type, net_config(&wire), 2);
-    CHECK(!virtio_net_receive(s.dev, frame, 60));
-    fake_put(&s.d, 0, b, 2, false);
-    fake_kick(&s.d, 0);
-    CHECK_EQ(wire.resumed, 1);
-    memset(s.g->ram + A, 0xff, 12);
-    CHECK(virtio_net_receive(s.dev, frame, sizeof frame));
-    CHECK(fake_get(&s.d, 0, &written) && written == 1526);
-    CHECK_EQ(load_le64(s.g->ram + A), 0);
-    CHECK_EQ(load_le32(s.g->ram + A + 8), 0x10000); // one buffer
-    CHECK_EQ(s.g->ram[B + 1513], 0x42);
+    set_up(&s, &virtio_net_type, net_config(&wire), 3);
+    fake_put(&s.d, 1, &b, 1, false);
+    fake_kick(&s.d, 1);
+    virtio_net_continue(s.dev);
+    CHECK(!fake_get(&s.d, 1, &written));
+    wire.full = false;
+    virtio_net_continue(s.dev);
+    CHECK(fake_get(&s.d, 1, &written));
+    CHECK_EQ(wire.frames, 1);
+    virtio_net_continue(s.dev);
+    CHECK_EQ(wire.frames, 1);
     tear_down(&s);
 }
 
-static void net_drops_what_cannot_fit_and_when_the_link_is_down(void)
+static void net_spreads_a_packet_over_merged_buffers_or_waits(void)
 {
-    struct fake_buffer b = {A, 100, true};
+    struct fake_buffer b[] = {{A, 1000, true}, {B, 1000, true}};
     struct wire wire = {0};
-    uint8_t frame[1514] = {0};
+    uint8_t packet[1526] = {0};
     uint32_t written;
     struct setup s;
 
-    set_up(&s, &virtio_net_type, net_config(&wire), 2);
+    memset(packet + 12, 0x42, sizeof packet - 12);
+    set_up(&s, &virtio_net_type, net_config(&wire), 3);
+    fake_put(&s.d, 0, &b[0], 1, false);
+    CHECK(!virtio_net_receive(s.dev, packet, sizeof packet)); // the second half has no buffer
+    CHECK(!fake_get(&s.d, 0, &written));
+    fake_put(&s.d, 0, &b[1], 1, false);
+    fake_kick(&s.d, 0);
+    CHECK_EQ(wire.resumed, 1);
+    memset(s.g->ram + A, 0xff, 12);
+    CHECK(virtio_net_receive(s.dev, packet, sizeof packet));
+    CHECK(fake_get(&s.d, 0, &written) && written == 1000);
+    CHECK(fake_get(&s.d, 0, &written) && written == 526);
+    CHECK_EQ(load_le64(s.g->ram + A), 0);
+    CHECK_EQ(load_le32(s.g->ram + A + 8), 0x20000); // two buffers
+    CHECK_EQ(s.g->ram[A + 999], 0x42);
+    CHECK_EQ(s.g->ram[B + 525], 0x42);
+    tear_down(&s);
+}
+
+static void net_drops_packets_while_the_link_is_down(void)
+{
+    struct fake_buffer b = {A, 100, true};
+    struct wire wire = {0};
+    uint8_t packet[72] = {0};
+    uint32_t written;
+    struct setup s;
+
+    set_up(&s, &virtio_net_type, net_config(&wire), 3);
     fake_put(&s.d, 0, &b, 1, false);
     fake_kick(&s.d, 0);
-    CHECK(virtio_net_receive(s.dev, frame, sizeof frame));
-    CHECK(!fake_get(&s.d, 0, &written)); // the buffer is still there
     virtio_net_set_link(s.dev, false);
     CHECK_EQ(config_word(&s, 6, 2), 0);
     CHECK_EQ(s.g->msi_data, 0x40);
-    CHECK(virtio_net_receive(s.dev, frame, 60));
+    CHECK(virtio_net_receive(s.dev, packet, sizeof packet));
     CHECK(!fake_get(&s.d, 0, &written));
     virtio_net_set_link(s.dev, true);
-    CHECK(virtio_net_receive(s.dev, frame, 60));
+    CHECK_EQ(config_word(&s, 6, 2), 3); // and the guest is asked to announce itself
+    CHECK(virtio_net_receive(s.dev, packet, sizeof packet));
     CHECK(fake_get(&s.d, 0, &written) && written == 72);
+    tear_down(&s);
+}
+
+static void net_obeys_commands_and_refuses_others(void)
+{
+    static const struct {
+        uint8_t bytes[10];
+        uint8_t len, answer;
+    } commands[] = {
+        {{3, 0}, 2, 0},                    // announced
+        {{4, 0, 2, 0}, 4, 0},              // two pairs of queues
+        {{4, 0, 3, 0}, 4, 1},              // more than there are
+        {{5, 0, 2}, 10, 0},                // checksums only
+        {{5, 0, 2, 0, 0, 0, 0x80}, 10, 1}, // what was not negotiated
+        {{9, 9}, 2, 1},
+        {{4}, 1, 1},
+    };
+    struct wire wire = {0};
+    struct virtio_net_config config = *net_config(&wire);
+    uint32_t written;
+    struct setup s;
+
+    config.pairs = 2;
+    set_up(&s, &virtio_net_type, &config, 5);
+    for (unsigned i = 0; i < ARRAY_LEN(commands); i++) {
+        struct fake_buffer b[] = {{A, commands[i].len, false}, {B, 1, true}};
+        memcpy(s.g->ram + A, commands[i].bytes, commands[i].len);
+        s.g->ram[B] = 0xff;
+        fake_put(&s.d, 4, b, 2, false);
+        fake_kick(&s.d, 4);
+        CHECK(fake_get(&s.d, 4, &written) && written == 1);
+        CHECK_EQ(s.g->ram[B], commands[i].answer);
+    }
     tear_down(&s);
 }
 
@@ -397,7 +462,7 @@ static void net_survives_a_move(void)
     struct setup s;
 
     CHECK(state_check(virtio_net_type.state, &e) == OK);
-    set_up(&s, &virtio_net_type, net_config(&wire), 2);
+    set_up(&s, &virtio_net_type, net_config(&wire), 3);
     CHECK(!virtio_net_receive(s.dev, wire.frame, 60));
     fake_device_free(fake_migrate(to, s.dev, net_config(&wire)));
     fake_guest_free(to);
@@ -708,9 +773,11 @@ static void drained_disk_survives_a_move(void)
 TEST_MAIN(TEST(rng_fills_buffers_at_a_bounded_rate), TEST(rng_survives_a_move_with_its_budget),
           TEST(console_output_waits_for_the_host), TEST(console_output_in_hand_survives_a_move),
           TEST(console_input_waits_for_the_guest), TEST(console_ports_introduce_themselves),
-          TEST(console_emergency_write_needs_no_queue), TEST(net_sends_frames_without_their_header),
-          TEST(net_receives_into_one_chain_or_waits),
-          TEST(net_drops_what_cannot_fit_and_when_the_link_is_down), TEST(net_survives_a_move),
+          TEST(console_emergency_write_needs_no_queue), TEST(net_sends_packets_that_are_whole),
+          TEST(net_keeps_what_the_wire_has_no_room_for),
+          TEST(net_spreads_a_packet_over_merged_buffers_or_waits),
+          TEST(net_drops_packets_while_the_link_is_down),
+          TEST(net_obeys_commands_and_refuses_others), TEST(net_survives_a_move),
           TEST(disk_reads_and_writes), TEST(disk_tells_its_shape_and_serial),
           TEST(disk_discards_and_zeroes), TEST(disk_refuses_what_is_outside_or_unknown),
           TEST(read_only_disk_says_so_and_refuses_writes),
