@@ -32,6 +32,9 @@ GUESTS = {
 }
 RESETS = ("cf9", "fast", "keyboard", "triple")
 BOOTS = ("cloud_bzimage", "cloud_pvh", "two_cpus", "reboot", "disk", "console")
+# Where the interrupt controllers are, besides in the kernel; what has to do with them runs with each.
+CHIPS = ("split", "user")
+OF_INTERRUPTS = ("clocks", "hpet", "ioapic", "lapic", "pic", "smp", "virtio_blk")
 
 
 def guest_command(build, name, options, under):
@@ -39,26 +42,38 @@ def guest_command(build, name, options, under):
             os.path.join(build, "tests/machine", f"guest_{name}.multiboot")]
 
 
-def machine_tests(build, under):
+def machine_tests(build, under, guests=tuple(GUESTS), ways=RESETS):
     """name: command, for every test guest."""
-    tests = {"machine_" + n: guest_command(build, n, o, under) for n, o in GUESTS.items()}
-    for way in RESETS:
+    tests = {"machine_" + n: guest_command(build, n, GUESTS[n], under) for n in guests}
+    for way in ways:
         tests["machine_reset_" + way] = guest_command(build, "reset", ["--append", way, "--end", "reset"], under)
     return tests
 
 
+def boot_command(berth, engine, case):
+    return [sys.executable, os.path.join(HERE, "boot.py"), "--berth", berth, "--engine", engine, "--append", "quiet",
+            "--timeout", "170", case]
+
+
 def all_tests(build):
     berth = os.path.join(build, "berth")
-    boot = [sys.executable, os.path.join(HERE, "boot.py"), "--berth", berth, "--engine", "kvm", "--append", "quiet",
-            "--timeout", "170"]
+    guest = os.path.join(build, "tests/machine/guest_moved.multiboot")
+    move = [os.path.join(build, "tests/machine/move_test"), guest]
     tests = {
         "engine": [os.path.join(build, "tests/unit/test_engine_kvm")],
+        "chips": [os.path.join(build, "tests/unit/test_engine_kvm_chips")],
         "cpu": [os.path.join(build, "tests/cpu/oracle"), "--engine", "kvm", "--count", "1", "--integer"],
-        "move": [os.path.join(build, "tests/machine/move_test"), os.path.join(build, "tests/machine/guest_moved.multiboot"),
-                 "translate", "kvm", "translate", "kvm"],
+        "move": move + ["translate", "kvm", "translate", "kvm"],
+        "move_chips": move + ["kvm,irqchip=split", "kvm,irqchip=kernel", "translate", "kvm,irqchip=user", "kvm"],
     }
-    tests |= {"boot_" + case: boot + [case] for case in BOOTS}
-    return tests | machine_tests(build, ["--berth", berth, "--engine", "kvm"])
+    tests |= {"boot_" + case: boot_command(berth, "kvm", case) for case in BOOTS}
+    tests |= machine_tests(build, ["--berth", berth, "--engine", "kvm"])
+    for chips in CHIPS:
+        engine = f"kvm,irqchip={chips}"
+        tests |= {f"boot_{case}_{chips}": boot_command(berth, engine, case) for case in ("cloud_pvh", "two_cpus")}
+        some = machine_tests(build, ["--berth", berth, "--engine", engine], OF_INTERRUPTS, ())
+        tests |= {f"{name}_{chips}": command for name, command in some.items()}
+    return tests
 
 
 # --- inside the test-bed ----------------------------------------------------------------------------------
@@ -96,11 +111,18 @@ def properties(output):
     return found
 
 
+def on_qemu(name):
+    """The test guest that QEMU itself runs, wherever KVM's interrupt controllers are."""
+    head, _, tail = name.rpartition("_")
+    return head if tail in CHIPS else name
+
+
 def failed_on_qemu(build, names):
     """name: (properties that hold, whether the guest ended well) for test guests that QEMU itself runs."""
     results = {}
+    wanted = {on_qemu(name) for name in names}
     for name, command in machine_tests(build, ["--qemu", "--cpu", "EPYC"]).items():
-        if name in names:
+        if name in wanted:
             run = subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
                                  errors="replace")
             results[name] = (properties(run.stdout), run.returncode == 0)
@@ -114,7 +136,7 @@ def judge(name, output, status, qemu):
     if status == "77":
         skip = re.search(r"# SKIP (.*)", output)
         return "skip", skip.group(1).strip() if skip else "nothing could be tried"
-    here, (there, well) = properties(output), qemu.get(name, ({}, True))
+    here, (there, well) = properties(output), qemu.get(on_qemu(name), ({}, True))
     wrong = {p for p, good in here.items() if good is False}
     missing = {p for p, good in there.items() if good} - set(here)
     excused = {p for p, good in there.items() if good is False}
@@ -223,7 +245,7 @@ def run_outside(args):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--limit", type=int, default=1500, help="seconds for the whole [1500]")
+    p.add_argument("--limit", type=int, default=2400, help="seconds for the whole [2400]")
     p.add_argument("--list", action="store_true")
     p.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     p.add_argument("build")

@@ -65,8 +65,22 @@ static void errors_name_the_key_and_what_is_right(void)
     CHECK_REFUSED("{\"berth-vm\": 1, \"initrd\": \"x\"}", "initrd: needs a kernel to go with it");
     CHECK_REFUSED("{\"berth-vm\": 1, \"engine\": \"xen\"}",
                   "engine: there is no 'xen'; give one of auto, kvm, translate");
+    CHECK_REFUSED("{\"berth-vm\": 1, \"engine\": \"kvm,irqchip=new\"}",
+                  "engine: there is no option 'irqchip=new'; give irqchip=kernel, split or user");
     CHECK_REFUSED("{\"berth-vm\": 1, \"serial\": \"com\"}",
                   "serial: there is no 'com'; give stdio, pty, file:PATH or none");
+}
+
+static void engine_may_have_options(void)
+{
+    struct vm_engine engine;
+    struct error e = {0};
+    CHECK_EQ(vm_engine_parse("kvm,irqchip=split", &engine, &e), OK);
+    CHECK_STR(engine.name, "kvm");
+    CHECK_EQ(engine.chips, ENGINE_CHIPS_LAPIC);
+    CHECK_EQ(vm_engine_parse("auto", &engine, &e), OK);
+    CHECK_EQ(engine.chips, ENGINE_CHIPS_BEST);
+    CHECK_EQ(vm_engine_parse("a-name-longer-than-any", &engine, &e), ERR_INVALID);
 }
 
 static void repeated_keys_and_broken_json_are_refused_with_their_place(void)
@@ -106,6 +120,7 @@ static void debug_words_are_checked(void)
 }
 
 TEST_MAIN(TEST(a_definition_survives_the_round_trip), TEST(errors_name_the_key_and_what_is_right),
+    TEST(engine_may_have_options),
           TEST(repeated_keys_and_broken_json_are_refused_with_their_place),
           TEST(more_than_sixteen_disks_are_refused),
           TEST(memory_amounts_are_mib_unless_a_unit_is_given), TEST(debug_words_are_checked))
