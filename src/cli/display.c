@@ -28,6 +28,16 @@ const char sendkey_help[] =
     "\n"
     "      --text TEXT   types the text; a newline in it is the enter key\n";
 
+// Without the blank lines at the end.
+static void print_lines(const json_t *lines)
+{
+    size_t count = json_array_size(lines);
+    while (count && !json_string_length(json_array_get(lines, count - 1)))
+        count--;
+    for (size_t i = 0; i < count; i++)
+        puts(json_string_value(json_array_get(lines, i)));
+}
+
 int cmd_screen(int argc, char **argv)
 {
     struct verb verb;
@@ -39,9 +49,7 @@ int cmd_screen(int argc, char **argv)
         return status;
     if (verb.json)
         return print_json(result);
-    size_t i;
-    const json_t *line;
-    json_array_foreach(json_object_get(result, "lines"), i, line) puts(json_string_value(line));
+    print_lines(json_object_get(result, "lines"));
     json_decref(result);
     return EXIT_OK;
 }

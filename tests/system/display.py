@@ -112,9 +112,10 @@ def read_png(path):
 def screen_prints_text(folder):
     with Machine() as m:
         lines = m.berth("screen").splitlines()
-        check(len(lines) == 25 and lines[1] == "Berth shows text ╔═╗", f"the screen is {lines[:3]}")
+        check(lines == ["", "Berth shows text ╔═╗"], f"the screen is {lines[:3]}")
         screen = json.loads(m.berth("screen", "--json"))
         check((screen["columns"], screen["rows"], screen["cursor"]) == (80, 25, None), f"{screen}")
+        check(len(screen["lines"]) == 25, f"{screen}")
 
 
 def screen_of_graphics_says_what_to_do(folder):

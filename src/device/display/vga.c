@@ -100,6 +100,9 @@ static err_t init(struct device *dev, const void *config, struct error *e)
     pci_add_bar(&v->pci, BAR_VRAM, PCI_BAR_MEM32, v->vram_bytes, &vram_ops);
     pci_set_register(&v->pci, PCI_BAR0, 4, BAR_PREFETCHABLE, ~(v->vram_bytes - 1));
     pci_add_bar(&v->pci, BAR_MMIO, PCI_BAR_MEM32, VGA_MMIO_BYTES, &vga_mmio_ops);
+    v->pci.writable[PCI_COMMAND] |= PCI_COMMAND_IO; // of the legacy ports: firmware sets it
+    if (c->rom)
+        pci_add_rom(&v->pci, c->rom, c->rom_bytes);
     err_t err = vga_claim_ports(v, e);
     if (!err)
         err = vga_claim_window(v, e);

@@ -10,6 +10,8 @@
 
 struct vga_config {
     void *vram;          // page-aligned, zeroed; stays the caller's, longer than the device
+    const uint8_t *rom;  // its BIOS, for firmware to run; NULL: none. Stays the caller's
+    uint32_t rom_bytes;  // at most PCI_ROM_MAX
     uint32_t vram_bytes; // a power of two, 1 MiB to VGA_VRAM_MAX
 };
 

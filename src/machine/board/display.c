@@ -4,6 +4,8 @@
 #include "host/memory.h"
 #include "machine/board/pc_impl.h"
 
+#define VIDEO_BIOS_MAX (256 * KIB)
+
 static bool draw(void *opaque, struct picture *p, struct damage *damage)
 {
     const struct board *board = opaque;
@@ -41,6 +43,24 @@ static void mouse(void *opaque, int dx, int dy, int wheel, unsigned buttons)
 
 static const struct display_ops ops = {draw, text, key, mouse};
 
+// SeaBIOS' for this VGA: a BIOS does not draw by itself. UEFI and kernels bring drivers.
+static err_t load_video_bios(struct vm *vm, struct error *e)
+{
+    static const char *const paths[] = {"/usr/share/seabios/vgabios-stdvga.bin",
+                                        "/usr/share/qemu/vgabios-stdvga.bin"};
+    if (vm->board->firmware.kind != FIRMWARE_BIOS)
+        return OK;
+    err_t err = ERR_NOT_FOUND;
+    for (size_t i = 0; err == ERR_NOT_FOUND && i < ARRAY_LEN(paths); i++)
+        err = host_file_read(paths[i], VIDEO_BIOS_MAX, &vm->board->video_bios, e);
+    return err == ERR_NOT_FOUND
+               ? error_set(e, err,
+                           "there is no video BIOS '%s'; install it with apt-get install seabios, "
+                           "or do without a display: --vga none",
+                           paths[0])
+               : err;
+}
+
 err_t board_add_display(struct vm *vm, struct error *e)
 {
     struct board *board = vm->board;
@@ -49,7 +69,13 @@ err_t board_add_display(struct vm *vm, struct error *e)
     err_t err = host_ram_new(VGA_VRAM_BYTES, &board->vram, e);
     if (err)
         return error_in(e, "video memory");
-    struct vga_config config = {.vram = board->vram, .vram_bytes = VGA_VRAM_BYTES};
+    err = load_video_bios(vm, e);
+    if (err)
+        return err;
+    const struct vga_config config = {.vram = board->vram,
+                                      .vram_bytes = VGA_VRAM_BYTES,
+                                      .rom = board->video_bios.data,
+                                      .rom_bytes = (uint32_t)board->video_bios.len};
     board->display = (struct display){&ops, board};
     return board_plug(vm, &vga_type, "vga", &config, &board->vga, e);
 }
@@ -57,6 +83,7 @@ err_t board_add_display(struct vm *vm, struct error *e)
 void board_free_display(struct vm *vm)
 {
     host_ram_free(vm->board->vram, VGA_VRAM_BYTES);
+    host_file_release(&vm->board->video_bios);
 }
 
 const struct display *vm_display(const struct vm *vm)

@@ -21,6 +21,7 @@ struct board {
     struct device *i8042;
     struct device *vga; // NULL: none
     void *vram;
+    struct host_file video_bios;
     struct display display;
     struct block *disk[VM_DISKS_MAX];
     unsigned next_slot; // for pluggable PCI devices

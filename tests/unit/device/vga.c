@@ -617,6 +617,21 @@ static void the_second_bar_holds_edid_and_registers(void)
 
 // --- pictures and state ---
 
+// What a BIOS looks for before it runs the ROM.
+static void firmware_can_switch_decoding_on_and_find_the_rom(void)
+{
+    static const uint8_t rom[512] = {0x55, 0xaa, 1};
+    const struct vga_config with_rom = {
+        .vram = vram, .vram_bytes = VRAM, .rom = rom, .rom_bytes = sizeof rom};
+    struct fake_env *other = fake_env_new();
+    struct pci_function *f = pci_function_of(fake_add(other, &vga_type, &with_rom));
+    pci_config_write(f, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY);
+    CHECK_EQ(pci_config_read(f, PCI_COMMAND, 2), PCI_COMMAND_IO | PCI_COMMAND_MEMORY);
+    pci_config_write(f, PCI_ROM, 4, (uint32_t)MMIO | PCI_ROM_ENABLE);
+    CHECK_EQ(fake_mmio_read(other, MMIO, 2), 0xaa55);
+    fake_env_free(other);
+}
+
 static void drawing_tells_what_changed(void)
 {
     begin();
@@ -674,5 +689,6 @@ TEST_MAIN(TEST(text_is_drawn_from_characters_attributes_and_the_font_in_plane_2)
           TEST(four_bits_a_pixel_are_planes_with_banks),
           TEST(the_window_shows_a_bank_of_a_linear_mode), TEST(the_interface_says_what_it_can),
           TEST(setting_a_mode_clears_the_screen_unless_told_not_to),
-          TEST(the_second_bar_holds_edid_and_registers), TEST(drawing_tells_what_changed),
+          TEST(the_second_bar_holds_edid_and_registers),
+          TEST(firmware_can_switch_decoding_on_and_find_the_rom), TEST(drawing_tells_what_changed),
           TEST(state_survives_a_move))
