@@ -57,6 +57,13 @@ struct device_env {
     void (*set_irq)(struct device *dev, unsigned line, bool level); // line: the device's own output
     void (*send_msi)(struct device *dev, uint64_t address, uint32_t data);
 
+    // Doorbells: registers whose writes only mean "look". add_doorbells() in init() only; rung is
+    // then called as callbacks are. set_doorbell() says where doorbell n is (0: nowhere any more);
+    // the machine need not watch it: then writes arrive as always.
+    void (*add_doorbells)(struct device *dev, unsigned count,
+                          void (*rung)(struct device *dev, unsigned n));
+    void (*set_doorbell)(struct device *dev, unsigned n, gpa_t at);
+
     // Calls type->timer(dev, timer) once at or after virtual time `when`; replaces what was set
     // before; NS_NEVER cancels. timer < type->timers.
     void (*set_timer)(struct device *dev, unsigned timer, ns_t when);

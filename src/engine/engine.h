@@ -161,6 +161,10 @@ struct engine {
     err_t (*log_dirty)(struct engine_vm *vm, bool on, struct error *e);
     err_t (*take_dirty)(struct engine_vm *vm, gpa_t at, uint64_t len, uint64_t *bitmap);
 
+    // Doorbell: from now on (on) a write of any size to `at`, outside RAM, adds one to the eventfd
+    // and is no upcall; its value is lost. Any thread. NULL: the engine has none.
+    err_t (*doorbell)(struct engine_vm *vm, gpa_t at, int eventfd, bool on, struct error *e);
+
     err_t (*vcpu_new)(struct engine_vm *vm, unsigned index, struct engine_vcpu **out,
                       struct error *e);
     void (*vcpu_free)(struct engine_vcpu *vcpu); // accepts NULL

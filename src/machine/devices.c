@@ -2,6 +2,9 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "host/clock.h"
 #include "machine/vm_impl.h"
@@ -107,6 +110,73 @@ static void env_send_msi(struct device *dev, uint64_t address, uint32_t data)
     irq_msi(&owned(dev)->vm->irq, address, data);
 }
 
+// --- doorbells -----------------------------------------------------------------------------------
+
+static void ring(void *opaque, uint32_t events)
+{
+    struct owned_doorbell *bell = opaque;
+    struct owned_device *o = bell->owner;
+    uint64_t count;
+    if (read(bell->loop.fd, &count, sizeof count) != sizeof count)
+        return;
+    device_lock(o->dev);
+    o->rung(o->dev, (unsigned)(bell - o->doorbell));
+    device_unlock(o->dev);
+}
+
+// A doorbell that the host cannot give is one less: writes to it stay accesses.
+static void env_add_doorbells(struct device *dev, unsigned count,
+                              void (*rung)(struct device *dev, unsigned n))
+{
+    struct owned_device *o = owned(dev);
+    struct error e;
+    if (!o->vm->engine->doorbell || !(o->doorbell = calloc(count, sizeof *o->doorbell)))
+        return;
+    o->rung = rung;
+    for (; o->doorbells < count; o->doorbells++) {
+        struct owned_doorbell *bell = &o->doorbell[o->doorbells];
+        int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+        *bell = (struct owned_doorbell){
+            .loop = {.fd = fd, .events = EPOLLIN, .ready = ring, .opaque = bell}, .owner = o};
+        if (fd < 0)
+            return;
+        if (loop_fd_add(o->vm->loop, &bell->loop, &e) != OK) {
+            close(fd);
+            return;
+        }
+    }
+}
+
+static void env_set_doorbell(struct device *dev, unsigned n, gpa_t at)
+{
+    struct owned_device *o = owned(dev);
+    struct vm *vm = o->vm;
+    struct error e;
+    if (n >= o->doorbells)
+        return;
+    struct owned_doorbell *bell = &o->doorbell[n];
+    if (bell->at && vm->engine->doorbell(vm->engine_vm, bell->at, bell->loop.fd, false, &e) != OK)
+        log_line(LOG_ERROR, "%s: %s", dev->id, e.text);
+    bell->at =
+        at && vm->engine->doorbell(vm->engine_vm, at, bell->loop.fd, true, &e) == OK ? at : 0;
+}
+
+static void free_doorbells(struct owned_device *o)
+{
+    for (unsigned i = 0; i < o->doorbells; i++) {
+        loop_fd_remove(o->vm->loop, &o->doorbell[i].loop);
+        close(o->doorbell[i].loop.fd);
+    }
+    free(o->doorbell);
+}
+
+void devices_ring(struct vm *vm)
+{
+    for (struct owned_device *o = vm->devices; o; o = o->next)
+        for (unsigned i = 0; i < o->doorbells; i++)
+            ring(&o->doorbell[i], EPOLLIN);
+}
+
 static ns_t env_now(struct device *dev)
 {
     return clock_now(&owned(dev)->vm->clock);
@@ -190,6 +260,8 @@ static const struct device_env env = {
     .take_dirty = env_take_dirty,
     .set_irq = env_set_irq,
     .send_msi = env_send_msi,
+    .add_doorbells = env_add_doorbells,
+    .set_doorbell = env_set_doorbell,
     .set_timer = env_set_timer,
     .now = env_now,
     .wall_base = env_wall_base,
@@ -280,6 +352,7 @@ void devices_free(struct vm *vm)
         *last = NULL;
         if (o->initialised && o->dev->type->fini)
             o->dev->type->fini(o->dev);
+        free_doorbells(o);
         pthread_mutex_destroy(&o->own_lock);
         free(o->timer);
         free(o->dev);

@@ -31,6 +31,12 @@ struct window {
     gpa_t mapped; // where the engine has it; 0: nowhere
 };
 
+struct owned_doorbell {
+    struct loop_fd loop; // an eventfd
+    struct owned_device *owner;
+    gpa_t at; // 0: nowhere
+};
+
 // struct device.owner points here.
 struct owned_device {
     struct vm *vm;
@@ -44,6 +50,9 @@ struct owned_device {
     uint64_t interrupts;        // messages, and outputs that rose (likewise)
     struct owned_timer *timer;  // type->timers of them
     struct window window;
+    struct owned_doorbell *doorbell;
+    unsigned doorbells;
+    void (*rung)(struct device *dev, unsigned n);
     bool initialised;
     struct owned_device *next;
 };
@@ -70,5 +79,6 @@ void windows_apply(struct vm *vm); // while paused: carries out what was wanted
 
 // While paused.
 void devices_reset(struct vm *vm);
+void devices_ring(struct vm *vm);         // what vCPUs have rung before they stopped
 void devices_stop_timers(struct vm *vm);  // virtual time stands: no host timer stays armed
 void devices_start_timers(struct vm *vm); // re-arms what the models had set

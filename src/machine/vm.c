@@ -422,6 +422,7 @@ void vm_freeze(struct vm *vm)
 {
     struct error e = {0};
     vcpus_pause(vm);
+    devices_ring(vm);
     devices_stop_timers(vm);
     if (chips_take(vm, &e) != OK)
         log_line(LOG_ERROR, "%s", e.text);

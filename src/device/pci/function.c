@@ -154,6 +154,12 @@ static uint64_t bar_address(const struct pci_function *f, unsigned index)
     return address & ~(bar->size - 1);
 }
 
+static void tell_moved(struct pci_function *f, const struct pci_bar *bar)
+{
+    if (f->hooks && f->hooks->bar_moved)
+        f->hooks->bar_moved(f, (unsigned)(bar - f->bars), bar->mapped);
+}
+
 static void unmap_bar(struct pci_function *f, struct pci_bar *bar)
 {
     struct device *dev = &f->dev;
@@ -165,6 +171,7 @@ static void unmap_bar(struct pci_function *f, struct pci_bar *bar)
     else
         dev->env->unmap_mmio(dev, bar->mapped, bar->size);
     bar->mapped = 0;
+    tell_moved(f, bar);
 }
 
 // An address that is taken, or wraps as it does while a guest sizes the BAR, leaves it unmapped.
@@ -182,8 +189,10 @@ static void map_bar(struct pci_function *f, struct pci_bar *bar, uint64_t at)
         err = dev->env->map_pio(dev, (uint16_t)at, (uint32_t)bar->size, bar->ops);
     else
         err = dev->env->map_mmio(dev, at, bar->size, bar->ops);
-    if (err == OK)
-        bar->mapped = at;
+    if (err != OK)
+        return;
+    bar->mapped = at;
+    tell_moved(f, bar);
 }
 
 // Unmaps all that must move first, so that two BARs of a function can change places.

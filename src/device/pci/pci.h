@@ -29,10 +29,11 @@ struct pci_bar {
 
 struct pci_function;
 
-// What a model may want to know of configuration accesses. Either may be NULL.
+// What a model may want to know of configuration accesses. Each may be NULL.
 struct pci_hooks {
     void (*before_read)(struct pci_function *f, unsigned offset, unsigned size);
     void (*after_write)(struct pci_function *f, unsigned offset, unsigned size);
+    void (*bar_moved)(struct pci_function *f, unsigned bar, uint64_t at); // 0: unmapped
 };
 
 struct pci_function {

@@ -450,7 +450,19 @@ static void window_written(struct pci_function *f, unsigned offset, unsigned siz
         bar_write(&f->dev, at, len, load_le(f->config + v->window_cap + CAP_EXTRA, len));
 }
 
-static const struct pci_hooks window_hooks = {window_read, window_written};
+// Notifications are doorbells: where the machine can, they do not stop the vCPU.
+static void bar_moved(struct pci_function *f, unsigned bar, uint64_t at)
+{
+    for (unsigned i = 0; bar == BAR_MAIN && i < virtio_of(&f->dev)->queue_count; i++)
+        f->dev.env->set_doorbell(&f->dev, i, at ? at + AREA_NOTIFY + NOTIFY_STRIDE * i : 0);
+}
+
+static void rung(struct device *dev, unsigned queue)
+{
+    notify(virtio_of(dev), queue);
+}
+
+static const struct pci_hooks hooks = {window_read, window_written, bar_moved};
 
 // --- Life ---
 
@@ -494,7 +506,7 @@ static void init_function(struct virtio_pci *v)
     };
     unsigned notify_cap;
 
-    pci_init(f, &id, &window_hooks);
+    pci_init(f, &id, &hooks);
     pci_add_bar(f, BAR_MAIN, PCI_BAR_MEM64, BAR_BYTES, &bar_ops);
     add_capability(f, CAP_TYPE_COMMON, 0, AREA_COMMON, COMMON_BYTES);
     add_capability(f, CAP_TYPE_ISR, 0, AREA_ISR, 1);
@@ -519,6 +531,7 @@ void virtio_pci_init(struct virtio_pci *v, const struct virtio_model *model, uin
         v->queue_vectors[i] = NO_VECTOR;
     }
     v->config_vector = NO_VECTOR;
+    v->pci.dev.env->add_doorbells(&v->pci.dev, queues, rung);
     init_function(v);
 }
 

@@ -220,6 +220,7 @@ const struct engine engine_kvm = {
     .written = kvm_written,
     .log_dirty = kvm_log_dirty,
     .take_dirty = kvm_take_dirty,
+    .doorbell = kvm_doorbell,
     .vcpu_new = vcpu_new,
     .vcpu_free = vcpu_free,
     .vcpu_attach = vcpu_attach,

@@ -26,8 +26,8 @@ static bool can(const struct engine_vm *vm, const int *capabilities, size_t coun
 
 static bool can_keep(const struct engine_vm *vm, enum engine_chips chips)
 {
-    static const int all[] = {KVM_CAP_IRQCHIP,      KVM_CAP_PIT2,       KVM_CAP_PIT_STATE2,
-                              KVM_CAP_IRQ_ROUTING,  KVM_CAP_SIGNAL_MSI, KVM_CAP_MP_STATE,
+    static const int all[] = {KVM_CAP_IRQCHIP,         KVM_CAP_PIT2,       KVM_CAP_PIT_STATE2,
+                              KVM_CAP_IRQ_ROUTING,     KVM_CAP_SIGNAL_MSI, KVM_CAP_MP_STATE,
                               KVM_CAP_REINJECT_CONTROL};
     static const int lapic[] = {KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_IRQ_ROUTING, KVM_CAP_SIGNAL_MSI,
                                 KVM_CAP_MP_STATE};
@@ -92,10 +92,8 @@ _Static_assert(offsetof(struct routes, entry) == offsetof(struct kvm_irq_routing
 
 static void add_pin(struct routes *routes, unsigned gsi, unsigned chip, unsigned pin)
 {
-    routes->entry[routes->nr++] =
-        (struct kvm_irq_routing_entry){.gsi = gsi,
-                                       .type = KVM_IRQ_ROUTING_IRQCHIP,
-                                       .u.irqchip = {.irqchip = chip, .pin = pin}};
+    routes->entry[routes->nr++] = (struct kvm_irq_routing_entry){
+        .gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP, .u.irqchip = {.irqchip = chip, .pin = pin}};
 }
 
 static void add_message(struct routes *routes, unsigned gsi, const struct message *m)
@@ -148,9 +146,8 @@ static void ioapic_pin(struct engine_vm *vm, unsigned pin, bool level)
 
 static bool message(struct engine_vm *vm, uint64_t address, uint32_t data)
 {
-    const struct kvm_msi msi = {.address_lo = (uint32_t)address,
-                                .address_hi = (uint32_t)(address >> 32),
-                                .data = data};
+    const struct kvm_msi msi = {
+        .address_lo = (uint32_t)address, .address_hi = (uint32_t)(address >> 32), .data = data};
     return ioctl(vm->fd, KVM_SIGNAL_MSI, &msi) > 0;
 }
 
@@ -244,9 +241,13 @@ static void channel_from(const struct kvm_pit_channel_state *in, struct chip_pit
     bool programmed = in->mode <= 5;
     bool word = in->rw_mode == PIT_WORD_LOW;
     *out = (struct chip_pit_channel){
-        .reload = !programmed ? 0 : in->count >= 1 && in->count <= 0x10000 ? in->count : 0x10000,
+        .reload = !programmed                              ? 0
+                  : in->count >= 1 && in->count <= 0x10000 ? in->count
+                                                           : 0x10000,
         .latch = in->latched_count,
-        .latched = in->count_latched == PIT_IDLE ? 0 : in->count_latched == PIT_WORD_LOW ? 2 : 1,
+        .latched = in->count_latched == PIT_IDLE       ? 0
+                   : in->count_latched == PIT_WORD_LOW ? 2
+                                                       : 1,
         .status = in->status,
         .status_latched = in->status_latched != 0,
         .control = programmed
@@ -412,6 +413,15 @@ void kvm_rearm_deadline(struct engine_vcpu *v)
     v->deadline = 0;
     if (deadline)
         kvm_set_msr(v, MSR_TSC_DEADLINE, deadline);
+}
+
+// --- doorbells
+
+err_t kvm_doorbell(struct engine_vm *vm, gpa_t at, int eventfd, bool on, struct error *e)
+{
+    struct kvm_ioeventfd bell = {
+        .addr = at, .fd = eventfd, .flags = on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN};
+    return ioctl(vm->fd, KVM_IOEVENTFD, &bell) < 0 ? kvm_failed(e, errno, "watch a doorbell") : OK;
 }
 
 const struct engine_irqchip kvm_irqchip = {.kept = kept,

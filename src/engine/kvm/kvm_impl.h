@@ -80,16 +80,16 @@ struct engine_vcpu {
     bool intr;        // [any] level of the INTR input (with APICs in the kernel: of the PIC)
     bool inside;      // [any] at or in KVM_RUN: a signal is needed to get it out
 
-    bool incomplete;  // the last exit's access is finished by the next KVM_RUN
-    bool ready;       // an interrupt can be injected
-    bool stale;       // `ready` is not known: state was set
-    int external;     // PIC's vector that KVM may not have delivered yet (APIC in the kernel), or -1
-    bool open;        // RFLAGS.IF, while halted
-    bool nmi;         // one was given to KVM since the vCPU last ran
-    uint8_t activity; // enum cpu_activity
-    uint8_t cr8;      // as KVM knows it
-    uint64_t offset;  // guest TSC - host TSC, adjust included
-    uint64_t adjust;  // TSC_ADJUST
+    bool incomplete; // the last exit's access is finished by the next KVM_RUN
+    bool ready;      // an interrupt can be injected
+    bool stale;      // `ready` is not known: state was set
+    int external;    // PIC's vector that KVM may not have delivered yet (APIC in the kernel), or -1
+    bool open;       // RFLAGS.IF, while halted
+    bool nmi;        // one was given to KVM since the vCPU last ran
+    uint8_t activity;  // enum cpu_activity
+    uint8_t cr8;       // as KVM knows it
+    uint64_t offset;   // guest TSC - host TSC, adjust included
+    uint64_t adjust;   // TSC_ADJUST
     uint64_t deadline; // the APIC's, to be armed when the offset is known
     enum engine_exit exit;
     char error[200];
@@ -126,6 +126,7 @@ err_t kvm_set_cpuid(struct engine_vcpu *v, struct error *e);
 extern const struct engine_irqchip kvm_irqchip;
 err_t kvm_make_chips(struct engine_vm *vm, struct error *e); // before any vCPU
 err_t kvm_set_routes(struct engine_vm *vm, struct error *e);
+err_t kvm_doorbell(struct engine_vm *vm, gpa_t at, int eventfd, bool on, struct error *e);
 void kvm_rearm_deadline(struct engine_vcpu *v); // the guest's TSC has moved
 
 // msr.c

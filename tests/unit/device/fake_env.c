@@ -138,6 +138,15 @@ static void request(struct device *dev, enum machine_request what, uint32_t argu
     env->request_argument = argument;
 }
 
+static void add_doorbells(struct device *dev, unsigned count,
+                          void (*rung)(struct device *dev, unsigned n))
+{
+}
+
+static void set_doorbell(struct device *dev, unsigned n, gpa_t at)
+{
+}
+
 static const struct device_env calls = {
     .map_pio = map_pio,
     .map_mmio = map_mmio,
@@ -149,6 +158,8 @@ static const struct device_env calls = {
     .dma_done = dma_done,
     .set_irq = set_irq,
     .send_msi = send_msi,
+    .add_doorbells = add_doorbells,
+    .set_doorbell = set_doorbell,
     .set_timer = set_timer,
     .now = now,
     .wall_base = wall_base,

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -324,6 +325,34 @@ static void memory_outside_ram_is_an_upcall(void)
     close_box();
 }
 
+static uint64_t rung(int bell)
+{
+    uint64_t count = 0;
+    return read(bell, &count, sizeof count) == sizeof count ? count : 0;
+}
+
+static void doorbell_counts_writes_and_is_no_upcall(void)
+{
+    static const uint8_t code[] = {0x67, 0x66, 0xa3, 0, 0, 0, 8, // mov [0x8000000], eax
+                                   0x67, 0xa3, 0,    0, 0, 8,    // mov [0x8000000], ax
+                                   0x67, 0x66, 0xa3, 4, 0, 0, 8, 0xf4};
+    int bell = eventfd(0, EFD_NONBLOCK);
+    open_box();
+    box.in.seg[SEG_DS].limit = 0xffffffff;
+    box.in.seg[SEG_DS].attr |= SEGA_G;
+    CHECK_EQ(kvm->doorbell(box.vm, 0x8000000, bell, true, &box.e), OK);
+    CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
+    CHECK_EQ(rung(bell), 2);
+    CHECK_EQ(seen.at, 0x8000004);
+    CHECK_EQ(kvm->doorbell(box.vm, 0x8000000, bell, false, &box.e), OK);
+    CHECK_EQ(run_code(code, 7), ENGINE_HALTED);
+    CHECK_EQ(rung(bell), 0);
+    CHECK_EQ(kvm->doorbell(box.vm, 0x8000000, bell, false, &box.e), ERR_NOT_FOUND);
+    CHECK(box.e.text[0] != '\0');
+    close_box();
+    close(bell);
+}
+
 static void msrs_of_the_machine_are_upcalls(void)
 {
     static const uint8_t code[] = {
@@ -466,6 +495,7 @@ static const struct test tests[] = {
     TEST(impossible_state_is_refused_in_words),
     TEST(ports_are_upcalls),
     TEST(memory_outside_ram_is_an_upcall),
+    TEST(doorbell_counts_writes_and_is_no_upcall),
     TEST(msrs_of_the_machine_are_upcalls),
     TEST(triple_fault_is_a_shutdown),
     TEST(kick_ends_a_run_before_it_begins),
