@@ -115,6 +115,7 @@ class Row:
         self.bits = set()
         self.flags = {'r': '', 'w': '', 'u': ''}
         self.disp_n = '0'
+        self.element = 0
         self.build()
 
     def has(self, *places):
@@ -163,7 +164,9 @@ class Row:
             self.operands[0].size = '2'
         elif word == 'msize2':
             self.operands[1].size = 'SIZE_2V'
-        elif word not in ('ua', 'nok', 'noz'):
+        elif re.fullmatch(r'm[1248]', word):
+            self.element = int(word[1])
+        elif word not in ('ua', 'nok', 'noz', 'whole'):
             raise ValueError(f'attribute {word}')
 
     def derive(self):
@@ -185,6 +188,7 @@ class Row:
         if self.encoding != 'EVEX':
             self.bits -= {'BCST4', 'BCST8', 'ROUNDING'}
             self.disp_n = '0'
+            self.element = 0
         else:
             self.derive_evex()
         if (self.cond.get('reg') or self.has(*MODRM_PLACES) or 'mod' in self.cond):
@@ -220,6 +224,23 @@ class Row:
         if 'MASK_MUST' in self.bits:
             self.bits.add('MASKABLE')
             self.bits.discard('ZEROING')
+        if 'LIG' not in self.bits and self.cond.get('l') != {0}:
+            self.form.add('VL')
+        if 'MASKABLE' in self.bits and 'MASK_MUST' not in self.bits:
+            self.derive_elements()
+
+    def derive_elements(self):
+        memory = [o.size for o in self.operands if o.place == 'W']
+        if 'BCST4' in self.bits or ('LIG' in self.bits and memory == ['4']):
+            self.element = 4
+        elif 'BCST8' in self.bits or ('LIG' in self.bits and memory == ['8']):
+            self.element = 8
+        if 'whole' in self.words:
+            self.form.add('WHOLE')
+        if 'BROADCAST' in self.op:
+            self.bits.add('SPREAD')
+        if 'COMPRESS' in self.op or 'EXPAND' in self.op:
+            self.form.add('PACKED')
 
     def byte_form(self):
         sizes = [o.size for o in self.operands if o.place in ('E', 'G', 'Z', 'O', 'GPR')]
@@ -252,7 +273,7 @@ class Row:
         form = ' | '.join('FORM_' + f for f in sorted(self.form)) or '0'
         undefined = self.c_flags('u')
         return (f'{{OP_{self.op}, FEATURE_{self.feature}, {form}, {self.c_flags("r")}, '
-                f'{self.c_flags("w")}, {undefined}}}')
+                f'{self.c_flags("w")}, {undefined}, {self.element}}}')
 
     def c_row(self):
         bits = ' | '.join('ROW_' + b for b in sorted(self.bits)) or '0'

@@ -30,7 +30,8 @@ enum cpu_activity {
 
 #define CPU_MTRR_VARIABLE 8
 #define CPU_MTRR_FIXED 11
-// Room for x87, SSE, AVX, AVX-512, PKRU in the standard (not compacted) XSAVE layout.
+// Room for x87, SSE, AVX, AVX-512, PKRU in the standard (not compacted) XSAVE layout. Where
+// components are is xsave_layout_state (xsave.h), whatever the host's layout.
 #define CPU_XSAVE_BYTES 2752
 
 struct cpu_state {

@@ -9,6 +9,8 @@
 #include <cpuid.h>
 #include <string.h>
 
+#include "cpu/xsave.h"
+
 #define MAX_BASIC 0x16
 #define MAX_EXTENDED_AMD 0x8000001e
 #define MAX_EXTENDED_INTEL 0x80000008
@@ -42,7 +44,6 @@ static const uint16_t platform[] = {FEATURE_APIC,       FEATURE_X2APIC, FEATURE_
 
 static const uint16_t hidden[] = {
     FEATURE_SMAP,        FEATURE_LA57, FEATURE_PKU, FEATURE_SVM, FEATURE_MONITOR, FEATURE_XSAVES,
-    FEATURE_AVX512F,     // the translator's vector unit stops at AVX2; takes its kin with it
     FEATURE_OSXSAVE,     // follows CR4
     FEATURE_HT,          // follows the number of vCPUs
     FEATURE_CMP_LEGACY,  // likewise
@@ -75,6 +76,8 @@ static const struct {
     {FEATURE_AVX512F, FEATURE_AVX512VNNI},
     {FEATURE_AVX512F, FEATURE_AVX512BITALG},
     {FEATURE_AVX512F, FEATURE_AVX512VPOPCNTDQ},
+    {FEATURE_AVX512F, FEATURE_AVX512VP2INTERSECT},
+    {FEATURE_AVX512F, FEATURE_AVX512BF16},
 };
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
@@ -98,7 +101,9 @@ static void available(const struct cpuid_table *host, struct feature_set *out)
         feature_drop(out, FEATURE_XSAVE);
     if (!(xcr0 & 4))
         feature_drop(out, FEATURE_AVX);
-    if ((xcr0 & 0xe0) != 0xe0)
+    struct xsave_layout layout;
+    xsave_layout_of(host, &layout);
+    if ((xcr0 & 0xe0) != 0xe0 || !layout.at[5])
         feature_drop(out, FEATURE_AVX512F);
     for (size_t i = 0; i < COUNT(dependencies); i++) {
         if (!feature_has(out, dependencies[i].needs))

@@ -46,6 +46,7 @@
     F(AVX512BITALG, "avx512_bitalg", 7, 0, 2, 12) F(AVX512VPOPCNTDQ, "avx512_vpopcntdq", 7, 0, 2, 14) \
     F(LA57, "la57", 7, 0, 2, 16)           F(RDPID, "rdpid", 7, 0, 2, 22) \
     F(FSRM, "fsrm", 7, 0, 3, 4) \
+    F(AVX512VP2INTERSECT, "avx512_vp2intersect", 7, 0, 3, 8) F(AVX512BF16, "avx512_bf16", 7, 1, 0, 5) \
     F(XSAVEOPT, "xsaveopt", 13, 1, 0, 0)   F(XSAVEC, "xsavec", 13, 1, 0, 1) \
     F(XGETBV1, "xgetbv1", 13, 1, 0, 2)     F(XSAVES, "xsaves", 13, 1, 0, 3) \
     F(SYSCALL, "syscall", 0x80000001, 0, 3, 11) F(NX, "nx", 0x80000001, 0, 3, 20) \

@@ -85,9 +85,12 @@ enum form_flags {
     FORM_AVX512 = 1 << 8,
     FORM_SYSTEM = 1 << 9, // touches system state: always the interpreter's
     FORM_ALIGNED =
-        1 << 10,         // memory operand must be aligned to its size (MOVAPS, legacy SSE 16-byte)
-    FORM_COND = 1 << 11, // condition code in opcode bits 3..0 (Jcc, SETcc, CMOVcc)
-    FORM_VSIB = 1 << 12, // gathers: index is a vector register
+        1 << 10,          // memory operand must be aligned to its size (MOVAPS, legacy SSE 16-byte)
+    FORM_COND = 1 << 11,  // condition code in opcode bits 3..0 (Jcc, SETcc, CMOVcc)
+    FORM_VSIB = 1 << 12,  // gathers: index is a vector register
+    FORM_VL = 1 << 13,    // lengths below 64 need AVX512VL
+    FORM_WHOLE = 1 << 14, // all of the memory operand is accessed, whatever the writemask
+    FORM_PACKED = 1 << 15, // only selected elements are in memory, one after the other
 };
 
 // A row of the table.
@@ -98,7 +101,8 @@ struct insn_form {
     uint16_t flags_read;      // arithmetic flags (FLAGS_ARITH bits) and DF that it may read
     uint16_t flags_written;   // that it may change, undefined ones included
     uint16_t flags_undefined; // of the written ones
-    uint16_t pad;
+    uint8_t mask_element;     // bytes in memory that a bit of the writemask stands for, or 0
+    uint8_t pad;
 };
 extern const struct insn_form insn_forms[];
 
@@ -126,6 +130,7 @@ struct insn {
     uint8_t vvvv;       // VEX/EVEX register number, 0..31
     uint8_t veclen;     // 16, 32, 64 for vector encodings, else 0
     uint8_t evex_aaa;   // mask register
+    uint8_t mask_bits;  // with a mask_element: how many bits of the writemask concern memory
     uint8_t evex_zb;    // bit 0: b (broadcast or rounding), bit 1: z, bits 3..2: L'L as encoded
     uint8_t disp_bytes; // as encoded: 0, 1, 2, 4, 8
     uint8_t imm_bytes;  // as encoded, both immediates together

@@ -74,6 +74,7 @@ enum row_bits {
     ROW_MASK_MUST = 1 << 13, // ... and must (gathers)
     ROW_ZEROING = 1 << 14,
     ROW_STRING_DST = 1 << 15, // string instruction that accesses memory only through ES:rDI
+    ROW_SPREAD = 1 << 17,     // what is in memory is repeated over the whole vector
     ROW_MAX4 = 1 << 16,       // IN, OUT, INS, OUTS: operand size at most 4
 };
 

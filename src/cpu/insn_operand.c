@@ -34,7 +34,10 @@ static void resolve_sizes(const struct insn *in, uint8_t size[SIZE_COUNT])
 static void set_memory(struct insn *in, const struct fields *f, struct operand *o)
 {
     bool broadcast = in->encoding == ENC_EVEX && in->evex_zb & 1;
+    unsigned element = insn_forms[in->form].mask_element;
     o->kind = OPND_MEM;
+    if (element)
+        in->mask_bits = (uint8_t)((f->row->bits & ROW_SPREAD ? in->veclen : o->size) / element);
     if (broadcast && f->row->bits & (ROW_BCST4 | ROW_BCST8))
         o->size = f->row->bits & ROW_BCST4 ? 4 : 8;
     else if (in->encoding == ENC_EVEX && in->disp_bytes == 1 && f->row->disp_n == 0)

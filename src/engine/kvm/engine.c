@@ -34,6 +34,9 @@ static err_t make_vm(struct engine_vm *vm, struct error *e)
         return kvm_failed(e, errno, "place its own pages");
     int xsave = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
     vm->xsave_bytes = max_u64(xsave > 0 ? (uint64_t)xsave : 0, sizeof(struct kvm_xsave));
+    struct cpuid_table host;
+    cpuid_read_host(&host);
+    xsave_layout_of(&host, &vm->layout);
     vm->tsc_offset = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_VCPU_ATTRIBUTES) > 0;
     int bytes = ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
     if (bytes < (int)sizeof(struct kvm_run))

@@ -7,6 +7,7 @@
 
 #include "base/bits.h"
 #include "base/log.h"
+#include "cpu/xsave.h"
 #include "engine/engine.h"
 
 #define KVM_SLOTS 32
@@ -41,10 +42,11 @@ struct engine_vm {
     int kvm, fd;
     enum engine_chips chips; // which are in the kernel
     struct message awaited[CHIP_IOAPIC_PINS];
-    size_t run_bytes;      // of a vCPU's shared page
-    size_t xsave_bytes;    // of KVM's extended state
-    bool tsc_offset;       // the TSC's offset can be set, not only its value
-    uint32_t ring_entries; // of each vCPU's dirty ring; 0: the log is KVM's bitmaps
+    size_t run_bytes;           // of a vCPU's shared page
+    size_t xsave_bytes;         // of KVM's extended state
+    struct xsave_layout layout; // of KVM's extended state: the host's
+    bool tsc_offset;            // the TSC's offset can be set, not only its value
+    uint32_t ring_entries;      // of each vCPU's dirty ring; 0: the log is KVM's bitmaps
     bool logging;
     pthread_mutex_t dirty_lock;
     struct slot slot[KVM_SLOTS];

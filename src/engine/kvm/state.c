@@ -191,6 +191,7 @@ static void get_fpu(struct engine_vcpu *v, struct cpu_state *out)
     unsigned long request = v->vm->xsave_bytes > sizeof *v->xsave ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
     fetch(v, request, v->xsave, "read extended state");
     memcpy(out->xsave, v->xsave, sizeof out->xsave);
+    xsave_move(out->xsave, &v->vm->layout, &xsave_layout_state);
     memset(out->xsave + XSAVE_SOFTWARE, 0, XSAVE_SOFTWARE_BYTES);
     if (fetch(v, KVM_GET_XCRS, &xcrs, "read XCR0"))
         out->xcr0 = xcrs.xcrs[0].value;
@@ -201,6 +202,7 @@ static err_t set_fpu(struct engine_vcpu *v, const struct cpu_state *in, struct e
     struct kvm_xcrs xcrs = {.nr_xcrs = 1, .xcrs = {{.xcr = 0, .value = in->xcr0}}};
     memset(v->xsave, 0, v->vm->xsave_bytes);
     memcpy(v->xsave, in->xsave, sizeof in->xsave);
+    xsave_move((uint8_t *)v->xsave, &xsave_layout_state, &v->vm->layout);
     err_t err = hand(v, KVM_SET_XCRS, &xcrs, "set XCR0", e);
     return err ? err : hand(v, KVM_SET_XSAVE, v->xsave, "set extended state", e);
 }

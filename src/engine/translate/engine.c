@@ -261,14 +261,8 @@ static void get(struct engine_vcpu *vcpu, unsigned groups, struct cpu_state *out
         c->s.nmi_pending = 1;
     }
     copy_groups(out, &c->s, groups);
-}
-
-// What the guest's extended state may consist of.
-static uint64_t host_xcr0(void)
-{
-    uint32_t lo, hi;
-    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-    return lo & (XCR0_X87 | XCR0_SSE | XCR0_AVX);
+    if (groups & ENGINE_FPU)
+        xsave_move(out->xsave, simd_layout(c), &xsave_layout_state);
 }
 
 static err_t set(struct engine_vcpu *vcpu, unsigned groups, const struct cpu_state *in,
@@ -280,7 +274,9 @@ static err_t set(struct engine_vcpu *vcpu, unsigned groups, const struct cpu_sta
         return error_set(e, ERR_NO_MEMORY, "no memory for a vCPU's state");
     *old = c->s;
     copy_groups(&c->s, in, groups);
-    err_t err = cpu_state_check(&c->s, host_xcr0(), e);
+    if (groups & ENGINE_FPU)
+        xsave_move(c->s.xsave, &xsave_layout_state, simd_layout(c));
+    err_t err = cpu_state_check(&c->s, simd_components(c), e);
     if (err)
         c->s = *old;
     free(old);

@@ -23,13 +23,13 @@ static uint32_t host_mxcsr_mask(struct simd *simd)
 }
 
 // AVX state follows the header on every processor so far; one that puts it elsewhere does without.
-static uint64_t known_components(void)
+static uint64_t known_components(const struct xsave_layout *layout)
 {
-    uint32_t size, offset, ecx, edx;
-    uint64_t components = host_xcr0() & (XCR0_X87 | XCR0_SSE | XCR0_AVX);
-    __cpuid_count(0xd, 2, size, offset, ecx, edx);
-    if (size != AVX_BYTES || offset != AREA_AVX)
-        components &= ~XCR0_AVX;
+    uint64_t components = host_xcr0() & (XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512);
+    if (!layout->at[2])
+        components &= XCR0_X87 | XCR0_SSE;
+    if (!layout->at[COMPONENT_OPMASK] || (components & XCR0_AVX512) != XCR0_AVX512)
+        components &= ~XCR0_AVX512;
     return components;
 }
 
@@ -43,7 +43,12 @@ err_t simd_init(struct tcpu *c, struct error *e)
         return error_set(e, ERR_NO_MEMORY, "no memory for a vCPU's vector unit");
     fill_bytes(simd, 0, sizeof *simd);
     c->simd = simd;
-    simd->components = known_components();
+    struct cpuid_table host;
+    cpuid_read_host(&host);
+    xsave_layout_of(&host, &simd->layout);
+    simd->components = known_components(&simd->layout);
+    if (!feature_has(&c->features, FEATURE_AVX512F))
+        simd->components &= ~XCR0_AVX512;
     simd->mxcsr_mask = host_mxcsr_mask(simd);
     return codebuf_init(&simd->code, STUB_SLOTS * STUB_BYTES, e);
 }
@@ -55,6 +60,16 @@ void simd_release(struct tcpu *c)
     codebuf_release(&c->simd->code);
     free(c->simd);
     c->simd = NULL;
+}
+
+uint64_t simd_components(const struct tcpu *c)
+{
+    return c->simd->components;
+}
+
+const struct xsave_layout *simd_layout(const struct tcpu *c)
+{
+    return &c->simd->layout;
 }
 
 void fpu_to_machine(struct tcpu *c)
@@ -84,19 +99,58 @@ void fpu_open(struct tcpu *c, uint64_t components)
     fpu_to_machine(c);
     fpu_to_memory(c);
     uint64_t bv = load_le64(c->s.xsave + AREA_BV);
-    store_le64(c->s.xsave + AREA_BV, bv | (components & c->simd->components));
+    components &= c->simd->components & (c->s.xcr0 | ~XCR0_AVX512);
+    store_le64(c->s.xsave + AREA_BV, bv | components);
 }
 
-void vector_get(struct tcpu *c, unsigned n, unsigned size, void *out)
+// The three parts of a vector register in s.xsave: 16, 16 and 32 bytes; of the upper sixteen, one
+// of 64.
+static unsigned vector_parts(struct tcpu *c, unsigned n, uint8_t *part[3], unsigned size[3])
 {
-    copy_bytes(out, c->s.xsave + AREA_XMM + 16 * n, 16);
-    if (size > 16)
-        copy_bytes((uint8_t *)out + 16, c->s.xsave + AREA_AVX + 16 * n, 16);
+    const struct simd *simd = c->simd;
+    bool avx512 = simd->components & XCR0_AVX512;
+    if (n >= 16) {
+        part[0] = c->s.xsave + simd->layout.at[COMPONENT_HIGH_ZMM] + VECTOR_MAX * (n - 16);
+        size[0] = VECTOR_MAX;
+        return avx512 ? 1 : 0;
+    }
+    part[0] = c->s.xsave + AREA_XMM + 16 * n;
+    part[1] = c->s.xsave + AREA_AVX + 16 * n;
+    part[2] = c->s.xsave + simd->layout.at[COMPONENT_ZMM_HIGH] + 32 * n;
+    size[0] = size[1] = 16;
+    size[2] = 32;
+    return avx512 ? 3 : 2;
 }
 
-void vector_set(struct tcpu *c, unsigned n, unsigned size, const void *in)
+void vector_get(struct tcpu *c, unsigned n, uint8_t out[VECTOR_MAX])
 {
-    copy_bytes(c->s.xsave + AREA_XMM + 16 * n, in, 16);
-    if (size > 16)
-        copy_bytes(c->s.xsave + AREA_AVX + 16 * n, (const uint8_t *)in + 16, 16);
+    uint8_t *part[3];
+    unsigned size[3], parts = vector_parts(c, n, part, size);
+    fill_bytes(out, 0, VECTOR_MAX);
+    for (unsigned i = 0; i < parts; out += size[i++])
+        copy_bytes(out, part[i], size[i]);
+}
+
+void vector_set(struct tcpu *c, unsigned n, const uint8_t in[VECTOR_MAX])
+{
+    uint8_t *part[3];
+    unsigned size[3], parts = vector_parts(c, n, part, size);
+    for (unsigned i = 0; i < parts; in += size[i++])
+        copy_bytes(part[i], in, size[i]);
+}
+
+static uint8_t *opmask_at(struct tcpu *c, unsigned n)
+{
+    return c->s.xsave + c->simd->layout.at[COMPONENT_OPMASK] + 8 * (n & 7);
+}
+
+uint64_t opmask_get(struct tcpu *c, unsigned n)
+{
+    return c->simd->components & XCR0_AVX512 ? load_le64(opmask_at(c, n)) : 0;
+}
+
+void opmask_set(struct tcpu *c, unsigned n, uint64_t value)
+{
+    if (c->simd->components & XCR0_AVX512)
+        store_le64(opmask_at(c, n), value);
 }

@@ -25,9 +25,9 @@
 extern const uint8_t jit_host_reg[16];
 
 // The bits of tcpu.mode that decide how code is translated.
-#define KEY_MASK                                                                                \
-    (MODE_CODE_SIZE | MODE_USER | MODE_FLAT | MODE_FPU_TRAP | MODE_SSE | MODE_AVX | MODE_CPL0 | \
-     MODE_IOPL_OK)
+#define KEY_MASK                                                                                  \
+    (MODE_CODE_SIZE | MODE_USER | MODE_FLAT | MODE_FPU_TRAP | MODE_SSE | MODE_AVX | MODE_AVX512 | \
+     MODE_CPL0 | MODE_IOPL_OK)
 
 #define JIT_INSNS 64         // in one block
 #define JIT_SOURCE_BYTES 256 // of one block; never more than one page

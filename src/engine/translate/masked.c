@@ -7,8 +7,8 @@
 
 #include "base/bytes.h"
 
-static gva_t element_linear(struct tcpu *c, const struct insn *insn, uint64_t offset, unsigned size,
-                            enum access access)
+gva_t element_linear(struct tcpu *c, const struct insn *insn, uint64_t offset, unsigned size,
+                     enum access access)
 {
     return seg_linear(c, insn->seg, offset & size_mask(insn->addrsize), size, access);
 }
@@ -28,18 +28,18 @@ static unsigned maskmov_element(const struct insn *insn)
 
 void simd_maskmov_load(struct tcpu *c, const struct insn *insn)
 {
-    uint8_t mask[32] = {0}, out[32] = {0};
+    uint8_t mask[VECTOR_MAX], out[VECTOR_MAX] = {0};
     unsigned size = maskmov_element(insn);
     uint64_t offset = insn_offset(c, insn);
-    fpu_open(c, XCR0_SSE | XCR0_AVX);
-    vector_get(c, insn->operand[1].reg, insn->veclen, mask);
+    fpu_open(c, XCR0_VECTORS);
+    vector_get(c, insn->operand[1].reg, mask);
     for (unsigned i = 0; i < insn->veclen / size; i++) {
         if (!selected(mask, i, size))
             continue;
         gva_t at = element_linear(c, insn, offset + i * size, size, ACCESS_READ);
         store_sized(out + i * size, size, mem_read(c, at, size));
     }
-    vector_set(c, insn->operand[0].reg, 32, out); // VEX clears what is above the vector length
+    vector_set(c, insn->operand[0].reg, out); // VEX clears what is above the vector length
 }
 
 // Writes the elements of data that mask selects, after all of them have been checked.
@@ -60,11 +60,11 @@ static void store_selected(struct tcpu *c, const struct insn *insn, uint64_t off
 
 void simd_maskmov_store(struct tcpu *c, const struct insn *insn)
 {
-    uint8_t mask[32] = {0}, data[32] = {0};
+    uint8_t mask[VECTOR_MAX], data[VECTOR_MAX];
     unsigned size = maskmov_element(insn);
     fpu_open(c, 0);
-    vector_get(c, insn->operand[1].reg, insn->veclen, mask);
-    vector_get(c, insn->operand[2].reg, insn->veclen, data);
+    vector_get(c, insn->operand[1].reg, mask);
+    vector_get(c, insn->operand[2].reg, data);
     store_selected(c, insn, insn_offset(c, insn), data, mask, size, insn->veclen / size);
 }
 
@@ -85,7 +85,7 @@ static void enter_mmx(struct tcpu *c)
 
 void simd_maskmovdqu(struct tcpu *c, const struct insn *insn)
 {
-    uint8_t mask[16], data[16];
+    uint8_t mask[VECTOR_MAX], data[VECTOR_MAX];
     bool mmx = insn->operand[0].kind == OPND_MMX;
     uint64_t offset = c->s.gpr[RDI];
     fpu_open(c, mmx ? XCR0_X87 : 0);
@@ -94,16 +94,15 @@ void simd_maskmovdqu(struct tcpu *c, const struct insn *insn)
         copy_bytes(data, c->s.xsave + AREA_ST + 16 * insn->operand[0].reg, 8);
         copy_bytes(mask, c->s.xsave + AREA_ST + 16 * insn->operand[1].reg, 8);
     } else {
-        vector_get(c, insn->operand[0].reg, 16, data);
-        vector_get(c, insn->operand[1].reg, 16, mask);
+        vector_get(c, insn->operand[0].reg, data);
+        vector_get(c, insn->operand[1].reg, mask);
     }
     store_selected(c, insn, offset, data, mask, 1, mmx ? 8 : 16);
 }
 
 // --- gathers -------------------------------------------------------------------------------------
 
-// Base and displacement; the index is added per element.
-static uint64_t gather_base(const struct tcpu *c, const struct insn *insn)
+uint64_t gather_base(const struct tcpu *c, const struct insn *insn)
 {
     uint64_t base = insn->base == REG_NONE ? 0 : c->s.gpr[insn->base & 15];
     return base + (uint64_t)insn->disp;
@@ -115,12 +114,12 @@ void simd_gather(struct tcpu *c, const struct insn *insn)
     unsigned dest = insn->operand[0].reg, mask_reg = insn->operand[2].reg, index_reg = insn->index;
     unsigned size = insn->operand[1].size, index_size = insn->opcode & 1 ? 8 : 4;
     unsigned count = insn->veclen / (size > index_size ? size : index_size);
-    uint8_t out[32] = {0}, old[32], mask[32], index[32];
-    static const uint8_t zero[32];
-    fpu_open(c, XCR0_SSE | XCR0_AVX);
-    vector_get(c, dest, 32, old);
-    vector_get(c, mask_reg, 32, mask);
-    vector_get(c, index_reg, 32, index);
+    uint8_t out[VECTOR_MAX] = {0}, old[VECTOR_MAX], mask[VECTOR_MAX], index[VECTOR_MAX];
+    static const uint8_t zero[VECTOR_MAX];
+    fpu_open(c, XCR0_VECTORS);
+    vector_get(c, dest, old);
+    vector_get(c, mask_reg, mask);
+    vector_get(c, index_reg, index);
     for (unsigned i = 0; i < count; i++) {
         copy_bytes(out + i * size, old + i * size, size);
         if (!selected(mask, i, size))
@@ -130,6 +129,6 @@ void simd_gather(struct tcpu *c, const struct insn *insn)
         gva_t at = element_linear(c, insn, offset, size, ACCESS_READ);
         store_sized(out + i * size, size, mem_read(c, at, size));
     }
-    vector_set(c, dest, 32, out);
-    vector_set(c, mask_reg, 32, zero);
+    vector_set(c, dest, out);
+    vector_set(c, mask_reg, zero);
 }

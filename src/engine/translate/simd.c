@@ -2,11 +2,10 @@
 // general registers, and the run on the host's units. Sources: Intel SDM volume 2 section 2.4
 // (exception classes), volume 3 section 13.1 (CR0 and CR4 conditions); AMD APM volume 2 section 11.
 // Not modelled: IRQ 13 for x87 exceptions with CR0.NE clear (they are dropped); MXCSR.MM; unmasked
-// underflow of an exact tiny result (reported only when it is inexact, too); AVX-512, which the
-// translator does not offer.
+// underflow of an exact tiny result (reported only when it is inexact, too).
 #include "engine/translate/simd_impl.h"
 
-#define FORM_VECTOR (FORM_SSE | FORM_AVX)
+#define FORM_VECTOR (FORM_SSE | FORM_AVX | FORM_AVX512)
 
 _Noreturn void raise_simd_exception(struct tcpu *c)
 {
@@ -31,9 +30,12 @@ static bool is_environment_op(unsigned op) // FXSAVE and FXRSTOR follow x87's ru
 static void check_undefined(struct tcpu *c, const struct insn *insn, const struct insn_form *form)
 {
     bool undefined = form->feature != FEATURE_NONE && !feature_has(&c->features, form->feature);
-    undefined |= form->flags & FORM_AVX512 || insn->prefix & PREFIX_LOCK;
-    if (form->flags & FORM_AVX)
-        undefined |= !(c->mode & MODE_AVX) || !(c->mode & MODE_PROTECTED) || c->mode & MODE_V86;
+    undefined |= (insn->prefix & PREFIX_LOCK) != 0;
+    if (form->flags & FORM_VL && insn->veclen < 64)
+        undefined |= !feature_has(&c->features, FEATURE_AVX512VL);
+    if (form->flags & (FORM_AVX | FORM_AVX512))
+        undefined |= !(c->mode & (form->flags & FORM_AVX512 ? MODE_AVX512 : MODE_AVX)) ||
+                     !(c->mode & MODE_PROTECTED) || c->mode & MODE_V86;
     if (form->flags & FORM_SSE && !is_environment_op(insn->op))
         undefined |= !(c->s.cr4 & CR4_OSFXSR) || c->s.cr0 & CR0_EM;
     if (form->flags & FORM_SYSTEM) // the XSAVE family
@@ -133,14 +135,46 @@ static const struct operand *memory_operand(const struct insn *insn)
     return NULL;
 }
 
+// Whether a writemask decides which elements of the memory operand are accessed.
+static bool is_write_masked(const struct insn *insn)
+{
+    return insn->evex_aaa && insn->mask_bits;
+}
+
+// Alignment rules hold for all of the operand, whatever the mask selects.
+static void check_alignment(struct tcpu *c, const struct insn *insn, const struct operand *op)
+{
+    bool based = insn->mode != 8 || insn->seg >= SEG_FS;
+    uint64_t at = insn_offset(c, insn) + (based ? c->s.seg[insn->seg].base : 0);
+    if (insn_form(insn)->flags & FORM_ALIGNED && at & (op->size - 1u))
+        cpu_raise(c, VEC_GP, 0);
+}
+
+// Like load_memory() under a writemask; returns which elements are accessed.
+static uint64_t load_elements(struct tcpu *c, const struct insn *insn, const struct operand *op)
+{
+    bool write = op->flags & OPERAND_WRITE, whole = insn_form(insn)->flags & FORM_WHOLE;
+    uint64_t elements = writemask_elements(c, insn, op);
+    check_alignment(c, insn, op);
+    if (whole && write)
+        mem_probe_write(c, insn_linear(c, insn, op->size, ACCESS_WRITE), op->size);
+    else if (whole)
+        mem_read_block(c, insn_linear(c, insn, op->size, ACCESS_READ), c->simd->frame.mem,
+                       op->size);
+    else if (write)
+        writemask_probe(c, insn, op, elements);
+    else
+        writemask_load(c, insn, op, elements);
+    return elements;
+}
+
 // Brings the memory operand into the frame. One that is only written is probed and read, too: an
 // x87 store that raises an unmasked exception leaves it as it was.
 static gva_t load_memory(struct tcpu *c, const struct insn *insn, const struct operand *op)
 {
     bool write = op->flags & OPERAND_WRITE;
     gva_t at = insn_linear(c, insn, op->size, write ? ACCESS_WRITE : ACCESS_READ);
-    if (insn_form(insn)->flags & FORM_ALIGNED && at & (op->size - 1u))
-        cpu_raise(c, VEC_GP, 0);
+    check_alignment(c, insn, op);
     if (write)
         mem_probe_write(c, at, op->size);
     if (!write || insn_form(insn)->flags & FORM_X87)
@@ -199,14 +233,18 @@ static void run_on_host(struct tcpu *c, const struct insn *insn)
     const struct operand *memory = memory_operand(insn);
     if (memory && (memory->size == 0 || memory->size > sizeof c->simd->frame.mem))
         cpu_raise(c, VEC_UD, 0); // would reach beyond the frame: special() has to know it
-    gva_t at = memory ? load_memory(c, insn, memory) : 0;
+    bool masked = memory && is_write_masked(insn);
+    uint64_t elements = masked ? load_elements(c, insn, memory) : 0;
+    gva_t at = memory && !masked ? load_memory(c, insn, memory) : 0;
     load_registers(c, insn, &registers);
     simd_stub *stub = stub_for(c->simd, insn, registers.map);
     if (!stub)
         cpu_raise(c, VEC_UD, 0);
     fpu_to_machine(c); // an upcall for MMIO may have taken it out
     run(c, insn, stub);
-    if (memory && memory->flags & OPERAND_WRITE)
+    if (masked && memory->flags & OPERAND_WRITE)
+        writemask_store(c, insn, memory, elements);
+    else if (memory && memory->flags & OPERAND_WRITE)
         mem_write_block(c, at, c->simd->frame.mem, memory->size);
     store_registers(c, insn, &registers);
 }
@@ -241,10 +279,14 @@ static interp_fn *special(unsigned op)
 // Outside 64-bit code these know eight registers only; the host's would clear sixteen.
 static void vzero32(struct tcpu *c, const struct insn *insn)
 {
-    fpu_to_memory(c);
-    fill_bytes(c->s.xsave + AREA_AVX, 0, 8 * 16);
-    if (insn->veclen == 32)
-        fill_bytes(c->s.xsave + AREA_XMM, 0, 8 * 16);
+    uint8_t value[VECTOR_MAX];
+    unsigned keep = insn->veclen == 32 ? 0 : 16;
+    fpu_open(c, 0);
+    for (unsigned i = 0; i < 8; i++) {
+        vector_get(c, i, value);
+        fill_bytes(value + keep, 0, VECTOR_MAX - keep);
+        vector_set(c, i, value);
+    }
 }
 
 static interp_fn *masked_move(const struct insn *insn)
@@ -255,8 +297,13 @@ static interp_fn *masked_move(const struct insn *insn)
     case OP_VPMASKMOVD:
     case OP_VPMASKMOVQ:
         return insn->operand[0].kind == OPND_MEM ? simd_maskmov_store : simd_maskmov_load;
-    default: return insn_form(insn)->flags & FORM_VSIB ? simd_gather : NULL;
+    default: break;
     }
+    if (!(insn_form(insn)->flags & FORM_VSIB))
+        return NULL;
+    if (insn->encoding != ENC_EVEX)
+        return simd_gather;
+    return insn->operand[0].kind == OPND_MEM ? simd_scatter : simd_gather_evex;
 }
 
 void simd_insn(struct tcpu *c, const struct insn *insn)

@@ -6,8 +6,12 @@
 // (tcpu.h).
 #pragma once
 
+#include "cpu/xsave.h"
 #include "engine/translate/tcpu.h"
 
 // Makes c->simd. Fails with ERR_UNSUPPORTED on a host without XSAVE.
 err_t simd_init(struct tcpu *c, struct error *e);
 void simd_release(struct tcpu *c); // accepts a half-made one
+// What the guest's extended state may consist of (bits of XCR0), and where that is in s.xsave.
+uint64_t simd_components(const struct tcpu *c);
+const struct xsave_layout *simd_layout(const struct tcpu *c);

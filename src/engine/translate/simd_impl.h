@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/copy.h"
+#include "cpu/xsave.h"
 #include "engine/translate/codebuf.h"
 #include "engine/translate/integer_impl.h"
 #include "engine/translate/simd.h"
@@ -29,8 +30,9 @@ struct simd {
     struct simd_frame frame __attribute__((aligned(64)));
     uint8_t backup[CPU_XSAVE_BYTES] __attribute__((aligned(64))); // machine state to go back to
     uint8_t image[CPU_XSAVE_BYTES] __attribute__((aligned(64)));  // of a guest's FXSAVE or XSAVE
-    uint64_t components; // XCR0 bits that guests can have: saved and restored here
-    uint32_t mxcsr_mask; // bits that LDMXCSR accepts
+    uint64_t components;        // XCR0 bits that guests can have: saved and restored here
+    struct xsave_layout layout; // of the host, and so of s.xsave
+    uint32_t mxcsr_mask;        // bits that LDMXCSR accepts
     struct codebuf code;
     struct stub_key stub[STUB_SLOTS];
     unsigned stubs; // taken
@@ -54,6 +56,10 @@ struct simd {
 #define AREA_COMPACT 520 // XCOMP_BV
 #define AREA_AVX 576     // in the standard and the compacted layout
 #define AVX_BYTES 256
+#define VECTOR_MAX 64
+#define COMPONENT_OPMASK 5
+#define COMPONENT_ZMM_HIGH 6 // upper halves of ZMM0..15
+#define COMPONENT_HIGH_ZMM 7 // ZMM16..31
 
 static inline uint32_t mxcsr_read(void)
 {
@@ -95,10 +101,15 @@ static inline void host_xrstor(const void *area, uint64_t mask)
 // Puts the state into s.xsave in a form where every byte of every component is meaningful and every
 // component's XSTATE_BV bit may be set; marks components as in use.
 void fpu_open(struct tcpu *c, uint64_t components);
-// XMM or YMM register n in s.xsave (after fpu_open): size 16 or 32 bytes. Writing 16 bytes leaves
-// the rest.
-void vector_get(struct tcpu *c, unsigned n, unsigned size, void *out);
-void vector_set(struct tcpu *c, unsigned n, unsigned size, const void *in);
+// What instructions with VEX and EVEX change in vector registers, whole or in parts.
+#define XCR0_VECTORS (XCR0_SSE | XCR0_AVX | XCR0_AVX512)
+// Vector register n in s.xsave (after fpu_open), all 64 bytes; those that the machine lacks read as
+// zero and are dropped.
+void vector_get(struct tcpu *c, unsigned n, uint8_t out[VECTOR_MAX]);
+void vector_set(struct tcpu *c, unsigned n, const uint8_t in[VECTOR_MAX]);
+// Mask register n, likewise.
+uint64_t opmask_get(struct tcpu *c, unsigned n);
+void opmask_set(struct tcpu *c, unsigned n, uint64_t value);
 
 // stub.c: the code that runs one instruction on a frame, or NULL if it cannot be re-encoded.
 typedef void simd_stub(struct simd_frame *f);
@@ -109,6 +120,23 @@ unsigned stub_slot(unsigned host_reg);
 // simd.c
 // Raises #XM (or #UD without OSXMMEXCPT).
 _Noreturn void raise_simd_exception(struct tcpu *c);
+
+// writemask.c: memory operands of which a writemask selects elements.
+// Which elements of the operand may be touched, a bit for each.
+uint64_t writemask_elements(struct tcpu *c, const struct insn *insn, const struct operand *op);
+// Reads them into the frame, or raises what writing them would.
+void writemask_load(struct tcpu *c, const struct insn *insn, const struct operand *op,
+                    uint64_t elements);
+void writemask_probe(struct tcpu *c, const struct insn *insn, const struct operand *op,
+                     uint64_t elements);
+void writemask_store(struct tcpu *c, const struct insn *insn, const struct operand *op,
+                     uint64_t elements);
+interp_fn simd_gather_evex, simd_scatter;
+// The linear address of an element at an effective address.
+gva_t element_linear(struct tcpu *c, const struct insn *insn, uint64_t offset, unsigned size,
+                     enum access access);
+// Base and displacement of a gather or scatter; the index is added per element.
+uint64_t gather_base(const struct tcpu *c, const struct insn *insn);
 
 // Instructions that need more than a stub. masked.c
 interp_fn simd_gather, simd_maskmov_load, simd_maskmov_store, simd_maskmovdqu;

@@ -300,8 +300,12 @@ void sys_xsetbv(struct tcpu *c, const struct insn *insn)
     uint64_t value = (uint32_t)c->s.gpr[RAX] | c->s.gpr[RDX] << 32, known = XCR0_X87 | XCR0_SSE;
     if (feature_has(&c->features, FEATURE_AVX))
         known |= XCR0_AVX;
+    if (feature_has(&c->features, FEATURE_AVX512F))
+        known |= XCR0_AVX512;
+    uint64_t avx512 = value & XCR0_AVX512;
     if ((uint32_t)c->s.gpr[RCX] != 0 || (value & ~known) || !(value & XCR0_X87) ||
-        ((value & XCR0_AVX) && !(value & XCR0_SSE)))
+        ((value & XCR0_AVX) && !(value & XCR0_SSE)) ||
+        (avx512 && (avx512 != XCR0_AVX512 || !(value & XCR0_AVX))))
         gp(c);
     fpu_to_memory(c);
     c->s.xcr0 = value;

@@ -41,18 +41,46 @@ struct piece {
     unsigned offset, len;
 };
 
-// The bytes that hold a component: two pieces for x87, of which MXCSR is no part.
+// The bytes that hold a component in s.xsave: two pieces for x87, of which MXCSR is no part.
+// Outside 64-bit code half of the registers are not there, and none of ZMM16..31.
 static unsigned component_pieces(const struct tcpu *c, unsigned component, struct piece out[2])
 {
-    unsigned registers = vector_registers(c);
+    unsigned registers = vector_registers(c), at = c->simd->layout.at[component];
     switch (component) {
     case 0:
         out[0] = (struct piece){AREA_FCW, AREA_MXCSR};
         out[1] = (struct piece){AREA_ST, AREA_XMM - AREA_ST};
         return 2;
     case 1: out[0] = (struct piece){AREA_XMM, 16 * registers}; return 1;
-    default: out[0] = (struct piece){AREA_AVX, 16 * registers}; return 1;
+    case COMPONENT_ZMM_HIGH: out[0] = (struct piece){at, 32 * registers}; return 1;
+    case COMPONENT_HIGH_ZMM:
+        out[0] = (struct piece){at, xsave_component_bytes(component)};
+        return registers == 16 ? 1 : 0;
+    case COMPONENT_OPMASK: out[0] = (struct piece){at, xsave_component_bytes(component)}; return 1;
+    default: out[0] = (struct piece){at, 16 * registers}; return 1;
     }
+}
+
+// Where a component begins in a guest's image, in the standard form or, with compact holding the
+// components that it has room for, in the compacted one.
+static unsigned image_at(const struct tcpu *c, unsigned component, uint64_t compact)
+{
+    if (component < 2)
+        return 0;
+    if (!compact)
+        return c->simd->layout.at[component];
+    unsigned at = AREA_AVX;
+    for (unsigned i = 2; i < component; i++)
+        at += compact >> i & 1 ? xsave_component_bytes(i) : 0;
+    return at;
+}
+
+// How far a piece of s.xsave is moved in a guest's image.
+static gva_t piece_at(const struct tcpu *c, gva_t area, unsigned component, uint64_t compact,
+                      const struct piece *piece)
+{
+    unsigned from = component < 2 ? 0 : c->simd->layout.at[component];
+    return area + image_at(c, component, compact) + piece->offset - from;
 }
 
 static gva_t aligned_linear(struct tcpu *c, const struct insn *insn, unsigned len, unsigned align,
@@ -73,13 +101,26 @@ static uint64_t fxsave_components(const struct tcpu *c)
     return fast ? XCR0_X87 : XCR0_X87 | XCR0_SSE;
 }
 
-static void write_components(struct tcpu *c, gva_t at, uint64_t components)
+static void write_components(struct tcpu *c, gva_t at, uint64_t components, uint64_t compact)
 {
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < XSAVE_COMPONENTS; i++) {
         struct piece piece[2];
         unsigned n = components >> i & 1 ? component_pieces(c, i, piece) : 0;
         for (unsigned k = 0; k < n; k++)
-            mem_write_block(c, at + piece[k].offset, c->s.xsave + piece[k].offset, piece[k].len);
+            mem_write_block(c, piece_at(c, at, i, compact, &piece[k]), c->s.xsave + piece[k].offset,
+                            piece[k].len);
+    }
+}
+
+// Brings components of a guest's image to where s.xsave has them.
+static void read_components(struct tcpu *c, gva_t at, uint64_t components, uint64_t compact)
+{
+    for (unsigned i = 2; i < XSAVE_COMPONENTS; i++) {
+        struct piece piece[2];
+        unsigned n = components >> i & 1 ? component_pieces(c, i, piece) : 0;
+        for (unsigned k = 0; k < n; k++)
+            mem_read_block(c, piece_at(c, at, i, compact, &piece[k]),
+                           c->simd->image + piece[k].offset, piece[k].len);
     }
 }
 
@@ -94,7 +135,7 @@ void simd_fxsave(struct tcpu *c, const struct insn *insn)
     gva_t at = aligned_linear(c, insn, XSAVE_LEGACY, 16, ACCESS_WRITE);
     mem_probe_write(c, at, XSAVE_LEGACY);
     fpu_open(c, 0);
-    write_components(c, at, fxsave_components(c));
+    write_components(c, at, fxsave_components(c), 0);
     write_mxcsr(c, at);
 }
 
@@ -133,16 +174,23 @@ static uint64_t requested(const struct tcpu *c)
     return bitmap & c->s.xcr0 & c->simd->components;
 }
 
-static unsigned area_bytes(uint64_t components)
+static unsigned area_bytes(const struct tcpu *c, uint64_t components, bool compact)
 {
-    return components & XCR0_AVX ? AREA_AVX + AVX_BYTES : AREA_AVX;
+    unsigned end = AREA_AVX;
+    for (unsigned i = 2; i < XSAVE_COMPONENTS; i++) {
+        if (!(components >> i & 1))
+            continue;
+        unsigned after = image_at(c, i, compact ? components : 0) + xsave_component_bytes(i);
+        end = after > end ? after : end;
+    }
+    return end;
 }
 
 // skip_initial: components in their initial state are not written (XSAVEOPT, XSAVEC).
 static void save(struct tcpu *c, const struct insn *insn, bool skip_initial, bool compact)
 {
     uint64_t components = requested(c);
-    unsigned len = area_bytes(components);
+    unsigned len = area_bytes(c, components, compact);
     gva_t at = aligned_linear(c, insn, len, 64, ACCESS_WRITE);
     mem_probe_write(c, at, len);
     uint64_t header = compact ? 0 : mem_read(c, at + AREA_BV, 8);
@@ -150,7 +198,10 @@ static void save(struct tcpu *c, const struct insn *insn, bool skip_initial, boo
     uint64_t in_use = load_le64(c->s.xsave + AREA_BV);
     if (compact && load_le32(c->s.xsave + AREA_MXCSR) != MXCSR_DEFAULT)
         in_use |= XCR0_SSE;
-    write_components(c, at, skip_initial ? components & in_use : components);
+    if (vector_registers(c) < 16)
+        in_use &= ~BIT(COMPONENT_HIGH_ZMM);
+    write_components(c, at, skip_initial ? components & in_use : components,
+                     compact ? components : 0);
     if (components & (compact ? XCR0_SSE : XCR0_SSE | XCR0_AVX))
         write_mxcsr(c, at);
     mem_write(c, at + AREA_BV, 8, (header & ~components) | (in_use & components));
@@ -215,7 +266,7 @@ static void load_initial(struct tcpu *c, unsigned component)
 static void load_components(struct tcpu *c, const uint8_t *image, uint64_t components, uint64_t bv)
 {
     uint64_t initial = components & ~bv;
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < XSAVE_COMPONENTS; i++) {
         if (components & bv & BIT(i))
             load_component(c, i, image);
         else if (initial & BIT(i))
@@ -242,8 +293,8 @@ static void restore(struct tcpu *c, const struct insn *insn, bool compact_only)
         cpu_raise(c, VEC_GP, 0);
     uint64_t bv = load_le64(image + AREA_BV);
     bool compact = load_le64(image + AREA_COMPACT) & COMPACT;
-    if (components & bv & XCR0_AVX)
-        mem_read_block(c, at + AREA_AVX, image + AREA_AVX, AVX_BYTES);
+    read_components(c, at, components & bv,
+                    compact ? load_le64(image + AREA_COMPACT) & ~COMPACT : 0);
     uint32_t mxcsr = load_le32(image + AREA_MXCSR);
     if (loads_mxcsr(components, bv, compact))
         check_mxcsr(c, mxcsr);

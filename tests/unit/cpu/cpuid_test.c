@@ -156,7 +156,46 @@ static void this_hosts_own_table_builds(void)
     CHECK(t.count < CPUID_LEAVES);
 }
 
+// Adds AVX-512 and where its state is; turned_on: by the host's system.
+static void add_avx512(struct cpuid_table *t, bool turned_on)
+{
+    static const uint16_t bytes[] = {64, 512, 1024}, at[] = {832, 896, 1408};
+    for (unsigned i = 0; i < t->count; i++) {
+        if (t->leaf[i].function == 7)
+            t->leaf[i].ebx |= 0xd0230000;
+        if (t->leaf[i].function == 0xd && t->leaf[i].index == 0)
+            t->leaf[i].eax |= turned_on ? 0xe0 : 0;
+    }
+    for (unsigned i = 0; i < 3; i++)
+        t->leaf[t->count++] = (struct cpuid_leaf){
+            .function = 0xd, .index = 5 + i, .has_index = 1, .eax = bytes[i], .ebx = at[i]};
+}
+
+static void avx_512_is_shown_where_the_host_keeps_its_state(void)
+{
+    struct cpuid_request request = {.vcpus = 1, .tsc_khz = 2449998, .apic_khz = 1000000};
+    struct cpuid_table host, t;
+    struct feature_set f;
+    struct error e;
+    uint32_t r[4];
+    for (unsigned on = 0; on < 2; on++) {
+        make_host(&host, true);
+        add_avx512(&host, on);
+        CHECK_EQ(cpuid_build(&request, &host, &t, &e), OK);
+        cpuid_features(&t, &f);
+        CHECK_EQ(feature_has(&f, FEATURE_AVX512F), on);
+        CHECK_EQ(feature_has(&f, FEATURE_AVX512VL), on);
+        cpuid_query(&t, 0, 0xd, 0, 0, on ? 0xe7 : 7, r);
+        CHECK_EQ(r[0], on ? 0xe7 : 7);
+        CHECK_EQ(r[1], on ? 2432 : 832);
+        CHECK_EQ(r[2], on ? 2432 : 832);
+        cpuid_query(&t, 0, 0xd, 7, 0, 7, r);
+        CHECK_EQ(r[1], on ? 1408 : 0);
+    }
+}
+
 TEST_MAIN(TEST(default_model_is_the_host_without_what_is_hidden),
           TEST(features_follow_what_the_host_turned_on), TEST(named_models_need_their_features),
           TEST(some_leaves_depend_on_who_asks), TEST(frequencies_fit_32_bit_arithmetic),
-          TEST(unknown_functions_answer_as_their_vendor_does), TEST(this_hosts_own_table_builds))
+          TEST(unknown_functions_answer_as_their_vendor_does),
+          TEST(avx_512_is_shown_where_the_host_keeps_its_state), TEST(this_hosts_own_table_builds))
