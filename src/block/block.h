@@ -74,6 +74,7 @@ struct block_options {
     // For tools.
     bool no_backing; // do not open what is below
     bool repair;     // to be repaired: an image in need of it is not refused
+    bool unlocked;   // read_only, and whoever may write meanwhile: for a look at what is in use
 };
 
 // Opens an image of any format, with everything below it (backing files). Locks the files (one

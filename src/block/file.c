@@ -545,7 +545,7 @@ err_t bfile_open(const char *path, const struct bfile_options *options, struct b
     if (!file)
         return error_set(e, ERR_NO_MEMORY, "%s: no memory", path);
     err = open_file(file, path, options, e);
-    if (err == OK)
+    if (err == OK && !options->unlocked)
         err = lock_file(file, path, e);
     if (err == OK)
         err = measure(file, path, e);

@@ -12,7 +12,8 @@ struct bfile;
 
 struct bfile_options {
     bool read_only;
-    bool direct; // O_DIRECT
+    bool direct;   // O_DIRECT
+    bool unlocked; // read_only: no lock
     // The file belongs to a format that decides its length: reads beyond the end give zeros and
     // writes there extend it. Else the length is the disk's and both are errors.
     bool grows;

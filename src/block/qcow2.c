@@ -77,22 +77,23 @@ err_t qcow2_settle(struct qcow2 *q, struct error *e)
     return err;
 }
 
-void qcow2_close(struct block *block)
+void qcow2_finish(struct qcow2 *q)
 {
     struct error e;
-
-    if (!block)
-        return;
-    struct qcow2 *q = container_of(block, struct qcow2, block);
-    qcow2_drain(block);
-    pthread_mutex_lock(&q->lock);
     err_t err = OK;
+
     if (!q->read_only)
         err = q->corrupt ? header_features(q, INCOMPATIBLE_CORRUPT, 0, &e) : qcow2_settle(q, &e);
     if (err != OK)
         log_line(LOG_ERROR, "disk %s: closing it failed: %s", q->block.name, e.text);
-    pthread_mutex_unlock(&q->lock);
-    release(q);
+}
+
+void qcow2_close(struct block *block)
+{
+    if (!block)
+        return;
+    qcow2_drain(block);
+    release(container_of(block, struct qcow2, block));
 }
 
 static void describe(const struct extent *ext, struct block_extent *out)
@@ -225,8 +226,10 @@ static void set_limits(struct qcow2 *q)
 static err_t open_image(struct qcow2 *q, const struct block_options *options,
                         const struct block_chain *above, struct error *e)
 {
-    struct bfile_options how = {
-        .read_only = options->read_only, .direct = options->direct, .grows = true};
+    struct bfile_options how = {.read_only = options->read_only,
+                                .direct = options->direct,
+                                .unlocked = options->unlocked,
+                                .grows = true};
     err_t err = bfile_open(q->path, &how, &q->file, e);
 
     if (err == OK)

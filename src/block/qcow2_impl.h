@@ -160,6 +160,8 @@ err_t qcow2_corrupt(struct qcow2 *q, struct error *e, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 void qcow2_close(struct block *block);
+// The last writes to an image, by its worker: who closes it may be confined to less.
+void qcow2_finish(struct qcow2 *q);
 // A flush, after which the counts are on the medium, too.
 err_t qcow2_settle(struct qcow2 *q, struct error *e);
 // All snapshots, to be freed, and the bytes of their table.

@@ -437,6 +437,7 @@ static void work(void *opaque)
         q->structural = false;
         tell_change(q);
     }
+    qcow2_finish(q);
     pthread_mutex_unlock(&q->lock);
 }
 

@@ -98,7 +98,8 @@ static err_t check_size(const struct block_limits *limits, const char *path, str
 err_t raw_open(const char *path, const struct block_options *options, bool guessed,
                struct block **out, struct error *e)
 {
-    struct bfile_options how = {.read_only = options->read_only, .direct = options->direct};
+    struct bfile_options how = {
+        .read_only = options->read_only, .direct = options->direct, .unlocked = options->unlocked};
     struct raw *raw = calloc(1, sizeof *raw);
     err_t err = raw ? bfile_open(path, &how, &raw->file, e)
                     : error_set(e, ERR_NO_MEMORY, "%s: no memory", path);

@@ -16,7 +16,7 @@ extern const struct command commands[]; // ended by a NULL name
 
 extern const char run_help[], info_help[], version_help[], ls_help[], pause_help[], resume_help[],
     reset_help[], stop_help[], events_help[], stats_help[], explain_help[], control_help[],
-    screen_help[], screenshot_help[], sendkey_help[], image_help[];
+    screen_help[], screenshot_help[], sendkey_help[], image_help[], disk_help[];
 int cmd_run(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_ls(int argc, char **argv);
@@ -31,6 +31,7 @@ int cmd_image(int argc, char **argv);
 int cmd_screen(int argc, char **argv);
 int cmd_screenshot(int argc, char **argv);
 int cmd_sendkey(int argc, char **argv);
+int cmd_disk(int argc, char **argv);
 int cmd_control(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_help(int argc, char **argv);

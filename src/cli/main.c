@@ -22,6 +22,7 @@ const struct command commands[] = {
     {"screen", "print the text on a VM's screen", screen_help, cmd_screen},
     {"screenshot", "save a picture of a VM's screen", screenshot_help, cmd_screenshot},
     {"sendkey", "press keys on a VM's keyboard", sendkey_help, cmd_sendkey},
+    {"disk", "make, show, check and change disk images", disk_help, cmd_disk},
     {"control", "send a VM any request", control_help, cmd_control},
     {"version", "show the version", version_help, cmd_version},
     {"help", "show this, or the help of a command", help_help, cmd_help},

@@ -6,6 +6,7 @@ content must always be what a plain copy of it says; and writers killed at rando
 """
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -61,6 +62,8 @@ class Both:
         self.data = os.path.join(work, "data")
         self.shadow = bytearray(size)
         self.unit = 512
+        found = re.search(r"cluster_size=(\d+)", options)
+        self.cluster = int(found[1]) if found else 65536
         self.snapshots = {}
         command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", options]
         if backing:
@@ -179,6 +182,8 @@ class Both:
 
     def resize(self, by_us):
         size = max(self.size + self.rng.randint(-200, 400) * 512, 65536)
+        if not by_us:  # it leaves what was behind the end in the last cluster for later growth to show
+            size = -(-size // self.cluster) * self.cluster
         tool = [BERTH, "disk"] if by_us else ["qemu-img"]
         done = run(*tool, "resize", "--shrink", self.image, str(size), status=None)
         assert done.returncode == 0, done.stderr
