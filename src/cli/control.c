@@ -103,7 +103,7 @@ int verb_ask(const struct verb *verb, const char *request, json_t *args, json_t 
 {
     struct client *client = NULL;
     struct error e = {0};
-    err_t err = client_connect(verb->vm, ANSWER_MS, &client, &e);
+    err_t err = client_connect(REGISTRY_VM, verb->vm, ANSWER_MS, &client, &e);
     if (err)
         json_decref(args);
     else
@@ -208,7 +208,7 @@ static void add_vm(void *opaque, const char *name)
     struct client *client = NULL;
     struct error e = {0};
     json_t *vm = NULL;
-    err_t err = client_connect(name, 2000, &client, &e);
+    err_t err = client_connect(REGISTRY_VM, name, 2000, &client, &e);
     if (!err)
         err = client_ask(client, "info", NULL, &vm, NULL, &e);
     client_free(client);
@@ -243,7 +243,7 @@ int cmd_ls(int argc, char **argv)
         return bad_option("ls", argv[1]);
     json_t *vms = json_array();
     struct error e = {0};
-    err_t err = registry_each(add_vm, vms, &e);
+    err_t err = registry_each(REGISTRY_VM, add_vm, vms, &e);
     if (err) {
         json_decref(vms);
         return complain(EXIT_HOST, "%s", e.text);
@@ -291,7 +291,7 @@ static void print_event(const json_t *event, bool json)
 static err_t subscribe(const struct verb *verb, struct client **client, struct error *e)
 {
     json_t *result = NULL;
-    err_t err = client_connect(verb->vm, ANSWER_MS, client, e);
+    err_t err = client_connect(REGISTRY_VM, verb->vm, ANSWER_MS, client, e);
     if (!err)
         err = client_ask(*client, "events", NULL, &result, NULL, e);
     json_decref(result);

@@ -76,7 +76,7 @@ static err_t take_screenshot(const struct verb *verb, const char *path, json_t *
     struct client *client = NULL;
     struct picture picture = {0};
     int fd = -1;
-    err_t err = client_connect(verb->vm, ANSWER_MS, &client, e);
+    err_t err = client_connect(REGISTRY_VM, verb->vm, ANSWER_MS, &client, e);
     if (!err)
         err = client_ask(client, "screenshot", NULL, result, &fd, e);
     if (!err)

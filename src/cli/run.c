@@ -242,11 +242,11 @@ static bool on_terminal(const struct vm_config *config)
 static err_t claim_name(struct vm_config *config, bool given, struct registry_claim *claim,
                         struct error *e)
 {
-    err_t err = registry_claim(config->name, claim, e);
+    err_t err = registry_claim(REGISTRY_VM, config->name, claim, e);
     for (unsigned n = 2; err == ERR_BUSY && !given && n <= NAMES_MAX; n++) {
         char name[16];
         snprintf(name, sizeof name, "vm%u", n);
-        err = registry_claim(name, claim, e);
+        err = registry_claim(REGISTRY_VM, name, claim, e);
     }
     return err ? err : vm_config_set(&config->name, claim->name, e);
 }

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -22,23 +23,28 @@ struct client {
     int fd;
     int timeout_ms;
     int passed; // descriptor that came with the bytes read so far; -1: none
+    int given;  // descriptor to go with the next request; -1: none
     struct buffer in;
     char name[REGISTRY_NAME_MAX + 1];
 };
 
-err_t client_connect(const char *name, int timeout_ms, struct client **out, struct error *e)
+err_t client_connect(enum registry_kind kind, const char *name, int timeout_ms, struct client **out,
+                     struct error *e)
 {
     int fd = -1;
-    err_t err = registry_connect(name, &fd, e);
-    if (err)
-        return err;
+    err_t err = registry_connect(kind, name, &fd, e);
+    return err ? err : client_new(fd, name, timeout_ms, out, e);
+}
+
+err_t client_new(int fd, const char *name, int timeout_ms, struct client **out, struct error *e)
+{
     struct client *client = calloc(1, sizeof *client);
     if (!client) {
         close(fd);
         return error_set(e, ERR_NO_MEMORY, "no memory for a connection");
     }
-    *client = (struct client){.fd = fd, .timeout_ms = timeout_ms, .passed = -1};
-    memcpy(client->name, name, strlen(name) + 1); // registry_connect() checked it
+    *client = (struct client){.fd = fd, .timeout_ms = timeout_ms, .passed = -1, .given = -1};
+    snprintf(client->name, sizeof client->name, "%s", name);
     *out = client;
     return OK;
 }
@@ -148,8 +154,40 @@ static err_t refused(const json_t *answer, struct error *e)
         if (!strcmp(err_name(known), code))
             err = known;
     }
-    return error_set(e, err, "%s%s%s", text ? text : "the VM refuses", hint ? "; " : "",
+    return error_set(e, err, "%s%s%s", text ? text : "it refuses", hint ? "; " : "",
                      hint ? hint : "");
+}
+
+// A descriptor goes with the first byte.
+static ssize_t send_some(struct client *client, char *text, size_t len)
+{
+    struct iovec data = {.iov_base = text, .iov_len = len};
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+    if (client->given >= 0) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = sizeof control.bytes;
+        struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(rights), &client->given, sizeof(int));
+        client->given = -1;
+    }
+    return sendmsg(client->fd, &message, MSG_NOSIGNAL);
+}
+
+void client_give(struct client *client, int fd)
+{
+    client->given = fd;
+}
+
+int client_fd(const struct client *client)
+{
+    return client->fd;
 }
 
 static err_t send_line(struct client *client, json_t *line, struct error *e)
@@ -162,9 +200,9 @@ static err_t send_line(struct client *client, json_t *line, struct error *e)
     text[len] = '\n'; // in place of the end
     ssize_t n = 0;
     for (size_t at = 0; at <= len && n >= 0; at += (size_t)n)
-        n = send(client->fd, text + at, len + 1 - at, MSG_NOSIGNAL);
+        n = send_some(client, text + at, len + 1 - at);
     free(text);
-    return n < 0 ? error_set(e, ERR_IO, "the VM '%s' has just ended", client->name) : OK;
+    return n < 0 ? error_set(e, ERR_IO, "'%s' has just ended", client->name) : OK;
 }
 
 err_t client_ask(struct client *client, const char *request, json_t *args, json_t **result, int *fd,
@@ -177,7 +215,7 @@ err_t client_ask(struct client *client, const char *request, json_t *args, json_
     while (!err) {
         err = next_line(client, client->timeout_ms, &answer, e);
         if (!err && !answer)
-            err = error_set(e, ERR_NOT_FOUND, "the VM '%s' has just ended", client->name);
+            err = error_set(e, ERR_NOT_FOUND, "'%s' has just ended", client->name);
         if (err || !json_object_get(answer, "event"))
             break;
         json_decref(answer);

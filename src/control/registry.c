@@ -1,4 +1,4 @@
-// Names of running VMs as directories. flock(2), unix(7), openat(2), proc(5).
+// Names of running VMs and networks as directories. flock(2), unix(7), openat(2), proc(5).
 //
 // Every path is walked by descriptors, one component at a time and never through a symbolic link,
 // and the directories must be the user's own and closed to others: /tmp belongs to everybody.
@@ -23,6 +23,13 @@
 #define LOCK "lock"
 #define TRIES 10
 
+static const struct {
+    const char *folder, *noun, *advice;
+} kinds[REGISTRY_KINDS] = {
+    [REGISTRY_VM] = {"vm", "VM", "give this one another name with -n, or see berth info"},
+    [REGISTRY_NETWORK] = {"net", "network", "see berth net info"},
+};
+
 static void shut(int fd)
 {
     if (fd >= 0)
@@ -36,7 +43,7 @@ static err_t failed(const char *what, const char *path, struct error *e)
                      strerror(errno));
 }
 
-// --- the directory of all VMs
+// --- the directory of all of a kind
 
 static bool own_directory(const char *path)
 {
@@ -74,36 +81,37 @@ static err_t open_private(int at, const char *path, int *out, struct error *e)
     return OK;
 }
 
-static err_t open_vms(int *out, struct error *e)
+static err_t open_all(enum registry_kind kind, int *out, struct error *e)
 {
     char path[4096];
     root_path(path, sizeof path);
     int root = -1;
     err_t err = open_private(AT_FDCWD, path, &root, e);
     if (!err)
-        err = open_private(root, "vm", out, e);
+        err = open_private(root, kinds[kind].folder, out, e);
     shut(root);
     return err;
 }
 
 // --- claims
 
-static err_t check_name(const char *name, struct error *e)
+static err_t check_name(enum registry_kind kind, const char *name, struct error *e)
 {
     if (vm_name_valid(name))
         return OK;
-    return error_set(e, ERR_INVALID, "'%.64s' is no name of a VM; " VM_NAME_RULE, name);
+    return error_set(e, ERR_INVALID, "'%.64s' is no name of a %s; " VM_NAME_RULE, name,
+                     kinds[kind].noun);
 }
 
 static void release(struct registry_claim *claim)
 {
     shut(claim->lock);
     shut(claim->dir);
-    shut(claim->vms);
+    shut(claim->all);
     *claim = REGISTRY_NO_CLAIM;
 }
 
-// Takes the lock in a VM's directory that is open. ERR_NOT_FOUND: the directory was removed
+// Takes the lock in a directory that is open. ERR_NOT_FOUND: the directory was removed
 // meanwhile.
 static err_t lock_directory(struct registry_claim *claim)
 {
@@ -116,13 +124,15 @@ static err_t lock_directory(struct registry_claim *claim)
     return fstat(claim->lock, &st) == 0 && st.st_nlink ? OK : ERR_NOT_FOUND;
 }
 
-static err_t claim_once(const char *name, struct registry_claim *out, struct error *e)
+static err_t claim_once(enum registry_kind kind, const char *name, struct registry_claim *out,
+                        struct error *e)
 {
     *out = REGISTRY_NO_CLAIM;
+    out->kind = kind;
     snprintf(out->name, sizeof out->name, "%s", name);
-    err_t err = open_vms(&out->vms, e);
+    err_t err = open_all(kind, &out->all, e);
     if (!err)
-        err = open_private(out->vms, name, &out->dir, e);
+        err = open_private(out->all, name, &out->dir, e);
     if (!err && (err = lock_directory(out)))
         (void)!error_set(e, err, "cannot claim the name '%s'; try another one with -n", name);
     if (err)
@@ -130,19 +140,18 @@ static err_t claim_once(const char *name, struct registry_claim *out, struct err
     return err;
 }
 
-err_t registry_claim(const char *name, struct registry_claim *out, struct error *e)
+err_t registry_claim(enum registry_kind kind, const char *name, struct registry_claim *out,
+                     struct error *e)
 {
     *out = REGISTRY_NO_CLAIM;
-    err_t err = check_name(name, e);
+    err_t err = check_name(kind, name, e);
     if (err)
         return err;
     for (int i = 0; i < TRIES && (i == 0 || err == ERR_NOT_FOUND); i++)
-        err = claim_once(name, out, e);
+        err = claim_once(kind, name, out, e);
     if (err == ERR_BUSY)
-        return error_set(e, err,
-                         "a VM called '%s' is running already; give this one another name with -n, "
-                         "or see berth info %s",
-                         name, name);
+        return error_set(e, err, "a %s called '%s' is running already; %s %s", kinds[kind].noun,
+                         name, kinds[kind].advice, name);
     return err;
 }
 
@@ -165,7 +174,7 @@ void registry_release(struct registry_claim *claim)
         unlinkat(claim->dir, SOCKET, 0);
         unlinkat(claim->dir, REGISTRY_SEED, 0);
         unlinkat(claim->dir, LOCK, 0);
-        unlinkat(claim->vms, claim->name, AT_REMOVEDIR);
+        unlinkat(claim->all, claim->name, AT_REMOVEDIR);
     }
     release(claim);
 }
@@ -193,32 +202,33 @@ err_t registry_listen(const struct registry_claim *claim, int *fd, struct error 
     return err;
 }
 
-static err_t no_such(const char *name, struct error *e)
+static err_t no_such(enum registry_kind kind, const char *name, struct error *e)
 {
     return error_set(e, ERR_NOT_FOUND,
-                     "no VM called '%s' is running; berth ls shows those that are", name);
+                     "no %s called '%s' is running; berth %s shows those that are",
+                     kinds[kind].noun, name, kind == REGISTRY_VM ? "ls" : "net ls");
 }
 
-err_t registry_connect(const char *name, int *fd, struct error *e)
+err_t registry_connect(enum registry_kind kind, const char *name, int *fd, struct error *e)
 {
-    int vms = -1;
-    err_t err = check_name(name, e);
+    int all = -1;
+    err_t err = check_name(kind, name, e);
     if (!err)
-        err = open_vms(&vms, e);
+        err = open_all(kind, &all, e);
     if (err)
         return err;
-    int dir = openat(vms, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    close(vms);
+    int dir = openat(all, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    close(all);
     if (dir < 0)
-        return no_such(name, e);
+        return no_such(kind, name, e);
     struct sockaddr_un at;
     address(dir, &at);
     int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (s < 0 || connect(s, (struct sockaddr *)&at, sizeof at) < 0) {
         bool gone = errno == ECONNREFUSED || errno == ENOENT;
-        err = gone ? no_such(name, e)
-                   : error_set(e, err_from_errno(errno), "cannot reach the VM '%s': %s", name,
-                               strerror(errno));
+        err = gone ? no_such(kind, name, e)
+                   : error_set(e, err_from_errno(errno), "cannot reach the %s '%s': %s",
+                               kinds[kind].noun, name, strerror(errno));
         shut(s);
         s = -1;
     }
@@ -230,10 +240,10 @@ err_t registry_connect(const char *name, int *fd, struct error *e)
 // --- all of them
 
 // What a killed program left is removed on the way.
-static bool alive(const char *name)
+static bool alive(enum registry_kind kind, const char *name)
 {
     struct registry_claim claim;
-    err_t err = claim_once(name, &claim, NULL);
+    err_t err = claim_once(kind, name, &claim, NULL);
     registry_release(&claim);
     return err == ERR_BUSY;
 }
@@ -243,19 +253,21 @@ static int only_names(const struct dirent *entry)
     return vm_name_valid(entry->d_name);
 }
 
-err_t registry_each(void (*found)(void *opaque, const char *name), void *opaque, struct error *e)
+err_t registry_each(enum registry_kind kind, void (*found)(void *opaque, const char *name),
+                    void *opaque, struct error *e)
 {
-    int vms = -1;
-    err_t err = open_vms(&vms, e);
+    int all = -1;
+    err_t err = open_all(kind, &all, e);
     if (err)
         return err;
     struct dirent **entry = NULL;
-    int count = scandirat(vms, ".", &entry, only_names, alphasort);
-    close(vms);
+    int count = scandirat(all, ".", &entry, only_names, alphasort);
+    close(all);
     if (count < 0)
-        return error_set(e, ERR_IO, "cannot list the running VMs: %s", strerror(errno));
+        return error_set(e, ERR_IO, "cannot list the running %ss: %s", kinds[kind].noun,
+                         strerror(errno));
     for (int i = 0; i < count; i++) {
-        if (alive(entry[i]->d_name))
+        if (alive(kind, entry[i]->d_name))
             found(opaque, entry[i]->d_name);
         free(entry[i]);
     }

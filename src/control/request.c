@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define ID_MAX 64
 
@@ -149,9 +150,9 @@ static err_t run(const struct request *table, void *context, json_t *line, struc
 }
 
 json_t *request_handle(const struct request *table, void *context, const char *line, size_t len,
-                       struct reply *reply)
+                       int given, struct reply *reply)
 {
-    *reply = (struct reply){.fd = -1};
+    *reply = (struct reply){.given = given, .fd = -1};
     struct error e = {.code = ERR_INVALID, .text = "the request failed"};
     json_error_t why;
     json_t *object = json_loadb(line, len, JSON_REJECT_DUPLICATES, &why), *id = NULL;
@@ -172,6 +173,9 @@ json_t *request_handle(const struct request *table, void *context, const char *l
     json_decref(object);
     json_decref(reply->result);
     reply->result = NULL;
+    if (reply->given >= 0)
+        close(reply->given);
+    reply->given = -1;
     return answer;
 }
 

@@ -27,6 +27,7 @@ struct request_field {
 // What a handler gives back besides its error.
 struct reply {
     json_t *result; // an empty object to add to
+    int given;      // a descriptor that came with the request, -1: none; who keeps it sets -1
     int fd;         // sent along when it is not -1; the reply owns it
     bool events;    // from now on the client gets every event, too
 };
@@ -42,9 +43,9 @@ struct request {
 
 // Reads one line, looks the request up, checks its arguments and runs it. Returns the answer, a new
 // object: {"id":, "ok":} or {"id":, "error":}; NULL when there is no memory. reply tells what else
-// to do.
+// to do. given: a descriptor that came along, or -1; it is closed when nobody keeps it.
 json_t *request_handle(const struct request *table, void *context, const char *line, size_t len,
-                       struct reply *reply);
+                       int given, struct reply *reply);
 
 // The answer that says e. id may be NULL.
 json_t *request_refusal(const json_t *id, const struct error *e);

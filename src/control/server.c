@@ -34,6 +34,7 @@ struct client {
     struct buffer out;
     size_t sent;  // bytes of out
     int pass;     // descriptor to go with the next byte sent; -1: none
+    int given;    // descriptor that came with what is in `in`; -1: none
     bool events;  // wants them
     bool ended;   // sends no more
     bool closing; // once out has been sent
@@ -68,6 +69,8 @@ static void drop(struct client *c)
     close(c->fd.fd);
     if (c->pass >= 0)
         close(c->pass);
+    if (c->given >= 0)
+        close(c->given);
     buffer_release(&c->out);
     free(c->in);
     free(c);
@@ -171,7 +174,9 @@ static bool refuse(struct client *c, const struct error *e)
 static bool handle(struct client *c, const char *line, size_t len)
 {
     struct reply reply;
-    json_t *answer = request_handle(c->server->table, c->server->context, line, len, &reply);
+    json_t *answer =
+        request_handle(c->server->table, c->server->context, line, len, c->given, &reply);
+    c->given = -1;
     c->events |= reply.events;
     if (!queue(c, answer)) {
         if (reply.fd >= 0)
@@ -206,9 +211,33 @@ static bool handle_lines(struct client *c, bool *progress)
     return refuse(c, &e) && flush(c);
 }
 
+// At most one descriptor comes with a message: the control buffer has no room for more, and the
+// kernel closes what does not fit.
+static void keep_given(struct client *c, struct msghdr *message)
+{
+    struct cmsghdr *rights = CMSG_FIRSTHDR(message);
+    if (!rights || rights->cmsg_level != SOL_SOCKET || rights->cmsg_type != SCM_RIGHTS)
+        return;
+    if (c->given >= 0)
+        close(c->given);
+    memcpy(&c->given, CMSG_DATA(rights), sizeof(int));
+}
+
 static bool receive(struct client *c)
 {
-    ssize_t n = read(c->fd.fd, c->in + c->in_len, REQUEST_LINE_MAX + 1 - c->in_len);
+    struct iovec data = {.iov_base = c->in + c->in_len,
+                         .iov_len = REQUEST_LINE_MAX + 1 - c->in_len};
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_LEN(sizeof(int))];
+    } control;
+    struct msghdr message = {.msg_iov = &data,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    ssize_t n = recvmsg(c->fd.fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    if (n > 0)
+        keep_given(c, &message);
     if (n > 0)
         c->in_len += (size_t)n;
     else if (n == 0)
@@ -283,7 +312,8 @@ static err_t welcome(struct server *server, int fd, struct error *e)
         free(in);
         return error_set(e, ERR_NO_MEMORY, "no memory for one more client");
     }
-    *c = (struct client){.server = server, .in = in, .pass = -1, .next = server->clients};
+    *c = (struct client){
+        .server = server, .in = in, .pass = -1, .given = -1, .next = server->clients};
     c->fd = (struct loop_fd){.fd = fd, .events = EPOLLIN, .ready = client_ready, .opaque = c};
     c->timer = (struct loop_timer){.fire = too_late, .opaque = c};
     err = loop_fd_add(server->loop, &c->fd, e);

@@ -61,10 +61,10 @@ static const int common_calls[] = {CALL(futex),
                                    CALLS_END};
 
 // The last line: clients of the control socket, which was made before.
-static const int main_calls[] = {CALL(epoll_wait), CALL(epoll_pwait),  CALL(epoll_ctl),
-                                 CALL(close),      CALL(readv),        CALL(fstat),
-                                 CALL(lseek),      CALL(memfd_create), CALL(accept4),
-                                 CALL(sendmsg),    CALL(getsockopt),   CALLS_END};
+static const int main_calls[] = {
+    CALL(epoll_wait), CALL(epoll_pwait), CALL(epoll_ctl),    CALL(close),   CALL(readv),
+    CALL(fstat),      CALL(lseek),       CALL(memfd_create), CALL(accept4), CALL(sendmsg),
+    CALL(recvmsg),    CALL(getsockopt),  CALLS_END};
 
 // A fault that is not translated code's gets its default action back, and so ends the process.
 static const int vcpu_calls[] = {CALL(rt_sigaction), CALLS_END};
@@ -159,6 +159,7 @@ static const int setup_calls[] = {CALL(open),
                                   CALL(landlock_restrict_self),
                                   CALL(accept4), // no socket can be made, so it has none of its own
                                   CALL(sendmsg),
+                                  CALL(recvmsg),
                                   CALL(getsockopt),
                                   CALL(setsockopt),
                                   CALL(getpeername),

@@ -39,7 +39,7 @@ static const char *running(void)
 {
     static char names[200];
     names[0] = '\0';
-    CHECK(registry_each(note, names, NULL) == OK);
+    CHECK(registry_each(REGISTRY_VM, note, names, NULL) == OK);
     return names;
 }
 
@@ -49,14 +49,14 @@ static void a_name_is_held_once_and_given_back(void)
     struct error e = {0};
     int fd;
     in_a_new_directory();
-    CHECK(registry_claim("b", &one, &e) == OK);
-    CHECK(registry_claim("b", &two, &e) == ERR_BUSY);
+    CHECK(registry_claim(REGISTRY_VM, "b", &one, &e) == OK);
+    CHECK(registry_claim(REGISTRY_VM, "b", &two, &e) == ERR_BUSY);
     CHECK(strstr(e.text, "berth info b") != NULL);
-    CHECK(registry_claim("a", &two, &e) == OK);
+    CHECK(registry_claim(REGISTRY_VM, "a", &two, &e) == OK);
     CHECK_STR(running(), "a b ");
     registry_release(&one);
     CHECK_STR(running(), "a ");
-    CHECK(registry_connect("b", &fd, &e) == ERR_NOT_FOUND);
+    CHECK(registry_connect(REGISTRY_VM, "b", &fd, &e) == ERR_NOT_FOUND);
     registry_release(&two);
     registry_release(&two);
     CHECK_STR(running(), "");
@@ -68,10 +68,10 @@ static void a_socket_is_reached_by_name(void)
     struct registry_claim claim;
     int listener = -1, fd = -1;
     in_a_new_directory();
-    CHECK(registry_claim("x", &claim, NULL) == OK);
-    CHECK(registry_connect("x", &fd, NULL) == ERR_NOT_FOUND);
+    CHECK(registry_claim(REGISTRY_VM, "x", &claim, NULL) == OK);
+    CHECK(registry_connect(REGISTRY_VM, "x", &fd, NULL) == ERR_NOT_FOUND);
     CHECK(registry_listen(&claim, &listener, NULL) == OK);
-    CHECK(registry_connect("x", &fd, NULL) == OK);
+    CHECK(registry_connect(REGISTRY_VM, "x", &fd, NULL) == OK);
     close(fd);
     close(listener);
     registry_release(&claim);
@@ -86,7 +86,7 @@ static void what_a_killed_program_left_is_cleared_away(void)
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
-        if (registry_claim("x", &claim, NULL) || registry_listen(&claim, &fd, NULL))
+        if (registry_claim(REGISTRY_VM, "x", &claim, NULL) || registry_listen(&claim, &fd, NULL))
             _exit(1);
         raise(SIGKILL);
     }
@@ -94,10 +94,10 @@ static void what_a_killed_program_left_is_cleared_away(void)
     char path[100];
     snprintf(path, sizeof path, "%s/berth/vm/x/control.sock", home);
     CHECK(access(path, F_OK) == 0);
-    CHECK(registry_connect("x", &fd, NULL) == ERR_NOT_FOUND);
+    CHECK(registry_connect(REGISTRY_VM, "x", &fd, NULL) == ERR_NOT_FOUND);
     CHECK_STR(running(), "");
     CHECK(access(path, F_OK) < 0);
-    CHECK(registry_claim("x", &claim, NULL) == OK);
+    CHECK(registry_claim(REGISTRY_VM, "x", &claim, NULL) == OK);
     registry_release(&claim);
     remove_it();
 }
@@ -110,8 +110,8 @@ static void names_that_are_paths_are_refused(void)
     int fd;
     in_a_new_directory();
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        CHECK(registry_claim(names[i], &claim, NULL) == ERR_INVALID);
-        CHECK(registry_connect(names[i], &fd, NULL) == ERR_INVALID);
+        CHECK(registry_claim(REGISTRY_VM, names[i], &claim, NULL) == ERR_INVALID);
+        CHECK(registry_connect(REGISTRY_VM, names[i], &fd, NULL) == ERR_INVALID);
     }
     remove_it();
 }
@@ -124,10 +124,10 @@ static void a_directory_that_others_can_enter_is_not_used(void)
     in_a_new_directory();
     snprintf(path, sizeof path, "%s/berth", home);
     CHECK(mkdir(path, 0755) == 0);
-    CHECK(registry_claim("x", &claim, &e) == ERR_DENIED);
+    CHECK(registry_claim(REGISTRY_VM, "x", &claim, &e) == ERR_DENIED);
     CHECK(strstr(e.text, "XDG_RUNTIME_DIR") != NULL);
     CHECK(rmdir(path) == 0 && symlink("/tmp", path) == 0);
-    CHECK(registry_claim("x", &claim, &e) != OK);
+    CHECK(registry_claim(REGISTRY_VM, "x", &claim, &e) != OK);
     remove_it();
 }
 

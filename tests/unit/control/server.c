@@ -20,6 +20,8 @@ struct ctx {
     socklen_t at_len;
     struct loop_timer end;
     unsigned calls;
+    int kept[2]; // descriptors that requests have brought
+    unsigned keeps;
 };
 
 // --- requests of the test's own
@@ -48,6 +50,15 @@ static err_t file(void *context, const json_t *args, struct reply *reply, struct
 {
     reply->fd = memfd_create("test", MFD_CLOEXEC);
     return write(reply->fd, "data", 4) == 4 ? OK : ERR_IO;
+}
+
+static err_t keep(void *context, const json_t *args, struct reply *reply, struct error *e)
+{
+    struct ctx *ctx = context;
+    if (ctx->keeps < 2)
+        ctx->kept[ctx->keeps++] = reply->given;
+    reply->given = -1;
+    return OK;
 }
 
 static err_t tell(void *context, const json_t *args, struct reply *reply, struct error *e)
@@ -79,13 +90,10 @@ static const struct request_field fail_fields[] = {
     {0},
 };
 static const struct request table[] = {
-    {"echo", "says it again", echo_fields, echo},
-    {"fail", "refuses", fail_fields, fail},
-    {"events", "listens", NULL, listen_to},
-    {"file", "hands out a file", NULL, file},
-    {"tell", "makes an event", NULL, tell},
-    {"large", "a long answer", NULL, large},
-    {0},
+    {"echo", "says it again", echo_fields, echo}, {"fail", "refuses", fail_fields, fail},
+    {"events", "listens", NULL, listen_to},       {"file", "hands out a file", NULL, file},
+    {"keep", "keeps a file", NULL, keep},         {"tell", "makes an event", NULL, tell},
+    {"large", "a long answer", NULL, large},      {0},
 };
 
 // --- a server on an abstract socket
@@ -334,6 +342,47 @@ static void a_descriptor_comes_with_its_answer(void)
     release(&ctx);
 }
 
+// Writes the line with `count` copies of fd.
+static void say_with(int to, const char *text, int fd, unsigned count)
+{
+    char control[CMSG_SPACE(4 * sizeof(int))] = {0};
+    struct iovec data = {(char *)text, strlen(text)};
+    struct msghdr message = {.msg_iov = &data,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
+                             .msg_controllen = CMSG_SPACE(count * sizeof(int))};
+    struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(count * sizeof(int));
+    for (unsigned i = 0; i < count; i++)
+        memcpy(CMSG_DATA(rights) + i * sizeof(int), &fd, sizeof fd);
+    CHECK(sendmsg(to, &message, 0) > 0);
+}
+
+static void a_request_may_bring_one_descriptor_and_no_more(void)
+{
+    struct ctx ctx;
+    setup(&ctx);
+    int fd = dial(&ctx), file = memfd_create("test", MFD_CLOEXEC);
+    say_with(fd, "{\"request\":\"keep\"}\n", file, 1);
+    say_with(fd, "{\"request\":\"echo\"}\n", file, 4); // nobody keeps them
+    say(fd, "{\"request\":\"keep\"}\n");
+    CHECK(!strstr(hear(&ctx, fd, 3), "error"));
+    CHECK_EQ(ctx.keeps, 2);
+    CHECK_EQ(ctx.kept[1], -1);
+    CHECK_EQ(write(ctx.kept[0], "data", 4), 4);
+    char text[8];
+    CHECK_EQ(pread(file, text, sizeof text, 0), 4);
+    int next = dup(file); // the lowest number that is free: nothing else was left open
+    CHECK(next <= ctx.kept[0] + 1);
+    close(next);
+    close(ctx.kept[0]);
+    close(file);
+    close(fd);
+    release(&ctx);
+}
+
 static void one_client_too_many_is_told_so(void)
 {
     struct ctx ctx;
@@ -355,4 +404,5 @@ TEST_MAIN(TEST(a_request_is_answered_with_its_id_and_arguments),
           TEST(a_client_that_does_not_read_is_not_served_further),
           TEST(events_reach_those_who_asked_even_from_a_handler),
           TEST(a_listener_that_does_not_read_is_dropped), TEST(a_descriptor_comes_with_its_answer),
+          TEST(a_request_may_bring_one_descriptor_and_no_more),
           TEST(one_client_too_many_is_told_so))
