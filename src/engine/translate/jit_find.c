@@ -154,7 +154,7 @@ uint32_t jit_find_page(struct tcpu *c, uint64_t rip)
 uint32_t jit_known_block(const struct jit *jit, uint32_t page, uint64_t rip)
 {
     uint32_t i = jit->block_hash[block_bucket(page, rip)];
-    while (i && (jit->block[i].page != page || jit->block[i].rip != rip || jit->block[i].dropped))
+    while (i && (jit->block[i].page != page || jit->block[i].rip != rip))
         i = jit->block[i].next;
     return i;
 }
@@ -201,11 +201,23 @@ void jit_patch(struct jit *jit, uint32_t at, uint32_t target)
     __atomic_store_n((int32_t *)(jit->buf.write + at), distance, __ATOMIC_RELEASE);
 }
 
+// Code that is rewritten all the time would leave long chains.
+static void unlink_block(struct jit *jit, const struct jit_block *b)
+{
+    uint32_t index = (uint32_t)(b - jit->block),
+             *next = &jit->block_hash[block_bucket(b->page, b->rip)];
+    while (*next && *next != index)
+        next = &jit->block[*next].next;
+    if (*next)
+        *next = b->next;
+}
+
 // All ways into a dropped block lead to its stub, and from there to its successor.
 static void drop(struct tcpu *c, struct jit_block *b)
 {
     struct jit *jit = c->jit;
     b->dropped = true;
+    unlink_block(jit, b);
     c->counter[COUNTER_INVALIDATED]++;
     uint32_t entries[] = {b->checked, b->entry};
     for (unsigned i = 0; i < 2; i++) {

@@ -86,7 +86,8 @@ struct jit_mark { // where an instruction begins, relative to its block
 
 #define SITE_ALIGNED 0x80 // the access faults when it is not aligned to its size
 
-enum site_string { SITE_MOVS = 1, SITE_REP = 2 }; // access of a string's site
+// access of a string's site; SITE_SHORT: addresses and counts of 32 bits
+enum site_string { SITE_MOVS = 1, SITE_REP = 2, SITE_SHORT = 4 };
 
 struct jit_site { // an instruction's way out of line
     uint32_t block;

@@ -43,18 +43,24 @@ static uint64_t to_page_end(gva_t at)
     return PAGE_SIZE - (at & PAGE_MASK);
 }
 
+static uint64_t register_mask(unsigned kind)
+{
+    return kind & SITE_SHORT ? UINT32_MAX : UINT64_MAX;
+}
+
 // One run; how many elements it did: 0 when the interpreter must do the next one.
 static uint64_t run(struct tcpu *c, unsigned kind, unsigned size, uint64_t count)
 {
-    uint64_t *gpr = c->s.gpr, room = to_page_end(gpr[RDI]);
+    uint64_t *gpr = c->s.gpr, mask = register_mask(kind);
+    uint64_t source = gpr[RSI] & mask, dest = gpr[RDI] & mask, room = to_page_end(dest);
     const uint8_t *from = NULL;
     if (kind & SITE_MOVS) {
-        room = min_u64(room, to_page_end(gpr[RSI]));
-        from = room < size ? NULL : host_of(c, gpr[RSI], ACCESS_READ);
+        room = min_u64(room, to_page_end(source));
+        from = room < size ? NULL : host_of(c, source, ACCESS_READ);
         if (!from)
             return 0;
     }
-    uint8_t *to = room < size ? NULL : host_of(c, gpr[RDI], ACCESS_WRITE);
+    uint8_t *to = room < size ? NULL : host_of(c, dest, ACCESS_WRITE);
     if (!to)
         return 0;
     count = min_u64(count, room / size);
@@ -62,8 +68,9 @@ static uint64_t run(struct tcpu *c, unsigned kind, unsigned size, uint64_t count
         host_movs(to, from, count, size);
     else
         host_stos(to, count, size, gpr[RAX]);
-    gpr[RDI] += count * size;
-    gpr[RSI] += from ? count * size : 0;
+    gpr[RDI] = (dest + count * size) & mask;
+    if (from)
+        gpr[RSI] = (source + count * size) & mask;
     return count;
 }
 
@@ -72,7 +79,8 @@ const void *jit_gate_string(struct tcpu *c, uint32_t id, uint64_t value)
     struct jit *jit = c->jit;
     const struct jit_site site = jit->site[id];
     const struct jit_block *b = &jit->block[site.block];
-    uint64_t left = site.access & SITE_REP ? c->s.gpr[RCX] : 1, done = 0;
+    uint64_t left = site.access & SITE_REP ? c->s.gpr[RCX] & register_mask(site.access) : 1;
+    uint64_t done = 0;
     c->s.rip = c->insn_rip = b->rip + jit->mark[b->marks + site.insn].guest;
     if (c->s.rflags & FLAG_DF)
         return jit_step(c, site.block, site.insn);

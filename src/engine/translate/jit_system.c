@@ -79,11 +79,12 @@ static bool trans_selector(struct trans *t)
 static bool trans_string(struct trans *t)
 {
     const struct insn *in = t->in;
-    if (!t->code64 || in->addrsize != 8 || in->seg == SEG_FS || in->seg == SEG_GS)
+    if (in->addrsize != (t->code64 ? 8 : 4) || in->seg == SEG_FS || in->seg == SEG_GS)
         return false;
     uint32_t site = trans_site(t, ACCESS_WRITE, in->opsize);
     uint8_t kind = in->op == OP_MOVS ? SITE_MOVS : 0;
     kind |= in->prefix & (PREFIX_REP | PREFIX_REPNE) ? SITE_REP : 0;
+    kind |= t->code64 ? 0 : SITE_SHORT;
     t->jit->site[site].access = kind;
     emit_mov_ri(t->e, T0, site);
     emit_jmp_to(t->e, t->jit->gate[GATE_STRING]);

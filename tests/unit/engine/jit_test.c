@@ -273,6 +273,26 @@ static void flat_32_bit_code_runs(void)
     RUN32(protected);
 }
 
+SNIPPET(strings32,
+        ".code32; cld; mov ecx, 3000; mov al, 0x5a; mov edi, 0x32800; rep stosb; mov esi, "
+        "0x32800; mov edi, 0x34010; mov ecx, 700; rep movsd; mov ecx, 3000; "
+        "1: movsb; stosw; loop 1b; hlt; .code64");
+
+static void strings_of_32_bit_code_need_no_interpreter(void)
+{
+    struct guest g;
+    RUN32(strings32);
+    guest_init(&g, 0, false);
+    guest_code(&g, strings32_start, (size_t)(strings32_end - strings32_start));
+    for (unsigned i = 0; i < 16; i++)
+        g.state.gpr[i] |= 0xdead00000000; // what 64-bit code may have left there
+    CHECK_EQ(guest_run(&g), ENGINE_HALTED);
+    CHECK(guest_counter(&g, "steps") < 20);
+    CHECK_EQ(g.state.gpr[RDI], 0x34010 + 700 * 4 + 3000 * 3);
+    CHECK_EQ(g.state.gpr[RSI], 0x32800 + 700 * 4 + 3000);
+    guest_release(&g);
+}
+
 SNIPPET(spin, "sti; 1: inc rax; jmp 1b");
 
 // An endless loop ends when something is pending, wherever it is.
@@ -351,6 +371,7 @@ int main(void)
         TEST(blocks_in_different_pages_find_each_other),
         TEST(instructions_across_pages_are_translated),
         TEST(flat_32_bit_code_runs),
+        TEST(strings_of_32_bit_code_need_no_interpreter),
         TEST(an_interrupt_leaves_an_endless_loop),
         TEST(bit_strings_reach_in_both_directions),
         TEST(high_bytes_are_stored),
