@@ -18,7 +18,7 @@
 #define BIOS_MEMORY_MIN (16 * MIB)
 #define UEFI_MEMORY_MIN (96 * MIB)
 
-enum key_kind { KEY_STRING, KEY_U32, KEY_MIB, KEY_BOOL, KEY_DISKS, KEY_DEBUG };
+enum key_kind { KEY_STRING, KEY_U32, KEY_MIB, KEY_BOOL, KEY_DISKS, KEY_NICS, KEY_DEBUG };
 
 static const struct key {
     const char *name;
@@ -35,6 +35,7 @@ static const struct key {
     {"firmware_log", KEY_STRING, offsetof(struct vm_config, firmware_log)},
     {"uefi_vars", KEY_STRING, offsetof(struct vm_config, uefi_vars)},
     {"disks", KEY_DISKS, 0},
+    {"nics", KEY_NICS, 0},
     {"engine", KEY_STRING, offsetof(struct vm_config, engine)},
     {"cpu", KEY_STRING, offsetof(struct vm_config, cpu)},
     {"serial", KEY_STRING, offsetof(struct vm_config, serial)},
@@ -80,6 +81,8 @@ void vm_config_release(struct vm_config *config)
     }
     for (uint32_t i = 0; i < config->disks; i++)
         vm_disk_release(&config->disk[i]);
+    for (uint32_t i = 0; i < config->nics; i++)
+        vm_nic_release(&config->nic[i]);
     *config = (struct vm_config){0};
 }
 
@@ -256,6 +259,8 @@ err_t vm_config_check(const struct vm_config *config, struct error *e)
     struct vm_engine engine;
     err_t err = vm_disks_check(config, e);
     if (!err)
+        err = vm_nics_check(config, e);
+    if (!err)
         err = check_firmware(config, e);
     if (!err)
         err = vm_engine_parse(config->engine, &engine, e);
@@ -325,6 +330,7 @@ static json_t *value_to_json(const struct vm_config *config, const struct key *k
     case KEY_MIB: return json_integer((json_int_t)(*(const uint64_t *)at / MIB));
     case KEY_BOOL: return json_boolean(*(const bool *)at);
     case KEY_DISKS: return vm_disks_to_json(config);
+    case KEY_NICS: return vm_nics_to_json(config);
     case KEY_DEBUG: return debug_to_json(config->debug);
     }
     return NULL;
@@ -398,6 +404,7 @@ static err_t value_from_json(struct vm_config *config, const struct key *key, co
         *(bool *)at = json_is_true(value);
         return OK;
     case KEY_DISKS: return vm_disks_from_json(config, value, e);
+    case KEY_NICS: return vm_nics_from_json(config, value, e);
     case KEY_DEBUG: return debug_from_json(config, value, e);
     }
     return ERR_INVALID;

@@ -26,6 +26,19 @@ struct vm_disk {
     struct throttle_limits limits;
 };
 
+enum vm_nic_model { VM_NIC_VIRTIO, VM_NIC_MODELS };
+#define VM_NICS_MAX 8
+#define VM_NIC_QUEUES_MAX 4
+
+struct vm_nic {
+    char *network;   // owned; its name
+    char *mac;       // owned; "52:54:00:12:34:56"; NULL: one that follows from the VM's name
+    char *forwards;  // owned; ports of the host that lead to the guest, as berth-switch reads them
+    uint32_t vlan;   // 0: none
+    uint32_t queues; // pairs, 1..VM_NIC_QUEUES_MAX
+    enum vm_nic_model model;
+};
+
 // Strings are owned by the struct; NULL or "" where nothing was given.
 struct vm_config {
     char *name;            // vm_name_valid()
@@ -39,6 +52,8 @@ struct vm_config {
     char *uefi_vars;    // file that keeps UEFI variables, made when missing; NULL: none does
     struct vm_disk disk[VM_DISKS_MAX];
     uint32_t disks;
+    struct vm_nic nic[VM_NICS_MAX];
+    uint32_t nics;
     char *engine;     // "auto" or an engine's name, and its options; see vm_engine_parse()
     char *cpu;        // model name; NULL: the default one
     char *serial;     // COM1, a chardev specification: "stdio", "pty", "file:PATH", "none"
@@ -68,6 +83,10 @@ err_t vm_config_add_disk(struct vm_config *config, const char *path, bool read_o
 err_t vm_disk_parse(struct vm_config *config, const char *text, struct error *e);
 // A CD-ROM drive; "none": without a disc.
 err_t vm_cdrom_parse(struct vm_config *config, const char *text, struct error *e);
+
+// A network card as the command line has it: "NETWORK[,KEY=VALUE]...".
+err_t vm_nic_parse(struct vm_config *config, const char *text, struct error *e);
+void vm_nic_mac(const struct vm_config *config, unsigned nic, uint8_t mac[6]);
 
 // Ranges and names, not whether files exist. The text says which key, what is wrong and what is
 // right.

@@ -36,6 +36,12 @@ struct vm_hooks {
     // There is room again after vm_serial_in() or vm_console_in() took less than given.
     void (*serial_room)(void *opaque);
     void (*console_room)(void *opaque);
+    // A packet (net/net.h) from network card nic, checked, valid during the call. False: there is no
+    // room now, vm_nic_continue() follows. On a vCPU's thread with a device's lock held: must not
+    // block or call back. NULL: packets are lost.
+    bool (*nic_send)(void *opaque, unsigned nic, uint8_t *packet, size_t len);
+    // vm_nic_receive() may be called again after it had no room. Likewise on a vCPU's thread.
+    void (*nic_resume)(void *opaque, unsigned nic);
     // The VM came to its end, once; on the main loop's thread, with the vCPUs stopped.
     void (*ended)(void *opaque, const struct vm_result *result);
     void (*rebooted)(void *opaque); // the guest was reset and starts anew
@@ -82,6 +88,11 @@ size_t vm_console_in(struct vm *vm, const uint8_t *data, size_t len);
 // The VM's screen, keyboard and mouse; valid as long as the VM. NULL: it has no display. Unlike the
 // rest of this file its operations may be called by any thread.
 const struct display *vm_display(const struct vm *vm);
+// A packet for a network card, checked by net_packet_valid(); it may be changed. False: the guest has
+// no room for it now. Links are down until they are set.
+bool vm_nic_receive(struct vm *vm, unsigned nic, uint8_t *packet, size_t len);
+void vm_nic_continue(struct vm *vm, unsigned nic); // nic_send() may have room again
+void vm_nic_set_link(struct vm *vm, unsigned nic, bool up);
 // Output that was refused may be tried again.
 void vm_serial_writable(struct vm *vm);
 void vm_console_writable(struct vm *vm);

@@ -263,6 +263,8 @@ err_t board_new(struct vm *vm, struct error *e)
     if (!err)
         err = board_add_virtio(vm, e);
     if (!err)
+        err = board_add_nics(vm, e);
+    if (!err)
         err = board_add_display(vm, e);
     if (!err)
         err = firmware_add_devices(vm, e);

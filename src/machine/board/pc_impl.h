@@ -8,6 +8,13 @@
 #include "machine/board/firmware.h"
 #include "machine/vm_impl.h"
 
+// What a network card's callbacks get.
+struct board_nic {
+    struct vm *vm;
+    struct device *dev; // NULL: there is no such card
+    unsigned number;
+};
+
 struct board {
     struct pci_bus pci;
     struct device *host; // bridge
@@ -24,6 +31,7 @@ struct board {
     struct host_file video_bios;
     struct display display;
     struct block *disk[VM_DISKS_MAX];
+    struct board_nic nic[VM_NICS_MAX];
     unsigned next_slot; // for pluggable PCI devices
     int kernel_fd;      // -1: none; read again at every reset
     int initrd_fd;
@@ -43,6 +51,8 @@ err_t board_plug_at(struct vm *vm, const struct device_type *type, const char *i
                     struct error *e);
 
 err_t board_add_disks(struct vm *vm, struct error *e); // disks.c
+
+err_t board_add_nics(struct vm *vm, struct error *e);  // nics.c
 
 // virtio.c: console and entropy on PCI.
 err_t board_add_virtio(struct vm *vm, struct error *e);

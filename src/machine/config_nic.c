@@ -1,0 +1,253 @@
+// The network cards of a VM's definition: words of the command line, JSON keys and checks.
+// docs/formats/vm-definition.md has the JSON form.
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "machine/config_impl.h"
+
+#define FORWARDS_MAX 4000 // bytes
+#define VLAN_MAX 4094
+
+static const char *const model_names[VM_NIC_MODELS] = {"virtio"};
+
+enum prop_kind { PROP_STRING, PROP_NUMBER, PROP_MODEL };
+
+static const struct prop {
+    const char *name;
+    enum prop_kind kind;
+    size_t offset;
+    bool spoken; // is a word of --net
+} props[] = {
+    {"network", PROP_STRING, offsetof(struct vm_nic, network), false},
+    {"mac", PROP_STRING, offsetof(struct vm_nic, mac), true},
+    {"model", PROP_MODEL, offsetof(struct vm_nic, model), true},
+    {"queues", PROP_NUMBER, offsetof(struct vm_nic, queues), true},
+    {"vlan", PROP_NUMBER, offsetof(struct vm_nic, vlan), true},
+    {"forwards", PROP_STRING, offsetof(struct vm_nic, forwards), false},
+};
+
+static void *prop_at(const struct vm_nic *nic, const struct prop *p)
+{
+    return (char *)nic + p->offset;
+}
+
+static const struct prop *find_prop(const char *word, size_t len)
+{
+    for (size_t i = 0; i < ARRAY_LEN(props); i++) {
+        if (strlen(props[i].name) == len && !strncmp(props[i].name, word, len))
+            return &props[i];
+    }
+    return NULL;
+}
+
+void vm_nic_release(struct vm_nic *nic)
+{
+    free(nic->network);
+    free(nic->mac);
+    free(nic->forwards);
+    *nic = (struct vm_nic){0};
+}
+
+static err_t add(struct vm_config *config, struct error *e)
+{
+    if (config->nics == VM_NICS_MAX)
+        return error_set(e, ERR_INVALID, "nics: at most %d", VM_NICS_MAX);
+    config->nic[config->nics++] = (struct vm_nic){.queues = 1};
+    return OK;
+}
+
+// --- MAC addresses
+
+// Six pairs of hexadecimal digits with colons between them.
+static bool parse_mac(const char *text, uint8_t mac[6])
+{
+    for (unsigned i = 0; i < 6; i++, text += 3) {
+        if (!isxdigit((unsigned char)text[0]) || !isxdigit((unsigned char)text[1]) ||
+            text[2] != (i < 5 ? ':' : '\0'))
+            return false;
+        mac[i] = (uint8_t)strtoul(text, NULL, 16);
+    }
+    return true;
+}
+
+// From the VM's name, so that a VM keeps its address from one run to the next; FNV-1a.
+static void name_mac(const char *name, unsigned nic, uint8_t mac[6])
+{
+    uint32_t hash = 2166136261u;
+    for (; *name; name++)
+        hash = (hash ^ (uint8_t)*name) * 16777619u;
+    hash = (hash ^ nic) * 16777619u;
+    memcpy(mac, (const uint8_t[]){0x52, 0x54, 0x00}, 3);
+    for (unsigned i = 0; i < 3; i++)
+        mac[3 + i] = (uint8_t)(hash >> 8 * i);
+}
+
+void vm_nic_mac(const struct vm_config *config, unsigned nic, uint8_t mac[6])
+{
+    const char *text = config->nic[nic].mac;
+    if (!text || !parse_mac(text, mac))
+        name_mac(config->name, nic, mac);
+}
+
+// --- words on a command line
+
+static err_t set_text(struct vm_nic *nic, const struct prop *p, const char *value, struct error *e)
+{
+    char *end;
+    unsigned long n = strtoul(value, &end, 10);
+    switch (p->kind) {
+    case PROP_STRING: return vm_config_set(prop_at(nic, p), value, e);
+    case PROP_NUMBER:
+        if (!isdigit((unsigned char)*value) || *end || n > UINT32_MAX)
+            return error_set(e, ERR_INVALID, "%s: '%.40s' is not a number", p->name, value);
+        *(uint32_t *)prop_at(nic, p) = (uint32_t)n;
+        return OK;
+    case PROP_MODEL:
+        for (unsigned i = 0; i < VM_NIC_MODELS; i++) {
+            if (!strcmp(model_names[i], value)) {
+                nic->model = (enum vm_nic_model)i;
+                return OK;
+            }
+        }
+        return error_set(e, ERR_INVALID, "there is no network card '%.40s'; give virtio", value);
+    }
+    return ERR_INVALID;
+}
+
+static err_t set_word(struct vm_nic *nic, char *word, struct error *e)
+{
+    char *equals = strchr(word, '=');
+    const struct prop *p = equals ? find_prop(word, (size_t)(equals - word)) : NULL;
+    if (!p || !p->spoken)
+        return error_set(e, ERR_INVALID,
+                         "a network card has no option '%.40s'; it has mac=, model=, queues=, vlan=",
+                         word);
+    return set_text(nic, p, equals + 1, e);
+}
+
+err_t vm_nic_parse(struct vm_config *config, const char *text, struct error *e)
+{
+    char *copy = strdup(text), *rest = copy;
+    if (!copy)
+        return error_set(e, ERR_NO_MEMORY, "no memory for the VM's definition");
+    err_t err = add(config, e);
+    struct vm_nic *nic = &config->nic[config->nics - 1];
+    if (!err)
+        err = vm_config_set(&nic->network, strsep(&rest, ","), e);
+    while (!err && rest)
+        err = set_word(nic, strsep(&rest, ","), e);
+    free(copy);
+    return err;
+}
+
+// --- checks
+
+static err_t check_nic(const struct vm_nic *nic, struct error *e)
+{
+    uint8_t mac[6];
+    if (!vm_name_valid(nic->network))
+        return error_set(e, ERR_INVALID, "network: '%.64s' is not a name; " VM_NAME_RULE,
+                         nic->network ? nic->network : "");
+    if (nic->mac && (!parse_mac(nic->mac, mac) || mac[0] & 1))
+        return error_set(e, ERR_INVALID,
+                         "mac: '%.40s' is not the address of one card; give for example "
+                         "52:54:00:12:34:56",
+                         nic->mac);
+    if (nic->queues < 1 || nic->queues > VM_NIC_QUEUES_MAX)
+        return error_set(e, ERR_INVALID, "queues: give 1 to %d", VM_NIC_QUEUES_MAX);
+    if (nic->vlan > VLAN_MAX)
+        return error_set(e, ERR_INVALID, "vlan: give 1 to %d, or 0 for none", VLAN_MAX);
+    if (nic->forwards && strlen(nic->forwards) > FORWARDS_MAX)
+        return error_set(e, ERR_INVALID, "forwards: there are too many");
+    return OK;
+}
+
+err_t vm_nics_check(const struct vm_config *config, struct error *e)
+{
+    for (uint32_t i = 0; i < config->nics; i++) {
+        if (check_nic(&config->nic[i], e))
+            return error_in(e, "nics[%" PRIu32 "]", i);
+    }
+    return OK;
+}
+
+// --- JSON
+
+static json_t *nic_to_json(const struct vm_nic *nic)
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < ARRAY_LEN(props); i++) {
+        const void *at = prop_at(nic, &props[i]);
+        const char *text = NULL;
+        json_t *value = NULL;
+        switch (props[i].kind) {
+        case PROP_STRING: text = *(char *const *)at; break;
+        case PROP_MODEL: text = model_names[nic->model]; break;
+        case PROP_NUMBER: value = json_integer(*(const uint32_t *)at); break;
+        }
+        if (text && !(value = json_string(text))) {
+            json_decref(object);
+            return NULL;
+        }
+        if (value)
+            json_object_set_new(object, props[i].name, value);
+    }
+    return object;
+}
+
+json_t *vm_nics_to_json(const struct vm_config *config)
+{
+    json_t *array = json_array();
+    for (uint32_t i = 0; i < config->nics; i++) {
+        if (json_array_append_new(array, nic_to_json(&config->nic[i])) < 0) {
+            json_decref(array);
+            return NULL;
+        }
+    }
+    return array;
+}
+
+static err_t prop_from_json(struct vm_nic *nic, const char *key, const json_t *value,
+                            struct error *e)
+{
+    const struct prop *p = find_prop(key, strlen(key));
+    json_int_t n = json_integer_value(value);
+    if (!p)
+        return error_set(e, ERR_INVALID, "%.40s: no such key", key);
+    if (p->kind != PROP_NUMBER)
+        return json_is_string(value) ? set_text(nic, p, json_string_value(value), e)
+                                     : error_set(e, ERR_INVALID, "%s: must be a text", key);
+    if (!json_is_integer(value) || n < 0 || n > UINT32_MAX)
+        return error_set(e, ERR_INVALID, "%s: must be a whole number", key);
+    *(uint32_t *)prop_at(nic, p) = (uint32_t)n;
+    return OK;
+}
+
+static err_t nic_from_json(struct vm_config *config, const json_t *value, struct error *e)
+{
+    const char *key;
+    json_t *member;
+    if (!json_is_object(value))
+        return error_set(e, ERR_INVALID, "must be an object");
+    err_t err = add(config, e);
+    json_object_foreach((json_t *)value, key, member)
+    {
+        if (!err)
+            err = prop_from_json(&config->nic[config->nics - 1], key, member, e);
+    }
+    return err;
+}
+
+err_t vm_nics_from_json(struct vm_config *config, const json_t *value, struct error *e)
+{
+    if (!json_is_array(value))
+        return error_set(e, ERR_INVALID, "nics: must be a list of {\"network\": ..., ...}");
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        if (nic_from_json(config, json_array_get(value, i), e))
+            return error_in(e, "nics[%zu]", i);
+    }
+    return OK;
+}

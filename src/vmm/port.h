@@ -1,0 +1,37 @@
+// The VM's end of a port of a virtual network: packets between a network card and a socket whose
+// every message is one packet (net/net.h). docs/formats/network-port.md.
+#pragma once
+
+#include <pthread.h>
+
+#include "host/loop.h"
+#include "machine/vm.h"
+#include "net/net.h"
+
+struct port {
+    struct loop *loop;
+    struct vm *vm;
+    unsigned nic;
+    struct loop_fd fd; // fd.fd -1: not plugged
+    struct loop_work work;
+    pthread_mutex_t lock; // fd.fd while other threads send, and what follows
+    bool full;            // a send found no room: waits for the socket to take more
+    bool resumed;         // the guest has buffers again
+    // The loop's own.
+    bool held;  // packet waits for a buffer of the guest
+    size_t len; // of packet
+    void (*changed)(void *opaque, struct port *port, bool up); // the link
+    void *opaque;
+    uint64_t received, sent, lost; // packets; lost: came from the network and were not right
+    uint8_t packet[NET_PACKET_MAX + 1];
+};
+
+// Zero-initialised but for vm, nic, changed and opaque. Loop thread only, where nothing else is said.
+void port_init(struct port *port, struct loop *loop);
+// Takes the socket over, in place of the one before; -1: unplugs.
+err_t port_plug(struct port *port, int fd, struct error *e);
+void port_release(struct port *port);
+
+// For vm_hooks: any thread, with the network card's lock held.
+bool port_send(struct port *port, const uint8_t *packet, size_t len);
+void port_resume(struct port *port);
