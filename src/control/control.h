@@ -14,6 +14,10 @@ struct control {
     uint64_t started;      // host_now() when the guest first ran
     int pid;
     void (*stop)(void *opaque, const char *reason); // ends the VM at once
+    // Connects network card nic to the network of that name, by the socket fd, which is taken over;
+    // -1: to none, network NULL.
+    err_t (*plug)(void *opaque, unsigned nic, int fd, const char *network, struct error *e);
+    bool (*link_up)(void *opaque, unsigned nic);
     void *opaque;
 };
 

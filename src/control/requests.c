@@ -4,6 +4,7 @@
 
 #include "control/control.h"
 #include "control/display_requests.h"
+#include "control/nic_requests.h"
 #include "host/clock.h"
 
 // --- what it is
@@ -33,14 +34,14 @@ static err_t info(void *context, const json_t *args, struct reply *reply, struct
     const struct control *c = context;
     const struct vm_config *config = c->config;
     json_t *more =
-        json_pack("{s:s, s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:s?, s:f, s:f, s:s?, s:s?, s:o}",
+        json_pack("{s:s, s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:s?, s:f, s:f, s:s?, s:s?, s:o, s:o}",
                   "name", config->name, "version", BERTH_VERSION, "pid", c->pid, "state",
                   vm_paused(c->vm) ? "paused" : "running", "engine", vm_engine(c->vm)->name,
                   "engine_reason", vm_engine_reason(c->vm), "vcpus", (json_int_t)config->vcpus,
                   "memory_mib", (json_int_t)(config->memory_bytes / MIB), "cpu", config->cpu,
                   "uptime_seconds", (double)(host_now() - c->started) / NS_PER_SEC, "guest_seconds",
                   (double)vm_time(c->vm) / NS_PER_SEC, "kernel", config->kernel, "serial",
-                  config->serial, "disks", disks(config));
+                  config->serial, "disks", disks(config), "nics", nics_describe(c));
     if (!more)
         return error_set(e, ERR_NO_MEMORY, "no memory for an answer");
     json_object_update(reply->result, more);
@@ -159,6 +160,9 @@ const struct request vm_requests[] = {
     {"screenshot", "the screen's pixels, in the descriptor that comes along", NULL,
      request_screenshot},
     {"keys", "presses keys on the keyboard", keys_fields, request_keys},
+    {"plug", "connects a network card to the network port that comes along", plug_fields,
+     request_plug},
+    {"unplug", "takes a network card's cable out", unplug_fields, request_unplug},
     {"nmi", "a non-maskable interrupt, as from a crash-dump button", nmi_fields, nmi},
     {0},
 };

@@ -1,6 +1,6 @@
-// Interrupt controllers and the PIT change hands: while the VM runs an engine may keep them, while it
-// is paused the models have them, so that reset, save, load and pauses are the same for all engines.
-// Not handed over: where the PIT's counts stand (they begin anew).
+// Interrupt controllers and the PIT change hands: while the VM runs an engine may keep them, while
+// it is paused the models have them, so that reset, save, load and pauses are the same for all
+// engines. Not handed over: where the PIT's counts stand (they begin anew).
 #include "device/irq/ioapic.h"
 #include "device/irq/lapic.h"
 #include "device/irq/pic.h"

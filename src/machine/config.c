@@ -151,8 +151,8 @@ err_t vm_engine_parse(const char *text, struct vm_engine *out, struct error *e)
         return OK;
     size_t len = strcspn(text, ",");
     snprintf(out->name, sizeof out->name, "%.*s", (int)(len < 40 ? len : 40), text);
-    err_t err = len < sizeof out->name ? check_engine_name(out->name, e)
-                                       : check_engine_name(text, e);
+    err_t err =
+        len < sizeof out->name ? check_engine_name(out->name, e) : check_engine_name(text, e);
     for (text += len; !err && *text == ','; text += len) {
         text++;
         len = strcspn(text, ",");

@@ -122,9 +122,9 @@ static err_t set_word(struct vm_nic *nic, char *word, struct error *e)
     char *equals = strchr(word, '=');
     const struct prop *p = equals ? find_prop(word, (size_t)(equals - word)) : NULL;
     if (!p || !p->spoken)
-        return error_set(e, ERR_INVALID,
-                         "a network card has no option '%.40s'; it has mac=, model=, queues=, vlan=",
-                         word);
+        return error_set(
+            e, ERR_INVALID,
+            "a network card has no option '%.40s'; it has mac=, model=, queues=, vlan=", word);
     return set_text(nic, p, equals + 1, e);
 }
 

@@ -36,9 +36,9 @@ struct vm_hooks {
     // There is room again after vm_serial_in() or vm_console_in() took less than given.
     void (*serial_room)(void *opaque);
     void (*console_room)(void *opaque);
-    // A packet (net/net.h) from network card nic, checked, valid during the call. False: there is no
-    // room now, vm_nic_continue() follows. On a vCPU's thread with a device's lock held: must not
-    // block or call back. NULL: packets are lost.
+    // A packet (net/net.h) from network card nic, checked, valid during the call. False: there is
+    // no room now, vm_nic_continue() follows. On a vCPU's thread with a device's lock held: must
+    // not block or call back. NULL: packets are lost.
     bool (*nic_send)(void *opaque, unsigned nic, uint8_t *packet, size_t len);
     // vm_nic_receive() may be called again after it had no room. Likewise on a vCPU's thread.
     void (*nic_resume)(void *opaque, unsigned nic);
@@ -48,9 +48,9 @@ struct vm_hooks {
     void *opaque;
 };
 
-// Chooses the engine that the definition's text names (debug: enum engine_debug bits); for "auto" the
-// first usable one. *why (200 bytes) gets the reason for the choice or, with ERR_UNSUPPORTED, e the
-// reason against it.
+// Chooses the engine that the definition's text names (debug: enum engine_debug bits); for "auto"
+// the first usable one. *why (200 bytes) gets the reason for the choice or, with ERR_UNSUPPORTED, e
+// the reason against it.
 err_t vm_choose_engine(const char *text, uint32_t debug, const struct engine **out, char why[200],
                        struct error *e);
 
@@ -88,8 +88,8 @@ size_t vm_console_in(struct vm *vm, const uint8_t *data, size_t len);
 // The VM's screen, keyboard and mouse; valid as long as the VM. NULL: it has no display. Unlike the
 // rest of this file its operations may be called by any thread.
 const struct display *vm_display(const struct vm *vm);
-// A packet for a network card, checked by net_packet_valid(); it may be changed. False: the guest has
-// no room for it now. Links are down until they are set.
+// A packet for a network card, checked by net_packet_valid(); it may be changed. False: the guest
+// has no room for it now. Links are down until they are set.
 bool vm_nic_receive(struct vm *vm, unsigned nic, uint8_t *packet, size_t len);
 void vm_nic_continue(struct vm *vm, unsigned nic); // nic_send() may have room again
 void vm_nic_set_link(struct vm *vm, unsigned nic, bool up);

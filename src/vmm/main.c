@@ -1,7 +1,7 @@
 // berth-vmm: one process, one VM. Started by berth with the VM's definition on an inherited
 // descriptor:
 //
-//     berth-vmm --definition FD [--control FD] [--vnc FD]
+//     berth-vmm --definition FD [--control FD] [--port FD]... [--vnc FD]
 //
 // with, on others, the sockets that it listens on: for requests (docs/control.md) and for viewers
 // of the screen (docs/display.md). For tests of the sandbox: berth-vmm --self-test-sandbox
@@ -20,7 +20,7 @@
 // From here on in this order. The process gives up what it does not need before it reads what
 // others wrote, and is locked in before the first guest instruction.
 static err_t (*const steps[])(struct run *run, struct error *e) = {
-    run_make_loop, run_open_streams,  run_build_vm, run_serve,
+    run_make_loop, run_open_streams,  run_build_vm, run_serve, run_plug,
     run_show,      run_take_terminal, run_lock_in,  run_guest,
 };
 
@@ -55,6 +55,7 @@ static int fail(struct run *run, const struct error *e)
 // Descriptors from berth; -1 where there is none.
 struct inherited {
     int definition, control, vnc;
+    int port[VM_NICS_MAX]; // of the network cards, in their order
 };
 
 static bool read_descriptors(int argc, char **argv, struct inherited *out)
@@ -65,7 +66,13 @@ static bool read_descriptors(int argc, char **argv, struct inherited *out)
     } known[] = {
         {"--definition", &out->definition}, {"--control", &out->control}, {"--vnc", &out->vnc}};
     *out = (struct inherited){-1, -1, -1};
+    memset(out->port, -1, sizeof out->port);
+    size_t ports = 0;
     for (int i = 1; i + 1 < argc; i += 2) {
+        if (!strcmp(argv[i], "--port") && ports < ARRAY_LEN(out->port)) {
+            out->port[ports++] = atoi(argv[i + 1]);
+            continue;
+        }
         size_t k = 0;
         while (k < ARRAY_LEN(known) && strcmp(argv[i], known[k].option))
             k++;
@@ -83,9 +90,11 @@ static int run_vm(const struct inherited *fds)
         return VMM_HOST_FAILED;
     run->control_fd = fds->control;
     run->vnc_fd = fds->vnc;
+    memcpy(run->port_fd, fds->port, sizeof run->port_fd);
     struct error e = {0};
     int status = VMM_HOST_FAILED;
-    const int keep[] = {fds->definition, fds->control, fds->vnc};
+    int keep[3 + VM_NICS_MAX] = {fds->definition, fds->control, fds->vnc};
+    memcpy(keep + 3, fds->port, sizeof fds->port);
     err_t err = sandbox_enter(keep, ARRAY_LEN(keep), &e);
     host_thread_guard(sandbox_confine);
     log_to(log_to_stderr, LOG_INFO);

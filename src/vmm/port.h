@@ -26,7 +26,8 @@ struct port {
     uint8_t packet[NET_PACKET_MAX + 1];
 };
 
-// Zero-initialised but for vm, nic, changed and opaque. Loop thread only, where nothing else is said.
+// Zero-initialised but for vm, nic, changed and opaque. Loop thread only, where nothing else is
+// said.
 void port_init(struct port *port, struct loop *loop);
 // Takes the socket over, in place of the one before; -1: unplugs.
 err_t port_plug(struct port *port, int fd, struct error *e);

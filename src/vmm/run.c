@@ -166,6 +166,59 @@ err_t run_open_streams(struct run *run, struct error *e)
     return err;
 }
 
+// --- networks
+
+static bool nic_send(void *opaque, unsigned nic, uint8_t *packet, size_t len)
+{
+    struct run *run = opaque;
+    return port_send(&run->port[nic], packet, len);
+}
+
+static void nic_resume(void *opaque, unsigned nic)
+{
+    struct run *run = opaque;
+    port_resume(&run->port[nic]);
+}
+
+static void tell_link(struct run *run, unsigned nic, bool up)
+{
+    events_tell(&run->events, "link", "s:i, s:s?, s:b", "nic", (int)nic, "network",
+                run->config.nic[nic].network, "up", up);
+}
+
+static void link_lost(void *opaque, struct port *port, bool up)
+{
+    tell_link(opaque, port->nic, up);
+}
+
+static err_t plug(void *opaque, unsigned nic, int fd, const char *network, struct error *e)
+{
+    struct run *run = opaque;
+    err_t err = network ? vm_config_set(&run->config.nic[nic].network, network, e) : OK;
+    if (!err)
+        err = port_plug(&run->port[nic], fd, e);
+    if (!err)
+        tell_link(run, nic, fd >= 0);
+    return err;
+}
+
+static bool link_up(void *opaque, unsigned nic)
+{
+    const struct run *run = opaque;
+    return run->port[nic].fd.fd >= 0;
+}
+
+err_t run_plug(struct run *run, struct error *e)
+{
+    err_t err = OK;
+    for (unsigned i = 0; !err && i < run->config.nics; i++) {
+        run->port[i] = (struct port){.vm = run->vm, .nic = i, .changed = link_lost, .opaque = run};
+        port_init(&run->port[i], run->loop);
+        err = port_plug(&run->port[i], run->port_fd[i], e);
+    }
+    return err;
+}
+
 // --- signals
 
 // The first SIGTERM or SIGINT presses the power button. A second one, a guest that does not listen,
@@ -224,6 +277,8 @@ err_t run_build_vm(struct run *run, struct error *e)
                                    .firmware_out = run->firmware_log ? firmware_out : NULL,
                                    .serial_room = serial_room,
                                    .console_room = console_room,
+                                   .nic_send = nic_send,
+                                   .nic_resume = nic_resume,
                                    .ended = ended,
                                    .rebooted = rebooted,
                                    .opaque = run};
@@ -275,6 +330,8 @@ err_t run_serve(struct run *run, struct error *e)
                                     .typist = &run->typist,
                                     .pid = (int)getpid(),
                                     .stop = stop_by_request,
+                                    .plug = plug,
+                                    .link_up = link_up,
                                     .opaque = run};
     const struct server_options options = {.loop = run->loop,
                                            .listen_fd = run->control_fd,
@@ -336,6 +393,9 @@ void run_release(struct run *run)
     server_free(run->server, FLUSH_MS);
     vnc_free(run->vnc);
     typist_release(&run->typist);
+    vm_pause(run->vm); // nobody sends any more
+    for (unsigned i = 0; i < run->config.nics; i++)
+        port_release(&run->port[i]);
     vm_free(run->vm);
     chardev_close(run->serial, FLUSH_MS);
     chardev_close(run->console, FLUSH_MS);

@@ -9,6 +9,7 @@
 #include "host/loop.h"
 #include "host/terminal.h"
 #include "machine/vm.h"
+#include "vmm/port.h"
 
 // What berth-vmm's exit status means; --exit-device gives others.
 enum vmm_status {
@@ -28,9 +29,11 @@ struct run {
     struct server *server; // serves it
     struct chardev *serial, *console, *firmware_log;
     struct vm *vm;
-    struct typist typist; // at the VM's keyboard
-    int vnc_fd;           // the socket for viewers; -1: none
-    struct vnc *vnc;      // serves it
+    struct typist typist;          // at the VM's keyboard
+    int vnc_fd;                    // the socket for viewers; -1: none
+    struct vnc *vnc;               // serves it
+    int port_fd[VM_NICS_MAX];      // sockets of the network cards' first ports; -1: none
+    struct port port[VM_NICS_MAX]; // of each network card
     struct host_terminal terminal;
     bool asked; // the power button was pressed for a signal
     bool ended; // status is final
@@ -42,6 +45,7 @@ err_t run_read_definition(struct run *run, int fd, struct error *e);
 err_t run_make_loop(struct run *run, struct error *e);
 err_t run_open_streams(struct run *run, struct error *e);
 err_t run_build_vm(struct run *run, struct error *e);
+err_t run_plug(struct run *run, struct error *e);
 err_t run_show(struct run *run, struct error *e);
 err_t run_take_terminal(struct run *run, struct error *e);
 err_t run_serve(struct run *run, struct error *e);
