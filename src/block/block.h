@@ -69,8 +69,9 @@ struct block {
 struct block_options {
     const char *format; // "raw" or "qcow2"; NULL: guessed from the image's content
     bool read_only;
-    bool direct;   // O_DIRECT
-    bool snapshot; // writes go to a temporary file that vanishes with the disk
+    bool direct;    // O_DIRECT
+    bool snapshot;  // writes go to a temporary file that vanishes with the disk
+    bool transient; // nobody needs it after a crash of the host: flushes reach its cache only
     // For tools.
     bool no_backing; // do not open what is below
     bool repair;     // to be repaired: an image in need of it is not refused

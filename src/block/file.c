@@ -30,7 +30,7 @@
 
 struct bfile {
     int fd;
-    bool direct, grows;
+    bool direct, grows, transient;
     bool complained; // an I/O error has been logged
     bool stop;
     unsigned in_flight; // submitted, and done() has not returned
@@ -234,6 +234,11 @@ static int discard(struct bfile *file, uint64_t offset, uint64_t len)
     return cannot(error) ? 0 : error;
 }
 
+static int sync_now(struct bfile *file)
+{
+    return !file->transient && fdatasync(file->fd) < 0 ? errno : 0;
+}
+
 static int perform(struct bfile *file, const struct block_request *r)
 {
     if (r->op != BLOCK_READ && r->op != BLOCK_FLUSH && file->limits.read_only)
@@ -243,7 +248,7 @@ static int perform(struct bfile *file, const struct block_request *r)
     switch (r->op) {
     case BLOCK_READ:
     case BLOCK_WRITE: return read_or_write(file, r);
-    case BLOCK_FLUSH: return fdatasync(file->fd) < 0 ? errno : 0;
+    case BLOCK_FLUSH: return sync_now(file);
     case BLOCK_DISCARD: return r->len ? discard(file, r->offset, r->len) : 0;
     case BLOCK_WRITE_ZEROES: return r->len ? write_zeroes(file, r->offset, r->len, true) : 0;
     }
@@ -388,7 +393,7 @@ err_t bfile_write(struct bfile *file, uint64_t offset, const void *data, size_t 
 
 err_t bfile_sync(struct bfile *file, struct error *e)
 {
-    return told(file, "flush", fdatasync(file->fd) < 0 ? errno : 0, e);
+    return told(file, "flush", sync_now(file), e);
 }
 
 err_t bfile_zero(struct bfile *file, uint64_t offset, uint64_t len, bool punch, struct error *e)
@@ -524,6 +529,7 @@ static struct bfile *file_new(const char *path, const struct bfile_options *opti
         return NULL;
     file->limits.read_only = options->read_only;
     file->grows = options->grows;
+    file->transient = options->transient;
     // The end of a path says more than its start.
     if (strlen(path) >= sizeof file->name)
         path += strlen(path) - (sizeof file->name - 1);

@@ -12,8 +12,9 @@ struct bfile;
 
 struct bfile_options {
     bool read_only;
-    bool direct;   // O_DIRECT
-    bool unlocked; // read_only: no lock
+    bool direct;    // O_DIRECT
+    bool unlocked;  // read_only: no lock
+    bool transient; // syncs do nothing
     // The file belongs to a format that decides its length: reads beyond the end give zeros and
     // writes there extend it. Else the length is the disk's and both are errors.
     bool grows;

@@ -106,9 +106,8 @@ err_t chain_open(const char *path, const struct block_options *options,
 err_t block_open(const char *path, const struct block_options *options, struct block **out,
                  struct error *e)
 {
-    if (options->snapshot)
-        return error_set(e, ERR_UNSUPPORTED, "%s: a disk with snapshot is not supported", path);
-    return chain_open(path, options, NULL, out, e);
+    return options->snapshot ? overlay_open(path, options, out, e)
+                             : chain_open(path, options, NULL, out, e);
 }
 
 err_t chain_path(const char *image, const char *name, char **path, struct error *e)

@@ -229,6 +229,7 @@ static err_t open_image(struct qcow2 *q, const struct block_options *options,
     struct bfile_options how = {.read_only = options->read_only,
                                 .direct = options->direct,
                                 .unlocked = options->unlocked,
+                                .transient = options->transient,
                                 .grows = true};
     err_t err = bfile_open(q->path, &how, &q->file, e);
 
@@ -281,6 +282,14 @@ err_t qcow2_open(const char *path, const struct block_options *options,
     }
     *out = &q->block;
     return OK;
+}
+
+void qcow2_stand_on(struct qcow2 *q, struct block *backing)
+{
+    const struct block_limits *below = &backing->limits;
+
+    q->backing = backing;
+    q->block.limits.logical_block = max_u64(q->block.limits.logical_block, below->logical_block);
 }
 
 void qcow2_get_info(struct qcow2 *q, struct qcow2_info *info)

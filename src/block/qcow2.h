@@ -12,6 +12,10 @@ err_t qcow2_open(const char *path, const struct block_options *options,
                  const struct block_chain *above, struct block **out, struct error *e);
 struct qcow2 *qcow2_of(struct block *block); // NULL when the block is something else
 
+// Takes over what is to show where the image, which names no backing file, has nothing. Before any
+// request.
+void qcow2_stand_on(struct qcow2 *q, struct block *backing);
+
 struct qcow2_create {
     uint64_t size_bytes;        // a multiple of 512
     uint32_t version;           // 2 or 3; 0: 3

@@ -10,6 +10,7 @@
 
 #include "base/bits.h"
 #include "base/bytes.h"
+#include "base/log.h"
 #include "block/qcow2_impl.h"
 
 #define TABLE_BYTES_MAX (16 * MIB)
@@ -302,8 +303,8 @@ static err_t end(struct qcow2 *q, struct snaps *s, err_t err, struct error *e)
 
     free(s->bytes);
     if (err != OK) { // back to counts that are right for what the header says
-        if (!q->corrupt && qcow2_check_locked(q, QCOW2_REPAIR_ALL, &check, &ignored) == OK)
-            err = err == OK ? OK : err;
+        if (!q->corrupt && qcow2_check_locked(q, QCOW2_REPAIR_ALL, &check, &ignored) != OK)
+            log_line(LOG_WARN, "disk %s: %s", q->block.name, ignored.text);
         return err;
     }
     err = qcow2_settle(q, e);
@@ -374,12 +375,12 @@ static err_t check_name(const struct qcow2 *q, const struct snaps *s, const char
 static err_t create(struct qcow2 *q, struct snaps *s, const char *name, struct error *e)
 {
     uint64_t l1_offset = 0;
-    err_t err = copy_l1(q, q->l1, q->header.l1_entries, &l1_offset, e);
+    err_t err = count_l1(q, q->l1, q->header.l1_entries, 1, e);
 
     if (err == OK)
-        err = count_l1(q, q->l1, q->header.l1_entries, 1, e);
-    if (err == OK)
         err = set_flags(q, e);
+    if (err == OK)
+        err = copy_l1(q, q->l1, q->header.l1_entries, &l1_offset, e);
     if (err == OK)
         err = append(q, s, name, l1_offset, e);
     return err == OK ? store(q, s, e) : err;
@@ -394,7 +395,10 @@ static err_t load_l1(struct qcow2 *q, const struct qcow2_snapshot *s, uint64_t *
     *l1 = calloc(1, align_up(s->l1_entries * 8ull + 8, 4096));
     if (!*l1)
         return error_set(e, ERR_NO_MEMORY, "%s: no memory", q->path);
-    return meta_read_words(q, s->l1_offset, *l1, s->l1_entries, e);
+    err_t err = meta_read_words(q, s->l1_offset, *l1, s->l1_entries, e);
+    for (uint32_t i = 0; i < s->l1_entries; i++)
+        (*l1)[i] &= ENTRY_OFFSET; // nothing that a snapshot has is the disk's alone
+    return err;
 }
 
 static void l1_replace(struct qcow2 *q, uint64_t *l1, uint64_t offset, uint32_t entries)

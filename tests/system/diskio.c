@@ -2,14 +2,18 @@
 // side, as qemu-io is on the other. Answers each line with "ok" or "error CODE". Arguments: IMAGE
 // and its format.
 //
-//     write OFFSET FILE           the file's content
-//     burst OFFSET LEN ORDER FILE the same in requests of LEN bytes, all at once; ORDER 1: pairs
-//     swapped read OFFSET LEN FILE        into the file zero OFFSET LEN   discard OFFSET LEN flush
-//     drop (ends without closing)
+//     write OFFSET FILE            the file's content
+//     burst OFFSET LEN ORDER FILE  the same in requests of LEN bytes, all at once; ORDER 1: pairs
+//                                  swapped
+//     read OFFSET LEN FILE         into the file
+//     zero OFFSET LEN
+//     discard OFFSET LEN
+//     flush
+//     storm SEED                   random requests until killed, and the number of the last one
+//                                  after each flush; disk_cross.py has the same random numbers
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "block/sync.h"
 #include "host/file.h"
@@ -73,6 +77,80 @@ static err_t burst(struct block *block, uint64_t offset, uint64_t len, uint64_t 
     return failed ? ERR_IO : OK;
 }
 
+// --- storms
+
+enum { STORM_BLOCK = 4096, STORM_BLOCKS = 16, STORM_BATCH = 16, STORM_FLUSH = 8 };
+
+struct storm {
+    uint64_t random, seq;
+    unsigned count;
+    uint64_t start[STORM_BATCH], end[STORM_BATCH]; // of this batch's, in blocks
+    struct one one[STORM_BATCH];
+    uint64_t data[STORM_BATCH][STORM_BLOCKS * STORM_BLOCK / 8];
+};
+
+static uint64_t roll(struct storm *s, uint64_t below)
+{
+    s->random = s->random * 6364136223846793005 + 1442695040888963407;
+    return (s->random >> 33) % below;
+}
+
+static void storm_one(struct storm *s, struct block *block)
+{
+    uint64_t start = roll(s, block->limits.size_bytes / STORM_BLOCK);
+    uint64_t end = start + 1 + roll(s, STORM_BLOCKS), kind = roll(s, 16);
+    unsigned i = s->count;
+    struct one *o = &s->one[i];
+
+    s->seq++;
+    for (unsigned k = 0; k < s->count; k++) {
+        if (start < s->end[k] && s->start[k] < end)
+            return;
+    }
+    if (end > block->limits.size_bytes / STORM_BLOCK)
+        return;
+    s->start[i] = start;
+    s->end[i] = end;
+    s->count++;
+    for (uint64_t w = 0; w < (end - start) * STORM_BLOCK / 8; w++)
+        s->data[i][w] = s->seq << 24 | (start + w * 8 / STORM_BLOCK);
+    o->iov[0] = (struct iovec){s->data[i], (end - start) * STORM_BLOCK};
+    o->io = (struct block_request){.op = kind == 0   ? BLOCK_WRITE_ZEROES
+                                         : kind == 1 ? BLOCK_DISCARD
+                                                     : BLOCK_WRITE,
+                                   .offset = start * STORM_BLOCK,
+                                   .len = (end - start) * STORM_BLOCK,
+                                   .iov = o->iov,
+                                   .iovs = 1,
+                                   .done = one_done};
+    block->type->submit(block, &o->io);
+}
+
+static err_t storm(struct block *block, uint64_t seed)
+{
+    struct storm *s = calloc(1, sizeof *s);
+    err_t err = s ? OK : ERR_NO_MEMORY;
+
+    failed = 0;
+    for (uint64_t batch = 1; err == OK && !failed; batch++) {
+        if (batch == 1)
+            s->random = seed;
+        s->count = 0;
+        for (unsigned i = 0; i < STORM_BATCH; i++)
+            storm_one(s, block);
+        block->type->drain(block);
+        if (batch % STORM_FLUSH)
+            continue;
+        err = block_request(block, BLOCK_FLUSH, 0, 0, NULL);
+        printf("%llu\n", (unsigned long long)s->seq);
+        fflush(stdout);
+    }
+    free(s);
+    return ERR_IO;
+}
+
+// --- lines
+
 static err_t with_file(struct block *block, const char *path, uint64_t offset, uint64_t len,
                        uint64_t order)
 {
@@ -104,8 +182,8 @@ static err_t obey(struct block *block, const char *line)
         return block_request(block, BLOCK_DISCARD, a, b, NULL);
     if (!strcmp(line, "flush\n"))
         return block_request(block, BLOCK_FLUSH, 0, 0, NULL);
-    if (!strcmp(line, "drop\n"))
-        _exit(0);
+    if (sscanf(line, "storm %llu", &a) == 1)
+        return storm(block, a);
     return ERR_INVALID;
 }
 

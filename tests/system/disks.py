@@ -122,7 +122,41 @@ def cdrom(opts, work):
         power_off(g)
 
 
-CASES = [ahci, nvme, virtio, cdrom]
+def disk_tool(opts, *args, status=0):
+    done = subprocess.run([opts.berth, "disk", *args], capture_output=True, text=True, timeout=60)
+    if done.returncode != status:
+        raise Failure(f"berth disk {' '.join(args)}: {done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def qcow2(opts, work):
+    """a qcow2 disk over a raw one: what the guest wrote is there, the image is sound, and nobody else gets it meanwhile"""
+    base, image = new_image(work, "base.img"), os.path.join(work, "over.qcow2")
+    plain = os.path.join(work, "plain.img")
+    before = md5_of(base, 0, 64 << 20)
+    disk_tool(opts, "create", "-b", "base.img", image)
+    args = ("--disk", image)
+    with guest(opts, work, "qcow2", VIRTIO, *args, cpus="2") as g:
+        written = use_disk(g, "/dev/vda", image, "qcow2")
+        if "in use" not in disk_tool(opts, "resize", image, "+1M", status=3):
+            raise Failure("the image can be resized while its VM runs")
+        if "(in use)" not in disk_tool(opts, "info", image):
+            raise Failure("the image does not show that it is in use")
+        power_off(g)
+    disk_tool(opts, "check", image)
+    disk_tool(opts, "convert", "-O", "raw", image, plain)
+    if md5_of(plain, 1 << 20, 16 << 20) != written:
+        raise Failure("the image does not hold what the guest wrote")
+    kept = md5_of(image, 0, 1 << 30)
+    with guest(opts, work, "qcow2", VIRTIO, "--snapshot", *args) as g:
+        use_disk(g, "/dev/vda", image, "qcow2")
+        use_file_system(g, "/dev/vda", "qcow2")
+        power_off(g)
+    if md5_of(image, 0, 1 << 30) != kept or md5_of(base, 0, 64 << 20) != before:
+        raise Failure("an image changed that should not")
+
+
+CASES = [ahci, nvme, virtio, cdrom, qcow2]
 
 if __name__ == "__main__":
     boot.CASES = CASES
