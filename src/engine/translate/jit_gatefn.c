@@ -69,12 +69,13 @@ static const void *gate_slow(struct tcpu *c, uint32_t id, uint64_t at)
     struct jit *jit = c->jit;
     const struct jit_site *site = &jit->site[id];
     struct jit_block *b = &jit->block[site->block];
-    enum access access = site->access & ~SITE_ALIGNED;
+    enum access access = site->access & ~(SITE_ALIGNED | SITE_MASKED);
+    bool masked = site->access & SITE_MASKED; // whether it faults depends on the mask
     bool crosses = (at & PAGE_MASK) + site->size > PAGE_SIZE;
     bool misaligned = site->access & SITE_ALIGNED && at & (site->size - 1u);
     c->s.rip = c->insn_rip = insn_rip(jit, b, site->insn);
     c->counter[COUNTER_TLB_FILLS]++;
-    if (!crosses && !misaligned && canonical(at) && tlb_fill(c, at, access, c->user)) {
+    if (!crosses && !misaligned && !masked && canonical(at) && tlb_fill(c, at, access, c->user)) {
         if (b->fpu)
             fpu_to_machine(c);
         return jit_exec(jit, site->resume);

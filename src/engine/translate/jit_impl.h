@@ -85,6 +85,7 @@ struct jit_mark { // where an instruction begins, relative to its block
 };
 
 #define SITE_ALIGNED 0x80 // the access faults when it is not aligned to its size
+#define SITE_MASKED 0x40  // a writemask decides what is accessed
 
 // access of a string's site; SITE_SHORT: addresses and counts of 32 bits
 enum site_string { SITE_MOVS = 1, SITE_REP = 2, SITE_SHORT = 4 };
@@ -93,7 +94,7 @@ struct jit_site { // an instruction's way out of line
     uint32_t block;
     uint32_t resume; // offset to go on at
     uint8_t insn;    // index in the block
-    uint8_t access;  // enum access, SITE_ALIGNED
+    uint8_t access;  // enum access, SITE_ALIGNED, SITE_MASKED
     uint16_t size;
 };
 

@@ -100,7 +100,7 @@ static bool check_memory(struct trans *t, struct plan *p, struct emit_mem *out, 
 
 static bool is_vector(const struct insn *in)
 {
-    return insn_form(in)->flags & (FORM_X87 | FORM_MMX | FORM_SSE | FORM_AVX);
+    return insn_form(in)->flags & (FORM_X87 | FORM_MMX | FORM_SSE | FORM_AVX | FORM_AVX512);
 }
 
 // MOV between a register without a host register and a pinned one, whole: the slot is the operand.

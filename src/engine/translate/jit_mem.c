@@ -152,6 +152,8 @@ static const void *miss_stub(struct trans *t, const struct address *a, unsigned 
     uint32_t site = trans_site(t, access, size);
     if (insn_form(t->in)->flags & FORM_ALIGNED)
         t->jit->site[site].access |= SITE_ALIGNED;
+    if (t->in->evex_aaa)
+        t->jit->site[site].access |= SITE_MASKED;
     t->jit->site[site].resume = resume;
     emit_mov_ri(t->cold, T0, site);
     emit_jmp_to(t->cold, t->jit->gate[GATE_SLOW]);

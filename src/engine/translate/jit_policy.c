@@ -97,13 +97,16 @@ static const struct operand *memory_operand(const struct insn *in)
 }
 
 // Vector instructions all qualify, except those whose operand is state (FXSAVE: no size), depends
-// on a mask, or is addressed otherwise than by ModRM.
+// on a mask in a vector register, or is addressed otherwise than by ModRM.
 static bool vector_allowed(const struct trans *t, const struct insn *in, uint32_t flags)
 {
     unsigned mode = t->c->mode;
-    if (mode & MODE_FPU_TRAP || flags & (FORM_AVX512 | FORM_VSIB) || in->encoding == ENC_EVEX)
+    if (mode & MODE_FPU_TRAP || flags & FORM_VSIB)
         return false;
-    if ((flags & FORM_SSE && !(mode & MODE_SSE)) || (flags & FORM_AVX && !(mode & MODE_AVX)))
+    if ((flags & FORM_SSE && !(mode & MODE_SSE)) || (flags & FORM_AVX && !(mode & MODE_AVX)) ||
+        (flags & FORM_AVX512 && !(mode & MODE_AVX512)))
+        return false;
+    if (flags & FORM_VL && in->veclen < 64 && !feature_has(&t->c->features, FEATURE_AVX512VL))
         return false;
     const struct operand *mem = memory_operand(in);
     if (mem && (mem->size == 0 || mem->field != FIELD_RM))

@@ -185,22 +185,28 @@ static uint64_t vector_word(const struct cpu_state *s, unsigned at, unsigned com
     return in_use >> component & 1 ? load_le64(s->xsave + at) : 0;
 }
 
+static void compare_component(struct tcpu *c, unsigned component, unsigned start, unsigned end)
+{
+    static const char *const names[XSAVE_COMPONENTS] = {
+        "an x87 register", "an xmm register",   "an upper ymm half", NULL, NULL,
+        "a mask register", "an upper zmm half", "a zmm register"};
+    for (unsigned at = start; at < end; at += 8) {
+        uint64_t got = vector_word(&c->s, at, component);
+        uint64_t expected = vector_word(&c->lockstep->want, at, component);
+        if (got != expected)
+            differ(c, names[component], got, expected);
+    }
+}
+
 static void compare_vectors(struct tcpu *c)
 {
-    const struct cpu_state *want = &c->lockstep->want;
-    static const struct {
-        const char *name;
-        unsigned start, end, component;
-    } parts[] = {{"an x87 register", 32, 160, 0},
-                 {"an xmm register", 160, 416, 1},
-                 {"an upper ymm half", AREA_AVX, AREA_AVX + AVX_BYTES, 2}};
-    for (unsigned p = 0; p < ARRAY_LEN(parts); p++)
-        for (unsigned at = parts[p].start; at < parts[p].end; at += 8) {
-            uint64_t got = vector_word(&c->s, at, parts[p].component);
-            uint64_t expected = vector_word(want, at, parts[p].component);
-            if (got != expected)
-                differ(c, parts[p].name, got, expected);
-        }
+    compare_component(c, 0, AREA_ST, AREA_XMM);
+    compare_component(c, 1, AREA_XMM, AREA_XMM + 256);
+    for (unsigned i = 2; i < XSAVE_COMPONENTS; i++) {
+        unsigned at = simd_layout(c)->at[i];
+        if (simd_components(c) >> i & 1)
+            compare_component(c, i, at, at + xsave_component_bytes(i));
+    }
 }
 
 static void compare_controls(struct tcpu *c)
