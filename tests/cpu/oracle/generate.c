@@ -2,7 +2,7 @@
 // comparing, with random registers, addressing and values.
 //
 // Left out: system instructions that act, FS and GS overrides (the host's FS is the thread's),
-// AVX-512 where the host lacks it, instructions that store x87 pointers, 16-bit addressing.
+// features that the host lacks, instructions that store x87 pointers, 16-bit addressing.
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +19,7 @@ struct template
     uint8_t reg; // of ModRM; others are tried first
     bool memory; // operand in ModRM.rm
     uint8_t w, l, opsize, mode;
+    uint8_t components; // of vector state that the guest has: bits of XCR0
 };
 
 struct random {
@@ -103,7 +104,21 @@ void world_data(uint8_t data[WORLD_DATA_BYTES])
         store_le64(data + i, vector_half(&r));
 }
 
-static void random_fpu(struct random *r, uint8_t *x)
+static uint64_t opmask(struct random *r)
+{
+    unsigned how = below(r, 10);
+    return how == 0 ? 0 : how == 1 ? ~0ull : draw(r);
+}
+
+static void random_avx512(struct random *r, uint8_t *x)
+{
+    for (unsigned i = 0; i < 8; i++)
+        store_le64(x + xsave_layout_state.at[5] + 8 * i, opmask(r));
+    for (unsigned at = xsave_layout_state.at[6]; at < xsave_layout_state.at[7] + 1024u; at += 8)
+        store_le64(x + at, vector_half(r));
+}
+
+static void random_fpu(struct random *r, uint8_t *x, unsigned components)
 {
     memset(x, 0, XSAVE_BYTES);
     store_le16(x, (uint16_t)(0x7f | below(r, 4) << 8 | below(r, 4) << 10 | 0x40));
@@ -126,10 +141,12 @@ static void random_fpu(struct random *r, uint8_t *x)
         store_le64(x + 160 + 8 * i, vector_half(r));
     for (unsigned i = 0; i < 32; i++)
         store_le64(x + 576 + 8 * i, vector_half(r));
-    x[512] = 7;
+    if (components & XCR0_AVX512)
+        random_avx512(r, x);
+    x[512] = (uint8_t)components;
 }
 
-static void random_registers(struct random *r, struct test_case *c)
+static void random_registers(struct random *r, struct test_case *c, unsigned components)
 {
     for (unsigned i = 0; i < 16; i++)
         c->in.gpr[i] = c->mode == 8 || i < 8 ? integer(r) : 0;
@@ -137,7 +154,7 @@ static void random_registers(struct random *r, struct test_case *c)
         c->in.gpr[i] &= 0xffffffff;
     c->in.rip = WORLD_CASE;
     c->in.rflags = FLAG_FIXED | FLAG_IF | (draw(r) & (FLAGS_ARITH | FLAG_DF));
-    random_fpu(r, c->in.xsave);
+    random_fpu(r, c->in.xsave, components);
 }
 
 // --- encodings -----------------------------------------------------------------------------------
@@ -178,6 +195,33 @@ static unsigned put_vex(const struct template *t, struct random *r, uint8_t *cod
     return 4;
 }
 
+// Broadcast or rounding, zeroing and the writemask are left to chance.
+static unsigned put_evex(const struct template *t, struct random *r, uint8_t *code, bool plain,
+                         bool vvvv)
+{
+    uint8_t rxbr = plain || t->mode == 4 ? 15 : draw(r) & 15;
+    uint8_t v = vvvv ? draw(r) & 31 : 31, b = percent(r, 35), z = percent(r, 35);
+    uint8_t aaa = percent(r, 60) ? (uint8_t)below(r, 8) : 0;
+    if (t->mode == 4)
+        v |= 0x18;
+    code[0] = 0x62;
+    code[1] = (uint8_t)(rxbr << 4 | t->map);
+    code[2] = (uint8_t)(t->w << 7 | (v & 15) << 3 | 4 | t->pp);
+    code[3] = (uint8_t)(z << 7 | t->l << 5 | b << 4 | (v & 16) >> 1 | aaa);
+    code[4] = t->opcode;
+    return 5;
+}
+
+static unsigned put_code(const struct template *t, struct random *r, uint8_t *code, bool plain,
+                         bool vvvv)
+{
+    switch (t->encoding) {
+    case ENC_LEGACY: return put_legacy(t, r, code, plain);
+    case ENC_VEX: return put_vex(t, r, code, plain, vvvv);
+    default: return put_evex(t, r, code, plain, vvvv);
+    }
+}
+
 static uint8_t random_modrm(const struct template *t, struct random *r, bool plain)
 {
     uint8_t reg = plain ? t->reg : below(r, 8);
@@ -188,12 +232,11 @@ static uint8_t random_modrm(const struct template *t, struct random *r, bool pla
 // Draws encodings until one decodes to the template's form; the later ones leave less to chance.
 static bool encode(const struct template *t, struct random *r, struct test_case *c, struct insn *in)
 {
-    for (unsigned attempt = 0; attempt < 40; attempt++) {
+    for (unsigned attempt = 0; attempt < 60; attempt++) {
         bool plain = attempt >= 20;
         uint8_t *code = c->code + CASE_OFFSET;
         memset(c->code, 0xcc, CODE_BYTES);
-        unsigned at = t->encoding == ENC_LEGACY ? put_legacy(t, r, code, plain)
-                                                : put_vex(t, r, code, plain, attempt % 4 != 3);
+        unsigned at = put_code(t, r, code, plain, attempt % 4 != 3);
         code[at++] = random_modrm(t, r, plain && attempt % 8 < 6);
         uint64_t rest[2] = {draw(r), percent(r, 50) ? draw(r) : below(r, 64)};
         memcpy(code + at, rest, sizeof rest);
@@ -218,9 +261,8 @@ static uint64_t mask_of(const struct test_case *c)
 }
 
 // Where an operand of size bytes goes: mostly somewhere harmless, sometimes over an edge.
-static uint64_t target(struct random *r, unsigned size)
+static uint64_t target_at(struct random *r, unsigned size, unsigned how)
 {
-    unsigned how = below(r, 100);
     if (how < 4)
         return WORLD_DATA + WORLD_DATA_BYTES - below(r, size + 2);
     if (how < 8)
@@ -231,6 +273,17 @@ static uint64_t target(struct random *r, unsigned size)
         return WORLD_READ_ONLY + PAGE - below(r, size + 2);
     uint64_t at = WORLD_DATA + 1024 + below(r, WORLD_DATA_BYTES - 3072);
     return percent(r, 70) ? at & ~63ull : at;
+}
+
+static uint64_t target(struct random *r, unsigned size)
+{
+    return target_at(r, size, below(r, 100));
+}
+
+// Under a writemask edges are where the difference is.
+static uint64_t target_of(struct random *r, const struct insn *in, unsigned size)
+{
+    return target_at(r, size, below(r, in->evex_aaa ? 16 : 100));
 }
 
 // Just behind the instruction under test.
@@ -278,19 +331,27 @@ static unsigned memory_size(const struct insn *in)
     return 16;
 }
 
-static void set_vector(struct test_case *c, unsigned reg, unsigned half, uint64_t value)
+// Eight bytes of a vector register.
+static void set_vector(struct test_case *c, unsigned reg, unsigned n, uint64_t value)
 {
-    store_le64(c->in.xsave + (half < 2 ? 160 : 576 - 16) + 16 * reg + 8 * half, value);
+    const uint16_t *at = xsave_layout_state.at;
+    unsigned offset = reg >= 16 ? at[7] + 64 * (reg - 16) + 8 * n
+                      : n < 2   ? 160 + 16 * reg + 8 * n
+                      : n < 4   ? at[2] + 16 * reg + 8 * (n - 2)
+                                : at[6] + 32 * reg + 8 * (n - 4);
+    store_le64(c->in.xsave + offset, value);
 }
 
-// Gathers: small indices; masks with some bits clear.
+// Gathers and scatters: small indices; masks with some bits clear.
 static void aim_gather(struct test_case *c, const struct insn *in, struct random *r)
 {
-    for (unsigned half = 0; half < 4; half++) {
+    bool evex = in->encoding == ENC_EVEX;
+    for (unsigned n = 0; n < (evex ? 8 : 4); n++) {
         uint64_t small = below(r, 64) | (uint64_t)below(r, 64) << 32;
         bool qwords = in->opcode & 1;
-        set_vector(c, in->index, half, qwords ? below(r, 64) : small);
-        set_vector(c, in->vvvv, half, draw(r));
+        set_vector(c, in->index, n, qwords ? below(r, 64) : small);
+        if (!evex)
+            set_vector(c, in->vvvv, n, draw(r));
     }
 }
 
@@ -464,12 +525,13 @@ static bool aim_branch(struct test_case *c, const struct insn *in, struct random
 // An aligned place with room for the area, and a header that XRSTOR accepts.
 static void steer_xsave(struct test_case *c, const struct insn *in, struct random *r)
 {
-    uint8_t header[64] = {(uint8_t)below(r, 8)};
+    unsigned all = c->in.xsave[512];
+    uint8_t header[64] = {(uint8_t)(below(r, 256) & all)};
     if (in->base >= 16 || in->index != REG_NONE || in->base == RAX || in->base == RDX)
         return;
     c->in.gpr[in->base] -= effective(c, in) & 63;
     c->in.gpr[RDX] = 0;
-    c->in.gpr[RAX] = below(r, 8);
+    c->in.gpr[RAX] = below(r, 256) & all;
     if (in->op == OP_XRSTOR && percent(r, 90))
         patch_data(c, effective(c, in) + 512, header, sizeof header);
 }
@@ -578,7 +640,7 @@ bool case_make(const struct template *t, unsigned mode, uint64_t seed, struct te
     memset(c, 0, offsetof(struct test_case, host));
     c->seed = seed;
     c->mode = t->mode;
-    random_registers(&r, c);
+    random_registers(&r, c, t->components);
     if (!encode(t, &r, c, &in))
         return false;
     const struct insn_form *form = insn_form(&in);
@@ -586,13 +648,14 @@ bool case_make(const struct template *t, unsigned mode, uint64_t seed, struct te
         store_le32(c->in.xsave + 24, load_le32(c->in.xsave + 24) | 0x1f80);
     c->undefined = form->flags_undefined;
     // Processors differ in which vector instructions and far pointers heed AC.
-    const uint32_t without_ac = FORM_X87 | FORM_MMX | FORM_SSE | FORM_AVX | FORM_SYSTEM;
+    const uint32_t without_ac =
+        FORM_X87 | FORM_MMX | FORM_SSE | FORM_AVX | FORM_AVX512 | FORM_SYSTEM;
     if (!(form->flags & without_ac) && percent(&r, 3))
         c->in.rflags |= FLAG_AC;
     if (form->flags & FORM_STACK)
         aim_stack(c, &in, &r);
     if (in.has_modrm && in.modrm < 0xc0 && in.op != OP_NOP)
-        aim(c, &in, &r, target(&r, memory_size(&in)));
+        aim(c, &in, &r, target_of(&r, &in, memory_size(&in)));
     else if (in.operand[0].kind == OPND_MEM || in.operand[1].kind == OPND_MEM)
         set_disp(c, &in, (int64_t)target(&r, in.opsize)); // moffs
     if (form->flags & FORM_VSIB)
@@ -650,7 +713,9 @@ static bool wanted(const struct insn *in, const struct feature_set *features)
     const struct insn_form *form = insn_form(in);
     if (form->flags & FORM_SYSTEM && !system_wanted(in->op))
         return false;
-    if (form->flags & FORM_AVX512 || in->encoding == ENC_EVEX)
+    if (form->flags & FORM_AVX512 && !feature_has(features, FEATURE_AVX512F))
+        return false;
+    if (form->flags & FORM_VL && in->veclen < 64 && !feature_has(features, FEATURE_AVX512VL))
         return false;
     if (form->feature != FEATURE_NONE && !feature_has(features, form->feature))
         return false;
@@ -695,10 +760,12 @@ static void try_template(struct template *all, size_t *count, struct template t,
     struct random r = {1};
     struct insn in;
     uint8_t code[INSN_MAX + 8] = {0};
-    for (unsigned vvvv = 0; vvvv < 2; vvvv++) {
-        unsigned at = t.encoding == ENC_LEGACY ? put_legacy(&t, &r, code, true)
-                                               : put_vex(&t, &r, code, true, vvvv);
-        code[at] = (uint8_t)((t.memory ? 0 : 0xc0) | t.reg << 3 | 1);
+    // What EVEX leaves to chance may be wrong for this form, and gathers need a SIB.
+    for (unsigned attempt = 0; attempt < (t.encoding == ENC_EVEX ? 40 : 2); attempt++) {
+        bool vvvv = attempt & 1, sib = t.encoding == ENC_EVEX && attempt & 2;
+        unsigned at = put_code(&t, &r, code, true, vvvv);
+        code[at] = (uint8_t)((t.memory ? 0 : 0xc0) | t.reg << 3 | (sib ? 4 : 1));
+        code[at + 1] = sib ? 0x11 : 0;
         if (insn_decode(code, INSN_MAX, t.mode, &in) != INSN_OK || !wanted(&in, features))
             continue;
         if (in.opcode != t.opcode || in.map != t.map || (t.memory && !in.has_modrm))
@@ -716,9 +783,9 @@ static void try_template(struct template *all, size_t *count, struct template t,
 static void try_opcode(struct template *all, size_t *count, struct template t,
                        const struct feature_set *features)
 {
-    unsigned lengths = t.encoding == ENC_VEX ? 2 : 1;
+    unsigned lengths = t.encoding == ENC_EVEX ? 3 : t.encoding == ENC_VEX ? 2 : 1;
     for (t.pp = 0; t.pp < 4; t.pp++) {
-        for (unsigned w = 0; w < (t.mode == 8 || t.encoding == ENC_VEX ? 2u : 1u); w++) {
+        for (unsigned w = 0; w < (t.mode == 8 || t.encoding != ENC_LEGACY ? 2u : 1u); w++) {
             for (unsigned n = 0; n < 16 * lengths; n++) {
                 t.w = (uint8_t)w;
                 t.reg = n & 7;
@@ -743,11 +810,13 @@ size_t templates_make(struct template **out)
     if (!*out || cpuid_build(&request, &host, &table, &e) != OK)
         return 0;
     cpuid_features(&table, &features);
-    for (unsigned at = 0; at < 2 * 2 * 4 * 256; at++) {
-        struct template t = {.mode = at & 1024 * 2 ? 4 : 8,
-                             .encoding = at & 1024 ? ENC_VEX : ENC_LEGACY,
+    bool avx512 = feature_has(&features, FEATURE_AVX512F);
+    for (unsigned at = 0; at < 3 * 2 * 4 * 256; at++) {
+        struct template t = {.mode = at & 1024 ? 4 : 8,
+                             .encoding = (uint8_t[]){ENC_LEGACY, ENC_VEX, ENC_EVEX}[at >> 11],
                              .map = at >> 8 & 3,
-                             .opcode = (uint8_t)at};
+                             .opcode = (uint8_t)at,
+                             .components = world_components(avx512)};
         if (t.encoding == ENC_LEGACY || t.map)
             try_opcode(*out, &count, t, &features);
     }
@@ -757,6 +826,11 @@ size_t templates_make(struct template **out)
 const struct template *template_at(const struct template *all, size_t i)
 {
     return &all[i];
+}
+
+bool template_is_avx512(const struct template *t)
+{
+    return insn_forms[t->form].flags & FORM_AVX512;
 }
 
 const char *template_name(const struct template *t)

@@ -29,6 +29,7 @@ struct guest {
     struct cpu_state start; // of every case, before its registers
     uint8_t data[WORLD_DATA_BYTES];
     unsigned tables; // page-table pages in use
+    bool avx512;
 };
 
 static uint64_t no_pio(void *opaque, unsigned vcpu, uint16_t port, unsigned size)
@@ -138,7 +139,7 @@ static void make_start(struct guest *g)
     cpu_state_reset(s, true, 0x600);
     s->cr0 = CR0_PE | CR0_PG | CR0_NE | CR0_WP | CR0_MP | CR0_ET | CR0_AM;
     s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
-    s->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX;
+    s->xcr0 = world_components(g->avx512);
     s->cr3 = TABLES;
     s->efer = EFER_LME | EFER_LMA | EFER_SCE | EFER_NXE;
     for (unsigned i = 0; i < SEG_COUNT; i++)
@@ -157,6 +158,10 @@ static bool make_vm(struct guest *g, uint32_t debug, struct error *e)
     struct cpuid_request request = {.vcpus = 1, .tsc_khz = 1000000};
     cpuid_read_host(&host);
     bool ok = table && cpuid_build(&request, &host, table, e) == OK;
+    struct feature_set features;
+    if (ok)
+        cpuid_features(table, &features);
+    g->avx512 = ok && feature_has(&features, FEATURE_AVX512F);
     struct engine_vm_config config = {
         .vcpus = 1, .cpuid = table, .tsc_khz = 1000000, .debug = debug};
     ok = ok && g->engine->vm_new(&config, &upcalls, g, &g->vm, e) == OK &&

@@ -14,10 +14,13 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
+#include "cpu/cpuid.h"
 #include "oracle.h"
 
 #define XSAVE_HEADER 512
 #define SW_RESERVED 464 // of the legacy area: the kernel's own words
+#define SW_XSTATE_SIZE (SW_RESERVED + 16)
 #define FRAME_XSTATE 7
 
 // Where the child is. One child runs at a time, and a signal handler has no other way to its state.
@@ -27,11 +30,19 @@ static struct {
     size_t *next; // shared: how far it got
     bool running; // cases[*next] has been entered
     uint8_t data[WORLD_DATA_BYTES];
+    uint8_t xsave[XSAVE_BYTES]; // in the host's layout
+    struct xsave_layout layout;
 } child;
 
 static const int gregs[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
                               REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
                               REG_R12, REG_R13, REG_R14, REG_R15};
+
+static size_t frame_bytes(const uint8_t *fp)
+{
+    size_t size = load_le32(fp + SW_XSTATE_SIZE);
+    return size < XSAVE_BYTES ? size : XSAVE_BYTES;
+}
 
 static void capture(struct test_case *c, const ucontext_t *u)
 {
@@ -41,7 +52,10 @@ static void capture(struct test_case *c, const ucontext_t *u)
         o->regs.gpr[i] = (uint64_t)g[gregs[i]];
     o->regs.rip = (uint64_t)g[REG_RIP];
     o->regs.rflags = (uint64_t)g[REG_EFL];
-    memcpy(o->regs.xsave, u->uc_mcontext.fpregs, XSAVE_BYTES);
+    const uint8_t *fp = (const uint8_t *)u->uc_mcontext.fpregs;
+    memset(o->regs.xsave, 0, XSAVE_BYTES);
+    memcpy(o->regs.xsave, fp, frame_bytes(fp));
+    xsave_move(o->regs.xsave, &child.layout, &xsave_layout_state);
     o->vector = (uint32_t)g[REG_TRAPNO];
     o->error = (uint32_t)g[REG_ERR];
     o->cr2 = (uint64_t)g[REG_CR2];
@@ -86,8 +100,10 @@ static void enter(const struct test_case *c, ucontext_t *u)
     g[REG_EFL] = (greg_t)c->in.rflags;
     uint64_t selectors = c->mode == 8 ? SELECTOR_CODE64 : SELECTOR_CODE32;
     g[REG_CSGSFS] = (greg_t)(selectors | (uint64_t)SELECTOR_DATA << 48);
-    memcpy(fp, c->in.xsave, SW_RESERVED);
-    memcpy(fp + XSAVE_HEADER, c->in.xsave + XSAVE_HEADER, XSAVE_BYTES - XSAVE_HEADER);
+    memcpy(child.xsave, c->in.xsave, XSAVE_BYTES);
+    xsave_move(child.xsave, &xsave_layout_state, &child.layout);
+    memcpy(fp, child.xsave, SW_RESERVED);
+    memcpy(fp + XSAVE_HEADER, child.xsave + XSAVE_HEADER, frame_bytes(fp) - XSAVE_HEADER);
 }
 
 // Without the C library, whose thread data FS no longer points to.
@@ -173,6 +189,9 @@ static void child_main(void)
 
 bool host_run(struct test_case *cases, size_t count)
 {
+    struct cpuid_table host;
+    cpuid_read_host(&host);
+    xsave_layout_of(&host, &child.layout);
     child.cases = cases;
     child.count = count;
     child.next = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

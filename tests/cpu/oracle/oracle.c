@@ -3,8 +3,11 @@
 // registers, flags, vector state, memory and faults must be equal byte for byte, but for flags that
 // the architecture leaves undefined.
 //
-// usage: oracle [--count N] [--seed S] [--engine interpret|translate|cramped|both|kvm] [--op NAME]
-//               [--integer] [--verbose]
+// usage: oracle [--count N] [--seed S] [--seconds T] [--engine
+// interpret|translate|cramped|both|kvm]
+//               [--op NAME] [--integer] [--avx512] [--verbose]
+//   --seconds: rounds with one seed after the other for so long, with a line for each.
+//   --avx512: only what is AVX-512's; skipped where the host has none.
 //   --integer: no x87, MMX, SSE, AVX, at some of which an emulated host CPU aborts
 //   --count: cases per template (a form of an opcode). A failing case prints what reproduces it.
 //   cramped: translated, with a TLB of one entry and the slowest way of every choice.
@@ -13,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "base/bytes.h"
 #include "cpu/insn.h"
@@ -33,12 +37,26 @@ struct run {
     const char *only;
     bool verbose;
     bool integer;
+    bool avx512;
+    uint64_t forms; // that had cases
     unsigned shown[OP_COUNT];
     unsigned failed_ops;
     unsigned long long compared, differences, lost;
 };
 
 // --- comparing -----------------------------------------------------------------------------------
+
+// What an XSAVE area has, in words that are compared one by one.
+static const struct part {
+    const char *name;
+    uint8_t component;
+    uint8_t words; // of eight bytes, in one register
+    uint16_t at, registers;
+} parts[] = {{"xmm", 1, 2, 160, 16},
+             {"ymmh", 2, 2, 576, 16},
+             {"k", 5, 1, 1088, 8},
+             {"zmmh", 6, 4, 1152, 16},
+             {"zmm16+", 7, 8, 1664, 16}};
 
 // A component that XSTATE_BV leaves out has its initial value.
 static void normalize(uint8_t *x)
@@ -48,12 +66,27 @@ static void normalize(uint8_t *x)
         memset(x + 32, 0, 128);
         store_le16(x, 0x37f);
     }
-    if (!(x[512] & 2))
-        memset(x + 160, 0, 256);
-    if (!(x[512] & 4))
-        memset(x + 576, 0, 256);
+    for (unsigned i = 0; i < ARRAY_LEN(parts); i++) {
+        if (!(x[512] >> parts[i].component & 1))
+            memset(x + parts[i].at, 0, 8u * parts[i].words * parts[i].registers);
+    }
     store_le16(x, load_le16(x) & 0x1f3f); // reserved bits are as the register was loaded last
     memset(x + 6, 0, 18);                 // opcode and pointers of the last x87 instruction
+}
+
+static bool differ_vectors(const uint8_t *a, const uint8_t *b, char *why, size_t size)
+{
+    for (const struct part *p = parts; p < parts + ARRAY_LEN(parts); p++) {
+        for (unsigned i = 0; i < (unsigned)p->words * p->registers; i++) {
+            unsigned at = p->at + 8 * i;
+            if (load_le64(a + at) == load_le64(b + at))
+                continue;
+            snprintf(why, size, "%s%u word %u %016" PRIx64 ", host %016" PRIx64, p->name,
+                     i / p->words, i % p->words, load_le64(b + at), load_le64(a + at));
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool differ_fpu(uint8_t *a, uint8_t *b, char *why, size_t size)
@@ -77,16 +110,7 @@ static bool differ_fpu(uint8_t *a, uint8_t *b, char *why, size_t size)
             return true;
         }
     }
-    for (unsigned i = 0; i < 64; i++) {
-        unsigned at = i < 32 ? 160 + 8 * i : 576 + 8 * (i - 32);
-        if (load_le64(a + at) != load_le64(b + at)) {
-            snprintf(why, size, "%s%u half %u %016" PRIx64 ", host %016" PRIx64,
-                     i < 32 ? "xmm" : "ymmh", i / 2 % 16, i & 1, load_le64(b + at),
-                     load_le64(a + at));
-            return true;
-        }
-    }
-    return false;
+    return differ_vectors(a, b, why, size);
 }
 
 // Faults that processors report in their own way: where masked stores touch nothing, which byte of
@@ -113,7 +137,7 @@ static bool differ_fault(const struct test_case *c, const struct outcome *h,
         return true;
     }
     bool in_parts = insn_form(&in)->flags & FORM_STRING || in.op == OP_XRSTOR ||
-                    in.op == OP_XSAVE || in.op == OP_XSAVEC;
+                    in.op == OP_XSAVE || in.op == OP_XSAVEC || in.evex_aaa;
     uint64_t mask = in_parts ? ~4095ull : ~0ull;
     if (exact && h->vector == VEC_PF && (h->cr2 ^ g->cr2) & mask) {
         snprintf(why, size, "cr2 %#" PRIx64 ", host %#" PRIx64, g->cr2, h->cr2);
@@ -235,8 +259,10 @@ static bool is_vector(const struct test_case *c)
 static void run_template(struct run *run, size_t n, unsigned long count, uint64_t seed)
 {
     const struct template *t = template_at(run->templates, n);
-    if (run->only && strcmp(run->only, template_name(t)) != 0)
+    if ((run->only && strcmp(run->only, template_name(t)) != 0) ||
+        (run->avx512 && !template_is_avx512(t)))
         return;
+    run->forms++;
     for (unsigned long i = 0; i < count; i++) {
         uint64_t case_seed = seed * 0x9e3779b97f4a7c15 + n * 1000003 + i;
         if (!case_make(t, 8, case_seed, &run->batch[run->batched]))
@@ -278,11 +304,40 @@ static bool make_guests(struct run *run, const char *which)
     return run->guest[0] || run->guest[1];
 }
 
+static void run_round(struct run *run, unsigned long count, uint64_t seed)
+{
+    run->forms = 0;
+    for (size_t n = 0; n < run->template_count; n++)
+        run_template(run, n, count, seed);
+    flush(run);
+}
+
+static uint64_t seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec;
+}
+
+// One seed after the other until the time is up, at least one.
+static void soak(struct run *run, unsigned long count, uint64_t seed, uint64_t seconds)
+{
+    uint64_t start = seconds_now(), passed = 0;
+    do {
+        run_round(run, count, seed);
+        passed = seconds_now() - start;
+        printf("# %" PRIu64 " of %" PRIu64 " s: --count %lu --seed %" PRIu64
+               " done, in all %llu compared, %llu differ\n",
+               passed, seconds, count, seed++, run->compared, run->differences);
+        fflush(stdout);
+    } while (passed < seconds);
+}
+
 int main(int argc, char **argv)
 {
     struct run run = {0};
     unsigned long count = 4;
-    uint64_t seed = 1;
+    uint64_t seed = 1, seconds = 0;
     // A sanitizer's runtime overwrites vector registers while translated code has its guest's in
     // them.
     const char *which = BERTH_SANITIZED ? "interpret" : "both";
@@ -291,10 +346,14 @@ int main(int argc, char **argv)
             run.verbose = true;
         else if (strcmp(argv[i], "--integer") == 0)
             run.integer = true;
+        else if (strcmp(argv[i], "--avx512") == 0)
+            run.avx512 = true;
         else if (strcmp(argv[i], "--count") == 0 && i + 1 < argc)
             count = strtoul(argv[++i], NULL, 0);
         else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
             seed = strtoull(argv[++i], NULL, 0);
+        else if (strcmp(argv[i], "--seconds") == 0 && i + 1 < argc)
+            seconds = strtoull(argv[++i], NULL, 0);
         else if (strcmp(argv[i], "--op") == 0 && i + 1 < argc)
             run.only = argv[++i];
         else if (strcmp(argv[i], "--engine") == 0 && i + 1 < argc)
@@ -305,14 +364,18 @@ int main(int argc, char **argv)
     run.template_count = templates_make(&run.templates);
     if (run.batch == MAP_FAILED || !run.template_count || !make_guests(&run, which))
         return 1;
-    for (size_t n = 0; n < run.template_count; n++)
-        run_template(&run, n, count, seed);
-    flush(&run);
-    printf("1..1\n%sok 1 - engine_agrees_with_the_host_cpu # %zu forms, %llu compared, %llu differ "
-           "in %u "
-           "instructions, %llu without outcome\n",
-           run.differences ? "not " : "", run.template_count, run.compared, run.differences,
-           run.failed_ops, run.lost);
+    if (seconds)
+        soak(&run, count, seed, seconds);
+    else
+        run_round(&run, count, seed);
+    if (run.avx512 && !run.forms) {
+        printf("1..0 # SKIP this machine has no AVX-512\n");
+        return 77;
+    }
+    printf("1..1\n%sok 1 - engine_agrees_with_the_host_cpu # %" PRIu64 " forms, %llu compared, "
+           "%llu differ in %u instructions, %llu without outcome\n",
+           run.differences ? "not " : "", run.forms, run.compared, run.differences, run.failed_ops,
+           run.lost);
     guest_free(run.guest[0]);
     guest_free(run.guest[1]);
     free(run.templates);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cpu/cpu_state.h"
+#include "cpu/xsave.h"
 
 #define WORLD_CODE 0x10000000ull
 #define WORLD_DATA 0x20000000ull
@@ -14,17 +15,23 @@
 #define CODE_BYTES 128u // of the code page that a case may use; the rest is INT3
 #define CASE_OFFSET 32u // of the instruction under test: a few that set flags come before it
 #define WORLD_CASE (WORLD_CODE + CASE_OFFSET)
-#define XSAVE_BYTES 832u
+#define XSAVE_BYTES CPU_XSAVE_BYTES
 
 #define SELECTOR_CODE32 0x23 // Linux's, which the guest copies
 #define SELECTOR_DATA 0x2b
 #define SELECTOR_CODE64 0x33
 
+// The components of vector state that both sides have.
+static inline uint8_t world_components(bool avx512)
+{
+    return XCR0_X87 | XCR0_SSE | XCR0_AVX | (avx512 ? XCR0_AVX512 : 0);
+}
+
 struct registers {
     uint64_t gpr[16];
     uint64_t rip;
     uint64_t rflags;
-    uint8_t xsave[XSAVE_BYTES]; // standard layout: x87, SSE, AVX
+    uint8_t xsave[XSAVE_BYTES]; // as in cpu_state
 };
 
 struct outcome {
@@ -58,6 +65,7 @@ size_t templates_make(struct template **out);
 bool case_make(const struct template *t, unsigned mode, uint64_t seed, struct test_case *out);
 void world_data(uint8_t data[WORLD_DATA_BYTES]); // what data holds before each case
 const struct template *template_at(const struct template *all, size_t i);
+bool template_is_avx512(const struct template *t);
 const char *template_name(const struct template *t);
 
 // host.c: runs cases[0..count) in a child on this machine's CPU. False: no child could be made to.
