@@ -44,9 +44,12 @@ int complain(int status, const char *fmt, ...) __attribute__((format(printf, 2, 
 
 // run's options into a definition. On an error: ERR_INVALID and the words.
 struct vm_config;
+#define FORWARDS_MAX 4000
 struct run_given { // what the person said, rather than a default
     bool name, serial;
     bool snapshot;                    // of all disks
+    bool net;                         // some network card, or none
+    char forwards[FORWARDS_MAX];      // a list for the first one
     const char *cloud_init, *ssh_key; // paths for a seed; NULL: none
 };
 err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct run_given *given,
@@ -55,20 +58,18 @@ err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct 
 // Files that the definition names: are they there, and readable?
 err_t run_check_files(const struct vm_config *config, struct error *e);
 
-// A program of Berth's own: it lies beside berth in a build, and in the libexec folder of an
-// installation. False: in neither.
-bool find_helper(const char *name, char *path, size_t size);
-
 // Listening sockets that berth-vmm gets; -1: none.
 struct run_sockets {
     int control; // for requests
     int vnc;     // for viewers of the screen
 };
 
-// Starts berth-vmm with the definition's text and its sockets, waits, returns the exit status for
-// berth. terminal: whether the guest's console is this terminal, which is then given
+// Starts berth-vmm with the definition's text, its sockets and cables, waits, returns the exit
+// status for berth. terminal: whether the guest's console is this terminal, which is then given
 // back as it was.
-int run_supervise(const char *definition, bool terminal, const struct run_sockets *sockets);
+struct cables;
+int run_supervise(const char *definition, bool terminal, const struct run_sockets *sockets,
+                  struct cables *cables);
 
 // What a verb for one running VM is given on its command line.
 struct verb {

@@ -13,6 +13,7 @@
 #include "cli/cli.h"
 #include "cli/seed.h"
 #include "host/file.h"
+#include "host/program.h"
 #include "machine/config.h"
 
 #define SIZE_MIN (1 * GIB)
@@ -214,8 +215,9 @@ static void hand_over(const struct build *b)
 static int run_script(const struct build *b)
 {
     char path[4096];
-    if (!find_helper("berth-build-debian", path, sizeof path))
-        return complain(EXIT_HOST, "cannot find berth-build-debian; install Berth again");
+    struct error e = {0};
+    if (host_find_program("berth-build-debian", path, sizeof path, &e))
+        return complain(EXIT_HOST, "%s", e.text);
     pid_t child = fork();
     if (child == 0) {
         hand_over(b);

@@ -8,11 +8,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/cables.h"
 #include "cli/cli.h"
 #include "cli/seed.h"
 #include "control/registry.h"
 #include "display/vnc.h"
 #include "machine/config.h"
+#include "net/forward.h"
 
 const char run_help[] =
     "usage: berth run [OPTION...]\n"
@@ -37,6 +39,11 @@ const char run_help[] =
     "                        also bps-read=, iops-write=, bps-burst= and so on\n"
     "      --cdrom FILE      a CD-ROM drive (SATA) with this image in it, or none\n"
     "      --snapshot        drop at the end what the guest writes to any disk\n"
+    "      --net NETWORK[,...] a network card, plugged into that network; up to 8 times. With\n"
+    "                        commas: mac=, queues=1..4, vlan=; or none (default where firmware\n"
+    "                        boots, else none)\n"
+    "  -p, --publish HOST:GUEST  lead a port of the host's loopback to the guest, for example\n"
+    "                        8080:80, 0.0.0.0:8080:80, 5353:53/udp\n"
     "      --cloud-init FILE user-data for the guest's cloud-init, on a seed disk\n"
     "      --ssh-key FILE    public keys for cloud-init to let in, likewise\n"
     "      --engine NAME     what runs the guest: auto, kvm or translate (auto); after kvm,\n"
@@ -67,6 +74,7 @@ enum option_id {
     OPT_DISK,
     OPT_CDROM,
     OPT_SNAPSHOT,
+    OPT_NET,
     OPT_CLOUD_INIT,
     OPT_SSH_KEY,
     OPT_ENGINE,
@@ -96,6 +104,8 @@ static const struct option options[] = {
     {"disk", required_argument, NULL, OPT_DISK},
     {"cdrom", required_argument, NULL, OPT_CDROM},
     {"snapshot", no_argument, NULL, OPT_SNAPSHOT},
+    {"net", required_argument, NULL, OPT_NET},
+    {"publish", required_argument, NULL, 'p'},
     {"cloud-init", required_argument, NULL, OPT_CLOUD_INIT},
     {"ssh-key", required_argument, NULL, OPT_SSH_KEY},
     {"engine", required_argument, NULL, OPT_ENGINE},
@@ -130,6 +140,47 @@ static void drop_writes(struct vm_config *config)
         config->disk[i].snapshot |= !config->disk[i].read_only;
 }
 
+static err_t take_net(struct vm_config *config, const char *value, struct run_given *given,
+                      struct error *e)
+{
+    bool none = !strcmp(value, "none");
+    if (given->net && (none || !config->nics))
+        return error_set(e, ERR_INVALID, "--net none and other networks exclude each other");
+    given->net = true;
+    return none ? OK : vm_nic_parse(config, value, e);
+}
+
+static err_t take_forward(const char *value, struct run_given *given, struct error *e)
+{
+    struct forward forward;
+    char text[FORWARD_TEXT];
+    size_t used = strlen(given->forwards);
+    err_t err = forward_parse(value, &forward, e);
+    if (err)
+        return err;
+    if (used + sizeof text >= sizeof given->forwards)
+        return error_set(e, ERR_INVALID, "too many ports are forwarded");
+    forward_format(&forward, text);
+    snprintf(given->forwards + used, sizeof given->forwards - used, "%s%s", used ? "," : "", text);
+    return OK;
+}
+
+// Who says nothing about networks gets the default one where an operating system starts from a
+// disk, and none with a bare kernel.
+static err_t settle_networks(struct vm_config *config, const struct run_given *given,
+                             struct error *e)
+{
+    bool boots = config->firmware && strcmp(config->firmware, "none") != 0;
+    err_t err = OK;
+    if (!given->net && (boots || given->forwards[0]))
+        err = vm_nic_parse(config, "default", e);
+    if (err || !given->forwards[0])
+        return err;
+    if (!config->nics)
+        return error_set(e, ERR_INVALID, "-p needs a network; leave out --net none");
+    return vm_config_set(&config->nic[0].forwards, given->forwards, e);
+}
+
 static err_t take_option(struct vm_config *config, int id, char *value, struct run_given *given,
                          struct error *e)
 {
@@ -146,6 +197,8 @@ static err_t take_option(struct vm_config *config, int id, char *value, struct r
     case OPT_DISK: return vm_disk_parse(config, value, e);
     case OPT_CDROM: return vm_cdrom_parse(config, value, e);
     case OPT_SNAPSHOT: given->snapshot = true; return OK;
+    case OPT_NET: return take_net(config, value, given, e);
+    case 'p': return take_forward(value, given, e);
     case OPT_CLOUD_INIT: given->cloud_init = value; return OK;
     case OPT_SSH_KEY: given->ssh_key = value; return OK;
     case OPT_ENGINE: return vm_config_set(&config->engine, value, e);
@@ -175,7 +228,7 @@ err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct 
 {
     optind = 0;
     opterr = 0;
-    for (int id; (id = getopt_long(argc, argv, ":n:c:m:", options, NULL)) != -1;) {
+    for (int id; (id = getopt_long(argc, argv, ":n:c:m:p:", options, NULL)) != -1;) {
         if (id == '?' || id == ':')
             return bad_option(argv, id, e);
         err_t err = take_option(config, id, optarg, given, e);
@@ -195,7 +248,8 @@ err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct 
     if (!config->kernel && (!config->firmware || !strcmp(config->firmware, "none")))
         return error_set(e, ERR_INVALID,
                          "nothing to start; give --kernel a bzImage, vmlinux or multiboot file");
-    return vm_config_check(config, e);
+    err_t err = settle_networks(config, given, e);
+    return err ? err : vm_config_check(config, e);
 }
 
 static err_t check_file(const char *what, const char *path, int mode, const char *hint,
@@ -286,11 +340,17 @@ static int run_claimed(struct vm_config *config, const struct registry_claim *cl
     char *definition = NULL;
     struct run_sockets sockets;
     struct vnc_address vnc;
+    struct cables cables;
+    cables_init(&cables, config);
     err_t err = open_sockets(config, claim, &vnc, &sockets, &e);
     if (!err)
+        err = cables_plug(&cables, &e);
+    if (!err)
         err = vm_config_save(config, &definition, &e);
-    int status = err ? complain(err == ERR_INVALID ? EXIT_USAGE : EXIT_HOST, "%s", e.text)
-                     : run_supervise(definition, on_terminal(config), &sockets);
+    bool asked = err == ERR_INVALID || err == ERR_NOT_FOUND; // for what there is not
+    int status = err ? complain(asked ? EXIT_USAGE : EXIT_HOST, "%s", e.text)
+                     : run_supervise(definition, on_terminal(config), &sockets, &cables);
+    cables_release(&cables);
     free(definition);
     close_sockets(&sockets, &vnc);
     return status;

@@ -1,34 +1,24 @@
 // Watches over one berth-vmm: starts it, passes signals on, and gives the terminal back whatever
 // happens. Should berth itself be killed, the kernel tells berth-vmm (PR_SET_PDEATHSIG), which then
-// restores the terminal and ends. fork(2), sigwaitinfo(2), memfd_create(2).
+// restores the terminal and ends. fork(2), signalfd(2), memfd_create(2).
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli/cables.h"
 #include "cli/cli.h"
 #include "host/file.h"
+#include "host/program.h"
 #include "host/terminal.h"
-
-bool find_helper(const char *name, char *path, size_t size)
-{
-    ssize_t len = readlink("/proc/self/exe", path, size - 32);
-    if (len > 0) {
-        path[len] = '\0';
-        char *slash = strrchr(path, '/');
-        snprintf(slash + 1, size - (size_t)(slash + 1 - path), "%s", name);
-        if (access(path, X_OK) == 0)
-            return true;
-    }
-    snprintf(path, size, "%s/%s", BERTH_LIBEXECDIR, name);
-    return access(path, X_OK) == 0;
-}
 
 // The definition as a file without a name, read from its start by whoever inherits it.
 static int definition_fd(const char *text)
@@ -53,12 +43,40 @@ static void watched_signals(sigset_t *set)
     sigaddset(set, SIGQUIT);
 }
 
+#define ARGUMENTS_MAX (3 + VM_NICS_MAX) // options that name a descriptor
+
+// berth-vmm's command line.
+struct arguments {
+    char *argv[2 * ARGUMENTS_MAX + 2];
+    char number[ARGUMENTS_MAX][12];
+    unsigned count;
+};
+
+static void add(struct arguments *a, char *option, int fd)
+{
+    snprintf(a->number[a->count], sizeof a->number[0], "%d", fd);
+    a->argv[2 * a->count + 1] = option;
+    a->argv[2 * a->count + 2] = a->number[a->count];
+    a->count++;
+}
+
+static void describe(struct arguments *a, int definition, const struct run_sockets *sockets,
+                     const struct cables *cables)
+{
+    *a = (struct arguments){.argv = {"berth-vmm"}};
+    add(a, "--definition", definition);
+    add(a, "--control", sockets->control);
+    add(a, "--vnc", sockets->vnc);
+    for (uint32_t i = 0; i < cables->config->nics; i++)
+        add(a, "--port", cables->fd[i]);
+}
+
 // In the child, which borrows our memory until it is berth-vmm (vfork(2)). Signals have their
 // default effect until berth-vmm receives them through a descriptor; before that there is nothing
 // to tidy up.
 _Noreturn static void become_vmm(const char *path, char *const *argv,
-                                 const struct run_sockets *sockets, pid_t parent,
-                                 const sigset_t *mask)
+                                 const struct run_sockets *sockets, const struct cables *cables,
+                                 pid_t parent, const sigset_t *mask)
 {
     prctl(PR_SET_PDEATHSIG, SIGHUP, 0, 0, 0);
     if (getppid() != parent)
@@ -66,29 +84,38 @@ _Noreturn static void become_vmm(const char *path, char *const *argv,
     sigprocmask(SIG_SETMASK, mask, NULL);
     fcntl(sockets->control, F_SETFD, 0); // they go along
     fcntl(sockets->vnc, F_SETFD, 0);
+    for (unsigned i = 0; i < ARRAY_LEN(cables->fd); i++)
+        fcntl(cables->fd[i], F_SETFD, 0);
     execv(path, argv);
     complain(EXIT_HOST, "cannot start '%s': %s", path, strerror(errno));
     _exit(EXIT_HOST);
 }
 
-// A signal that a key made reached berth-vmm as well, since both are in the terminal's foreground
-// group; one that somebody sent reached only us.
-static void pass_on(pid_t child, const siginfo_t *info)
+static void take_signals(int from, pid_t child)
 {
-    if (info->si_code != SI_KERNEL)
-        kill(child, info->si_signo);
+    struct signalfd_siginfo info;
+    while (read(from, &info, sizeof info) == sizeof info) {
+        // A signal that a key made reached berth-vmm as well, since both are in the terminal's
+        // foreground group; one that somebody sent reached only us.
+        if (info.ssi_signo != SIGCHLD && info.ssi_code != SI_KERNEL)
+            kill(child, (int)info.ssi_signo);
+    }
 }
 
-static int wait_for(pid_t child, const sigset_t *signals)
+// Until the child has ended; returns its status.
+static int wait_for(pid_t child, int signals, struct cables *cables)
 {
     for (;;) {
         int status;
         if (waitpid(child, &status, WNOHANG) == child)
             return status;
-        siginfo_t info;
-        int signal = sigwaitinfo(signals, &info);
-        if (signal > 0 && signal != SIGCHLD)
-            pass_on(child, &info);
+        struct pollfd ready[] = {{.fd = signals, .events = POLLIN},
+                                 {.fd = cables_fd(cables), .events = POLLIN}};
+        int n = poll(ready, ARRAY_LEN(ready), cables_wait(cables));
+        if (n > 0 && ready[0].revents)
+            take_signals(signals, child);
+        if (n == 0 || (n > 0 && ready[1].revents))
+            cables_work(cables, n > 0);
     }
 }
 
@@ -105,14 +132,13 @@ static int died(int signal)
     return complain(EXIT_HOST, "the VM's process died: %s; please report this", strsignal(signal));
 }
 
-int run_supervise(const char *definition, bool terminal, const struct run_sockets *sockets)
+int run_supervise(const char *definition, bool terminal, const struct run_sockets *sockets,
+                  struct cables *cables)
 {
     char path[4096];
-    if (!find_helper("berth-vmm", path, sizeof path))
-        return complain(EXIT_HOST,
-                        "cannot find berth-vmm beside berth or in %s; install Berth "
-                        "again, or run make",
-                        BERTH_LIBEXECDIR);
+    struct error e = {0};
+    if (host_find_program("berth-vmm", path, sizeof path, &e))
+        return complain(EXIT_HOST, "%s", e.text);
     int fd = definition_fd(definition);
     if (fd < 0)
         return complain(EXIT_HOST, "cannot pass on the VM's definition: %s", strerror(errno));
@@ -124,20 +150,20 @@ int run_supervise(const char *definition, bool terminal, const struct run_socket
     watched_signals(&signals);
     signal(SIGCHLD, SIG_DFL); // whoever started us may have ignored it, and then no status is kept
     sigprocmask(SIG_BLOCK, &signals, &before);
-    char numbers[3][16];
-    snprintf(numbers[0], 16, "%d", fd);
-    snprintf(numbers[1], 16, "%d", sockets->control);
-    snprintf(numbers[2], 16, "%d", sockets->vnc);
-    char *argv[] = {"berth-vmm", "--definition", numbers[0], "--control",
-                    numbers[1],  "--vnc",        numbers[2], NULL};
-    pid_t self = getpid(), child = vfork();
+    int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    struct arguments arguments;
+    describe(&arguments, fd, sockets, cables);
+    pid_t self = getpid(), child = signal_fd < 0 ? -1 : vfork();
     if (child == 0)
-        become_vmm(path, argv, sockets, self, &before);
+        become_vmm(path, arguments.argv, sockets, cables, self, &before);
     close(fd);
     if (child < 0)
         return complain(EXIT_HOST, "cannot start a process for the VM: %s", strerror(errno));
-    int status = wait_for(child, &signals);
+    cables_close_here(cables);
+    cables_watch(cables);
+    int status = wait_for(child, signal_fd, cables);
     host_terminal_restore(&saved);
+    close(signal_fd);
     sigprocmask(SIG_SETMASK, &before, NULL);
     return WIFEXITED(status) ? WEXITSTATUS(status) : died(WTERMSIG(status));
 }

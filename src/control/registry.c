@@ -173,9 +173,15 @@ void registry_release(struct registry_claim *claim)
     if (claim->lock >= 0) {
         unlinkat(claim->dir, SOCKET, 0);
         unlinkat(claim->dir, REGISTRY_SEED, 0);
+        unlinkat(claim->dir, REGISTRY_LOG, 0);
         unlinkat(claim->dir, LOCK, 0);
         unlinkat(claim->all, claim->name, AT_REMOVEDIR);
     }
+    release(claim);
+}
+
+void registry_hand_over(struct registry_claim *claim)
+{
     release(claim);
 }
 

@@ -26,9 +26,12 @@ err_t registry_claim(enum registry_kind kind, const char *name, struct registry_
 err_t registry_listen(const struct registry_claim *claim, int *fd, struct error *e);
 // The path of a file in the directory, which goes with it. name: one of these.
 #define REGISTRY_SEED "seed.img"
+#define REGISTRY_LOG "log" // what a process says that has no terminal
 err_t registry_file(const struct registry_claim *claim, const char *name, char *path, size_t size,
                     struct error *e);
 void registry_release(struct registry_claim *claim); // gives the name back
+// Lets go of it here; it stays with the process that has inherited the lock.
+void registry_hand_over(struct registry_claim *claim);
 
 // A connection to the one of this name. ERR_NOT_FOUND: none runs.
 err_t registry_connect(enum registry_kind kind, const char *name, int *fd, struct error *e);

@@ -194,7 +194,7 @@ static void link_lost(void *opaque, struct port *port, bool up)
 static err_t plug(void *opaque, unsigned nic, int fd, const char *network, struct error *e)
 {
     struct run *run = opaque;
-    err_t err = network ? vm_config_set(&run->config.nic[nic].network, network, e) : OK;
+    err_t err = vm_config_set(&run->config.nic[nic].network, network, e);
     if (!err)
         err = port_plug(&run->port[nic], fd, e);
     if (!err)
@@ -393,7 +393,8 @@ void run_release(struct run *run)
     server_free(run->server, FLUSH_MS);
     vnc_free(run->vnc);
     typist_release(&run->typist);
-    vm_pause(run->vm); // nobody sends any more
+    if (run->vm)
+        vm_pause(run->vm); // nobody sends any more
     for (unsigned i = 0; i < run->config.nics; i++)
         port_release(&run->port[i]);
     vm_free(run->vm);

@@ -1,0 +1,161 @@
+// Finds a network's switch, or starts it, and asks for a port. memfd_create(2).
+//
+// Whoever finds no switch claims the network's name, makes the socket that the switch will serve,
+// and hands socket and claim to the process that it starts. So two who start at once get one
+// switch, and a switch may end by itself when nobody is plugged in.
+#include "control/plug.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "control/client.h"
+#include "host/file.h"
+#include "host/program.h"
+#include "net/network.h"
+
+#define ANSWER_MS 10000
+#define TRIES 200  // to find or start a switch while others do the same
+#define ENDS_MAX 3 // how often one may end before it answers
+#define PAUSE_NS (20 * 1000 * 1000)
+
+// --- starting a switch
+
+static err_t definition_file(const struct network *network, int *fd, struct error *e)
+{
+    char *text = NULL;
+    err_t err = network_save(network, &text, e);
+    if (err)
+        return err;
+    *fd = memfd_create("berth-network", MFD_CLOEXEC);
+    if (*fd < 0 || host_write_all(*fd, text, strlen(text)) || lseek(*fd, 0, SEEK_SET) < 0)
+        err = error_set(e, ERR_IO, "cannot pass on the network's definition: %s", strerror(errno));
+    free(text);
+    return err;
+}
+
+static err_t run_switch(const struct network *network, const struct registry_claim *claim,
+                        int listener, int definition, struct error *e)
+{
+    char path[4096], numbers[3][16];
+    err_t err = host_find_program("berth-switch", path, sizeof path, e);
+    if (err)
+        return err;
+    const int keep[] = {definition, listener, claim->lock};
+    for (size_t i = 0; i < ARRAY_LEN(keep); i++)
+        snprintf(numbers[i], sizeof numbers[i], "%d", keep[i]);
+    char *argv[] = {"berth-switch", "--definition", numbers[0], "--control",
+                    numbers[1],     "--lock",       numbers[2], NULL};
+    const int flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC;
+    int log = openat(claim->dir, REGISTRY_LOG, flags, 0600);
+    err = host_start_daemon(path, argv, log, keep, ARRAY_LEN(keep), e);
+    if (log >= 0)
+        close(log);
+    return err;
+}
+
+// ERR_BUSY: somebody else starts it, or it is about to end.
+static err_t start_switch(const char *name, struct error *e)
+{
+    struct network network;
+    struct registry_claim claim;
+    int listener = -1, definition = -1;
+    err_t err = network_find(name, &network, e);
+    if (err)
+        return err;
+    err = registry_claim(REGISTRY_NETWORK, name, &claim, e);
+    if (err)
+        return err;
+    err = registry_listen(&claim, &listener, e);
+    if (!err)
+        err = definition_file(&network, &definition, e);
+    if (!err)
+        err = run_switch(&network, &claim, listener, definition, e);
+    if (err)
+        registry_release(&claim);
+    else
+        registry_hand_over(&claim);
+    if (listener >= 0)
+        close(listener);
+    if (definition >= 0)
+        close(definition);
+    return err;
+}
+
+// --- a port
+
+static json_t *arguments(const struct plug_request *r)
+{
+    char mac[18];
+    snprintf(mac, sizeof mac, "%02x:%02x:%02x:%02x:%02x:%02x", r->mac[0], r->mac[1], r->mac[2],
+             r->mac[3], r->mac[4], r->mac[5]);
+    json_t *args = json_pack("{s:s, s:i, s:s, s:i}", "vm", r->vm, "nic", (int)r->nic, "mac", mac,
+                             "vlan", (int)r->vlan);
+    if (args && r->forwards)
+        json_object_set_new(args, "forwards", json_string(r->forwards));
+    return args;
+}
+
+// ERR_NOT_FOUND: no switch runs. *ended: one did, and went away before it answered.
+static err_t ask(const struct plug_request *request, int *fd, json_t **result, bool *ended,
+                 struct error *e)
+{
+    struct client *client;
+    err_t err = client_connect(REGISTRY_NETWORK, request->network, ANSWER_MS, &client, e);
+    *ended = false;
+    *fd = -1;
+    if (err)
+        return err;
+    err = client_ask(client, "plug", arguments(request), result, fd, e);
+    *ended = err == ERR_NOT_FOUND || err == ERR_IO; // what a switch says is never one of these
+    client_free(client);
+    if (!err && *fd < 0) {
+        json_decref(*result);
+        *result = NULL;
+        err =
+            error_set(e, ERR_CORRUPT, "the switch of network '%s' gave no port", request->network);
+    }
+    return err;
+}
+
+// One round: *again says whether another one may help.
+static err_t find_port(const struct plug_request *request, int *fd, json_t **result, unsigned *ends,
+                       bool *again, struct error *e)
+{
+    bool ended;
+    err_t err = ask(request, fd, result, &ended, e);
+    *again = false;
+    if (ended) {
+        *again = ++*ends < ENDS_MAX;
+        return error_in(e, "network '%s'", request->network);
+    }
+    if (err != ERR_NOT_FOUND)
+        return err;
+    err = start_switch(request->network, e);
+    *again = !err || err == ERR_BUSY;
+    return err;
+}
+
+err_t network_plug(const struct plug_request *request, int *fd, json_t **result, struct error *e)
+{
+    const struct timespec pause = {0, PAUSE_NS};
+    json_t *answer = NULL;
+    unsigned ends = 0;
+    bool again = true;
+    err_t err = OK;
+    for (int i = 0; again && i < TRIES; i++) {
+        err = find_port(request, fd, &answer, &ends, &again, e);
+        if (err && again)
+            nanosleep(&pause, NULL);
+    }
+    if (result)
+        *result = answer;
+    else
+        json_decref(answer);
+    return err;
+}

@@ -1,0 +1,19 @@
+// Plugging network cards into virtual networks: each network is a berth-switch process, found by
+// its name, or started.
+#pragma once
+
+#include <jansson.h>
+
+#include "base/error.h"
+
+struct plug_request {
+    const char *network, *vm; // names
+    unsigned nic;             // number of the VM's card
+    uint8_t mac[6];
+    unsigned vlan;        // 0: none
+    const char *forwards; // net/forward.h; NULL: none
+};
+
+// *fd: the socket for the card. *result (may be NULL): what the switch says about the port, a new
+// object: its addresses. ERR_NOT_FOUND: there is no such network.
+err_t network_plug(const struct plug_request *request, int *fd, json_t **result, struct error *e);
