@@ -141,7 +141,8 @@ static const void *gate_indirect(struct tcpu *c, uint32_t id, uint64_t target)
 }
 
 // A checked entry does not know its page, or the block was dropped. A dropped block hands its
-// visitors on to the block that took its place.
+// visitors on to the block that took its place; where code keeps changing, not over ever more of
+// them: the last one comes here each time.
 static const void *gate_page(struct tcpu *c, uint32_t id, uint64_t value)
 {
     struct jit *jit = c->jit;
@@ -154,8 +155,11 @@ static const void *gate_page(struct tcpu *c, uint32_t id, uint64_t value)
     uint32_t block = page ? jit_find_block(c, page, c->s.rip) : 0;
     if (!block)
         return jit->leave;
-    const struct jit_block *b = &jit->block[block];
-    if (jit->generation == generation && old->dropped && b->page == old->page) {
+    struct jit_block *b = &jit->block[block];
+    if (jit->generation == generation && old->dropped && b->page == old->page &&
+        old->ancestors < JIT_ANCESTORS_MAX) {
+        if (b->ancestors <= old->ancestors)
+            b->ancestors = old->ancestors + 1;
         jit_patch(jit, old->checked + 1, b->checked);
         jit_patch(jit, old->entry + 1, b->entry);
     }

@@ -75,9 +75,12 @@ struct jit_block {
     uint16_t bytes; // of guest code
     uint8_t insns;
     bool dropped;
-    bool fpu; // has instructions that need the vector state in the machine
-    uint8_t pad[3];
+    bool fpu;          // has instructions that need the vector state in the machine
+    uint8_t ancestors; // dropped blocks that hand visitors on to this one, one after another
+    uint8_t pad[2];
 };
+
+#define JIT_ANCESTORS_MAX 8
 
 struct jit_mark { // where an instruction begins, relative to its block
     uint16_t host;
