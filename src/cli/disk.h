@@ -2,6 +2,7 @@
 #pragma once
 
 #include <jansson.h>
+#include <signal.h>
 
 #include "base/error.h"
 #include "block/qcow2.h"
@@ -47,6 +48,7 @@ struct disk_progress {
     bool shown;
     uint64_t last_ns;
     bool interrupted;
+    sigset_t mask; // before
 };
 void disk_progress_begin(struct disk_progress *p, const struct disk_args *a, const char *what);
 bool disk_progress_step(void *opaque, uint64_t done, uint64_t total); // false: a signal came
@@ -56,7 +58,8 @@ void disk_progress_end(struct disk_progress *p);
 struct disk_new {
     const char *path;
     char temp[4096];
-    bool replace; // what is there
+    bool replace;  // what is there
+    sigset_t mask; // before it was begun: until its end, signals that end the program wait
 };
 err_t disk_new_begin(struct disk_new *n, const char *path, bool replace, struct error *e);
 // err: what became of the work. Puts the file in its place, or removes it; returns err, or why not.

@@ -73,6 +73,9 @@ static err_t run(const char *const *argv, struct error *e)
     pid_t child = fork();
 
     if (child == 0) {
+        sigset_t none;
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
         execvp(argv[0], (char *const *)argv);
         _exit(errno == ENOENT ? 127 : 126);
     }

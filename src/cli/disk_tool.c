@@ -78,13 +78,18 @@ static void ending_signals(sigset_t *set)
     sigaddset(set, SIGHUP);
 }
 
-void disk_progress_begin(struct disk_progress *p, const struct disk_args *a, const char *what)
+static void hold_signals(sigset_t *before)
 {
     sigset_t set;
 
-    *p = (struct disk_progress){.what = what, .shown = !a->quiet && isatty(STDERR_FILENO)};
     ending_signals(&set);
-    sigprocmask(SIG_BLOCK, &set, NULL);
+    sigprocmask(SIG_BLOCK, &set, before);
+}
+
+void disk_progress_begin(struct disk_progress *p, const struct disk_args *a, const char *what)
+{
+    *p = (struct disk_progress){.what = what, .shown = !a->quiet && isatty(STDERR_FILENO)};
+    hold_signals(&p->mask);
 }
 
 static void show(struct disk_progress *p, uint64_t done, uint64_t total)
@@ -117,12 +122,9 @@ bool disk_progress_step(void *opaque, uint64_t done, uint64_t total)
 
 void disk_progress_end(struct disk_progress *p)
 {
-    sigset_t set;
-
     if (p->shown && p->last_ns)
         fputc('\n', stderr);
-    ending_signals(&set);
-    sigprocmask(SIG_UNBLOCK, &set, NULL);
+    sigprocmask(SIG_SETMASK, &p->mask, NULL);
 }
 
 // --- new files
@@ -154,9 +156,12 @@ err_t disk_new_begin(struct disk_new *n, const char *path, bool replace, struct 
         return e->code;
     if (snprintf(n->temp, sizeof n->temp, "%s.XXXXXX", path) >= (int)sizeof n->temp)
         return error_set(e, ERR_INVALID, "the name of the new file is too long");
+    hold_signals(&n->mask);
     int fd = mkstemp(n->temp);
-    if (fd < 0)
+    if (fd < 0) {
+        sigprocmask(SIG_SETMASK, &n->mask, NULL);
         return error_set(e, err_from_errno(errno), "cannot make '%s': %s", path, strerror(errno));
+    }
     if (fchmod(fd, 0666 & ~mask) < 0)
         fchmod(fd, 0600);
     close(fd);
@@ -171,6 +176,7 @@ err_t disk_new_end(struct disk_new *n, err_t err, struct error *e)
         err = error_set(e, err_from_errno(errno), "cannot make '%s': %s", n->path, strerror(errno));
     if (err != OK)
         unlink(n->temp);
+    sigprocmask(SIG_SETMASK, &n->mask, NULL);
     return err;
 }
 
