@@ -51,6 +51,36 @@ enum engine_exit {
     ENGINE_HALTED,   // HLT with nothing to wake it: wait, then run() again
     ENGINE_SHUTDOWN, // triple fault
     ENGINE_FAILED,   // the engine cannot go on; vcpu_error() has the words
+    ENGINE_STOPPED,  // at what watch() asked for; stopped() says which
+};
+
+// What a debugger wants to stop at. The guest sees nothing of it, but its own debug registers do
+// nothing while there are points. A vCPU that stands at an EXEC point does not get past it: the
+// debugger steps it there without that point.
+enum engine_point_kind { ENGINE_POINT_EXEC, ENGINE_POINT_WRITE, ENGINE_POINT_ACCESS };
+
+struct engine_point {
+    gva_t at; // aligned to bytes
+    enum engine_point_kind kind;
+    uint8_t bytes; // 1, 2, 4 or 8; EXEC: 1
+};
+
+#define ENGINE_POINTS 4
+
+struct engine_watch {
+    unsigned points; // at most ENGINE_POINTS
+    struct engine_point point[ENGINE_POINTS];
+    bool int3; // also at each INT3, which the debugger may have written there
+    bool step; // after one instruction; no interrupt is taken before it
+    bool pass; // the INT3 at which the vCPU stands is the guest's: this time it has its #BP
+};
+
+// Why a vCPU stopped: before an instruction (EXEC, INT3), after it (all else).
+struct engine_stop {
+    gva_t at;  // linear address of the instruction that comes next
+    int point; // which one it hit; -1: none
+    bool int3; // it stands at one
+    bool step;
 };
 
 // Groups of cpu_state for get and set.
@@ -179,6 +209,11 @@ struct engine {
     void (*tsc_offset)(struct engine_vcpu *vcpu, uint64_t offset);
     enum engine_exit (*run)(struct engine_vcpu *vcpu);
     const char *(*vcpu_error)(struct engine_vcpu *vcpu); // words after ENGINE_FAILED
+
+    // Debugging: replaces what was watched before; NULL: nothing. Engines without it have both
+    // NULL. stopped() is for after ENGINE_STOPPED.
+    err_t (*watch)(struct engine_vcpu *vcpu, const struct engine_watch *watch, struct error *e);
+    void (*stopped)(struct engine_vcpu *vcpu, struct engine_stop *out);
 
     void (*kick)(struct engine_vcpu *vcpu); // run() returns soon; sticky until it does
     void (*set_intr)(struct engine_vcpu *vcpu, bool pending); // level of the CPU's INTR input

@@ -267,6 +267,7 @@ static int allow_kvm(scmp_filter_ctx filter)
                                              KVM_GET_MP_STATE,
                                              KVM_SET_MP_STATE,
                                              KVM_SET_DEVICE_ATTR,
+                                             KVM_SET_GUEST_DEBUG,
                                              KVM_RESET_DIRTY_RINGS};
     return allow_ioctls(filter, requests, ARRAY_LEN(requests));
 }

@@ -151,7 +151,8 @@ static void act_on_exit(struct vcpu *vcpu, enum engine_exit exit, struct cpu_sta
 {
     struct vm *vm = vcpu->vm;
     switch (exit) {
-    case ENGINE_KICKED: break;
+    case ENGINE_KICKED:
+    case ENGINE_STOPPED: break; // for who watches
     case ENGINE_HALTED:
         vm->engine->get(vcpu->engine, ENGINE_EVENTS | ENGINE_REGS, s);
         sleep_until_woken(vcpu, s);

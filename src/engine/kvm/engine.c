@@ -38,6 +38,8 @@ static err_t make_vm(struct engine_vm *vm, struct error *e)
     cpuid_read_host(&host);
     xsave_layout_of(&host, &vm->layout);
     vm->tsc_offset = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_VCPU_ATTRIBUTES) > 0;
+    int debug = ioctl(vm->kvm, KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG2);
+    vm->guest_debug = debug > 0 ? (uint32_t)debug : 0;
     int bytes = ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
     if (bytes < (int)sizeof(struct kvm_run))
         return kvm_failed(e, bytes < 0 ? errno : EINVAL, "say how large a vCPU's page is");
@@ -232,6 +234,8 @@ const struct engine engine_kvm = {
     .tsc_offset = kvm_tsc_offset,
     .run = kvm_run,
     .vcpu_error = vcpu_error,
+    .watch = kvm_watch,
+    .stopped = kvm_stopped,
     .kick = kick,
     .set_intr = set_intr,
     .nmi = nmi,

@@ -45,6 +45,7 @@ struct engine_vm {
     size_t run_bytes;           // of a vCPU's shared page
     size_t xsave_bytes;         // of KVM's extended state
     struct xsave_layout layout; // of KVM's extended state: the host's
+    uint32_t guest_debug;       // KVM_GUESTDBG_* that this kernel says it has
     bool tsc_offset;            // the TSC's offset can be set, not only its value
     uint32_t ring_entries;      // of each vCPU's dirty ring; 0: the log is KVM's bitmaps
     bool logging;
@@ -88,11 +89,14 @@ struct engine_vcpu {
     int external;    // PIC's vector that KVM may not have delivered yet (APIC in the kernel), or -1
     bool open;       // RFLAGS.IF, while halted
     bool nmi;        // one was given to KVM since the vCPU last ran
-    uint8_t activity;  // enum cpu_activity
-    uint8_t cr8;       // as KVM knows it
-    uint64_t offset;   // guest TSC - host TSC, adjust included
-    uint64_t adjust;   // TSC_ADJUST
-    uint64_t deadline; // the APIC's, to be armed when the offset is known
+    uint8_t activity;             // enum cpu_activity
+    uint8_t cr8;                  // as KVM knows it
+    uint64_t offset;              // guest TSC - host TSC, adjust included
+    uint64_t adjust;              // TSC_ADJUST
+    uint64_t deadline;            // the APIC's, to be armed when the offset is known
+    struct kvm_guest_debug debug; // what a debugger watches
+    unsigned points;              // how many of it are addresses
+    struct engine_stop stop;
     enum engine_exit exit;
     char error[200];
     uint64_t counter[COUNTER_COUNT]; // written by its thread only
@@ -145,6 +149,12 @@ void kvm_get(struct engine_vcpu *v, unsigned groups, struct cpu_state *out);
 err_t kvm_set(struct engine_vcpu *v, unsigned groups, const struct cpu_state *in, struct error *e);
 void kvm_get_events(struct engine_vcpu *v, struct cpu_state *out);
 err_t kvm_set_events(struct engine_vcpu *v, const struct cpu_state *in, struct error *e);
+
+// debug.c
+err_t kvm_watch(struct engine_vcpu *v, const struct engine_watch *watch, struct error *e);
+void kvm_stopped(struct engine_vcpu *v, struct engine_stop *out);
+void kvm_step_from_here(struct engine_vcpu *v);
+void kvm_note_stop(struct engine_vcpu *v); // the last exit was for a debugger
 
 // run.c
 enum engine_exit kvm_run(struct engine_vcpu *v);

@@ -68,6 +68,8 @@ static bool inject(struct engine_vcpu *v)
 {
     bool can = v->activity == CPU_HALTED && chips_here(v) ? v->open : v->ready;
     v->run->request_interrupt_window = 0;
+    if (v->debug.control & KVM_GUESTDBG_SINGLESTEP)
+        return true;
     if (can && intr(v)) {
         int vector = v->vm->up->intr_ack(v->vm->opaque, v->index);
         const struct kvm_interrupt interrupt = {.irq = (uint32_t)vector};
@@ -234,6 +236,7 @@ static bool handle(struct engine_vcpu *v)
     case KVM_EXIT_INTR: return true;
     case KVM_EXIT_DIRTY_RING_FULL:
         return kvm_ring_harvest(v->vm) == OK || fail(v, "KVM cannot empty its dirty rings");
+    case KVM_EXIT_DEBUG: kvm_note_stop(v); return leave(v, ENGINE_STOPPED);
     case KVM_EXIT_SHUTDOWN: v->activity = CPU_SHUTDOWN; return true;
     case KVM_EXIT_INTERNAL_ERROR: return internal_error(v);
     case KVM_EXIT_FAIL_ENTRY:
@@ -286,6 +289,7 @@ static bool step(struct engine_vcpu *v)
 
 enum engine_exit kvm_run(struct engine_vcpu *v)
 {
+    kvm_step_from_here(v);
     while (step(v)) {
     }
     return v->exit;

@@ -1,136 +1,15 @@
 // The KVM engine by itself: state that goes in comes out, accesses become upcalls, the dirty log.
 // Skipped where /dev/kvm does not open.
+#include "kvm_box.h"
 #include "test.h"
 
 #include <fcntl.h>
 #include <linux/kvm.h>
-#include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-#include "engine/engine.h"
-
-#define RAM_BYTES (48 * MIB)
-#define RAM_PAGES (RAM_BYTES / PAGE_SIZE)
-#define CODE 0x8000
-#define SKIPPED 77
-
-static struct {
-    uint16_t port;
-    uint64_t port_value;
-    gpa_t at;
-    uint64_t stored;
-    uint32_t msr;
-    uint64_t msr_value;
-} seen;
-
-static uint64_t pio_read(void *opaque, unsigned vcpu, uint16_t port, unsigned size)
-{
-    seen.port = port;
-    return 0x5a;
-}
-
-static void pio_write(void *opaque, unsigned vcpu, uint16_t port, unsigned size, uint64_t value)
-{
-    seen.port = port;
-    seen.port_value = value;
-}
-
-static uint64_t mmio_read(void *opaque, unsigned vcpu, gpa_t at, unsigned size)
-{
-    seen.at = at;
-    return 0x1234;
-}
-
-static void mmio_write(void *opaque, unsigned vcpu, gpa_t at, unsigned size, uint64_t value)
-{
-    seen.at = at;
-    seen.stored = value;
-}
-
-static err_t msr_read(void *opaque, unsigned vcpu, uint32_t msr, uint64_t *value)
-{
-    seen.msr = msr;
-    *value = 0x1122334455667788;
-    return OK;
-}
-
-static err_t msr_write(void *opaque, unsigned vcpu, uint32_t msr, uint64_t value)
-{
-    seen.msr = msr;
-    seen.msr_value = value;
-    return OK;
-}
-
-static int intr_ack(void *opaque, unsigned vcpu)
-{
-    return -1;
-}
-
-static uint8_t cr8_read(void *opaque, unsigned vcpu)
-{
-    return 0;
-}
-
-static void cr8_write(void *opaque, unsigned vcpu, uint8_t value)
-{
-}
-
-static const struct engine_upcalls upcalls = {.pio_read = pio_read,
-                                              .pio_write = pio_write,
-                                              .mmio_read = mmio_read,
-                                              .mmio_write = mmio_write,
-                                              .msr_read = msr_read,
-                                              .msr_write = msr_write,
-                                              .intr_ack = intr_ack,
-                                              .cr8_read = cr8_read,
-                                              .cr8_write = cr8_write};
-
-// --- a VM of one vCPU
-
-static struct {
-    struct engine_vm *vm;
-    struct engine_vcpu *vcpu;
-    uint8_t *ram;
-    struct cpu_state in, out;
-    struct error e;
-} box;
-
-static const struct engine *const kvm = &engine_kvm;
-
-static void open_box_with(uint32_t debug)
-{
-    struct cpuid_table host, table;
-    const struct cpuid_request request = {.model = "base", .vcpus = 1, .tsc_khz = 1000000};
-    memset(&seen, 0, sizeof seen);
-    cpuid_read_host(&host);
-    CHECK_EQ(cpuid_build(&request, &host, &table, &box.e), OK);
-    const struct engine_vm_config config = {
-        .vcpus = 1, .cpuid = &table, .tsc_khz = 1000000, .debug = debug};
-    box.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (kvm->vm_new(&config, &upcalls, NULL, &box.vm, &box.e) != OK ||
-        kvm->map(box.vm, 0, RAM_BYTES, box.ram, ENGINE_MAP_RAM, &box.e) != OK ||
-        kvm->vcpu_new(box.vm, 0, &box.vcpu, &box.e) != OK ||
-        kvm->vcpu_attach(box.vcpu, &box.e) != OK) {
-        printf("Bail out! %s\n", box.e.text);
-        exit(1);
-    }
-    cpu_state_reset(&box.in, true, 0);
-}
-
-static void open_box(void)
-{
-    open_box_with(0);
-}
-
-static void close_box(void)
-{
-    kvm->vcpu_free(box.vcpu);
-    kvm->vm_free(box.vm);
-    munmap(box.ram, RAM_BYTES);
-}
+#define RAM_PAGES (KVM_BOX_RAM / PAGE_SIZE)
 
 static void put_u64(uint8_t *at, uint64_t value)
 {
@@ -171,7 +50,7 @@ static void long_mode(struct cpu_state *s)
         .limit = 0xffffffff, .selector = 0x10, .attr = SEGA_P | SEGA_S | SEGA_G | SEGA_L | 11};
     s->seg[SEG_FS].base = 0x7fff12345000;
     s->seg[SEG_GS].base = 0xffff888012345000;
-    s->rip = CODE;
+    s->rip = KVM_BOX_CODE;
 }
 
 // --- tests
@@ -283,32 +162,17 @@ static void impossible_state_is_refused_in_words(void)
     close_box();
 }
 
-// Runs real-mode code at CODE until it halts.
-static enum engine_exit run_code(const uint8_t *code, size_t len)
-{
-    memcpy(box.ram + CODE, code, len);
-    box.in.seg[SEG_CS].selector = 0;
-    box.in.seg[SEG_CS].base = 0;
-    box.in.rip = CODE;
-    CHECK_EQ(kvm->set(box.vcpu, ENGINE_ALL, &box.in, &box.e), OK);
-    enum engine_exit exit = kvm->run(box.vcpu);
-    if (exit == ENGINE_FAILED)
-        printf("# %s\n", kvm->vcpu_error(box.vcpu));
-    kvm->get(box.vcpu, ENGINE_ALL, &box.out);
-    return exit;
-}
-
 static void ports_are_upcalls(void)
 {
     static const uint8_t code[] = {0xb0, 0x77, 0xe6, 0x42,
                                    0xe4, 0x43, 0xf4}; // out 0x42; in 0x43; hlt
     open_box();
     CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
-    CHECK_EQ(seen.port, 0x43);
-    CHECK_EQ(seen.port_value, 0x77);
+    CHECK_EQ(box.seen.port, 0x43);
+    CHECK_EQ(box.seen.port_value, 0x77);
     CHECK_EQ(box.out.gpr[RAX] & 0xff, 0x5a);
     CHECK_EQ(box.out.activity, CPU_HALTED);
-    CHECK_EQ(box.out.rip, CODE + sizeof code);
+    CHECK_EQ(box.out.rip, KVM_BOX_CODE + sizeof code);
     close_box();
 }
 
@@ -320,8 +184,8 @@ static void memory_outside_ram_is_an_upcall(void)
     box.in.seg[SEG_DS].limit = 0xffffffff;
     box.in.seg[SEG_DS].attr |= SEGA_G;
     CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
-    CHECK_EQ(seen.at, 0x8000004);
-    CHECK_EQ(seen.stored, 0x1234);
+    CHECK_EQ(box.seen.at, 0x8000004);
+    CHECK_EQ(box.seen.stored, 0x1234);
     close_box();
 }
 
@@ -343,7 +207,7 @@ static void doorbell_counts_writes_and_is_no_upcall(void)
     CHECK_EQ(kvm->doorbell(box.vm, 0x8000000, bell, true, &box.e), OK);
     CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
     CHECK_EQ(rung(bell), 2);
-    CHECK_EQ(seen.at, 0x8000004);
+    CHECK_EQ(box.seen.at, 0x8000004);
     CHECK_EQ(kvm->doorbell(box.vm, 0x8000000, bell, false, &box.e), OK);
     CHECK_EQ(run_code(code, 7), ENGINE_HALTED);
     CHECK_EQ(rung(bell), 0);
@@ -360,19 +224,9 @@ static void msrs_of_the_machine_are_upcalls(void)
         0x66, 0xb9, 0x00, 0x4d, 0x56, 0x4b, 0x0f, 0x30, 0xf4};
     open_box();
     CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
-    CHECK_EQ(seen.msr, MSR_KVM_WALL_CLOCK);
-    CHECK_EQ(seen.msr_value, 0x1122334455667788);
+    CHECK_EQ(box.seen.msr, MSR_KVM_WALL_CLOCK);
+    CHECK_EQ(box.seen.msr_value, 0x1122334455667788);
     close_box();
-}
-
-// Whether this KVM runs ordinary guests.
-static bool ordinary(void)
-{
-    struct engine_probe probe;
-    kvm->probe(0, false, &probe);
-    if (!probe.usable)
-        printf("# not all tried: %s\n", probe.why);
-    return probe.usable;
 }
 
 static void triple_fault_is_a_shutdown(void)
@@ -392,7 +246,7 @@ static void kick_ends_a_run_before_it_begins(void)
     open_box();
     kvm->kick(box.vcpu);
     CHECK_EQ(run_code(code, sizeof code), ENGINE_KICKED);
-    CHECK_EQ(box.out.rip, CODE);
+    CHECK_EQ(box.out.rip, KVM_BOX_CODE);
     close_box();
 }
 
@@ -405,12 +259,12 @@ static void dirty_log_has_what_the_guest_and_devices_wrote(void)
     CHECK_EQ(kvm->log_dirty(box.vm, true, &box.e), OK);
     CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
     kvm->written(box.vm, 0x9ffff, 2);
-    CHECK_EQ(kvm->take_dirty(box.vm, 0, RAM_BYTES, pages), OK);
+    CHECK_EQ(kvm->take_dirty(box.vm, 0, KVM_BOX_RAM, pages), OK);
     CHECK(pages[0] & BIT(5));
     CHECK_EQ(pages[0x9f / 64] >> (0x9f % 64) & 1, 1);
     CHECK_EQ(pages[0xa0 / 64] >> (0xa0 % 64) & 1, 1);
     memset(pages, 0, sizeof pages);
-    CHECK_EQ(kvm->take_dirty(box.vm, 0, RAM_BYTES, pages), OK);
+    CHECK_EQ(kvm->take_dirty(box.vm, 0, KVM_BOX_RAM, pages), OK);
     CHECK(!(pages[0] & BIT(5)));
     CHECK_EQ(kvm->log_dirty(box.vm, false, &box.e), OK);
     close_box();
@@ -434,11 +288,12 @@ static void log_pages(uint32_t debug, unsigned count, uint64_t pages[RAM_PAGES /
     CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
     memset(pages, 0, RAM_PAGES / 8);
     // In two parts: what is not asked for must stay in the log.
-    CHECK_EQ(kvm->take_dirty(box.vm, RAM_BYTES / 2, RAM_BYTES / 2, pages + RAM_PAGES / 128), OK);
-    CHECK_EQ(kvm->take_dirty(box.vm, 0, RAM_BYTES / 2, pages), OK);
+    CHECK_EQ(kvm->take_dirty(box.vm, KVM_BOX_RAM / 2, KVM_BOX_RAM / 2, pages + RAM_PAGES / 128),
+             OK);
+    CHECK_EQ(kvm->take_dirty(box.vm, 0, KVM_BOX_RAM / 2, pages), OK);
     static uint64_t again[RAM_PAGES / 64];
     memset(again, 0, sizeof again);
-    CHECK_EQ(kvm->take_dirty(box.vm, 0, RAM_BYTES, again), OK);
+    CHECK_EQ(kvm->take_dirty(box.vm, 0, KVM_BOX_RAM, again), OK);
     for (size_t i = 0; i < ARRAY_LEN(again); i++)
         CHECK_EQ(again[i], 0);
     CHECK_EQ(kvm->log_dirty(box.vm, false, &box.e), OK);
@@ -506,11 +361,5 @@ static const struct test tests[] = {
 
 int main(void)
 {
-    struct engine_probe probe = {0};
-    kvm->probe(ENGINE_DEBUG_ANY_KVM, false, &probe);
-    if (!probe.usable) {
-        printf("1..0 # SKIP %s\n", probe.why);
-        return SKIPPED;
-    }
-    return test_main(tests, ARRAY_LEN(tests));
+    return no_kvm() ? KVM_BOX_SKIPPED : test_main(tests, ARRAY_LEN(tests));
 }
