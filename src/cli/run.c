@@ -40,7 +40,7 @@ const char run_help[] =
     "      --cdrom FILE      a CD-ROM drive (SATA) with this image in it, or none\n"
     "      --snapshot        drop at the end what the guest writes to any disk\n"
     "      --net NETWORK[,...] a network card, plugged into that network; up to 8 times. With\n"
-    "                        commas: mac=, queues=1..4, vlan=; or none (default where firmware\n"
+    "                        commas: model=virtio|e1000, mac=, queues=1..4, vlan=; or none (default where firmware\n"
     "                        boots, else none)\n"
     "  -p, --publish HOST:GUEST  lead a port of the host's loopback to the guest, for example\n"
     "                        8080:80, 0.0.0.0:8080:80, 5353:53/udp\n"

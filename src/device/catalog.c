@@ -14,6 +14,7 @@
 #include "device/misc/i8042.h"
 #include "device/misc/panic.h"
 #include "device/misc/reset.h"
+#include "device/net/e1000.h"
 #include "device/pci/q35.h"
 #include "device/serial/uart.h"
 #include "device/storage/ahci.h"
@@ -47,6 +48,7 @@ const struct device_type *const device_catalog[] = {
     &q35_host_type,
     &ich9_lpc_type,
     &vga_type,
+    &e1000_type,
     &ahci_type,
     &nvme_type,
     &virtio_blk_type,

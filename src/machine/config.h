@@ -26,7 +26,7 @@ struct vm_disk {
     struct throttle_limits limits;
 };
 
-enum vm_nic_model { VM_NIC_VIRTIO, VM_NIC_MODELS };
+enum vm_nic_model { VM_NIC_VIRTIO, VM_NIC_E1000, VM_NIC_MODELS };
 #define VM_NICS_MAX 8
 #define VM_NIC_QUEUES_MAX 4
 

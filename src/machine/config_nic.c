@@ -11,7 +11,7 @@
 #define FORWARDS_MAX 4000 // bytes
 #define VLAN_MAX 4094
 
-static const char *const model_names[VM_NIC_MODELS] = {"virtio"};
+static const char *const model_names[VM_NIC_MODELS] = {"virtio", "e1000"};
 
 enum prop_kind { PROP_STRING, PROP_NUMBER, PROP_MODEL };
 
@@ -112,7 +112,8 @@ static err_t set_text(struct vm_nic *nic, const struct prop *p, const char *valu
                 return OK;
             }
         }
-        return error_set(e, ERR_INVALID, "there is no network card '%.40s'; give virtio", value);
+        return error_set(e, ERR_INVALID, "there is no network card '%.40s'; give virtio or e1000",
+                         value);
     }
     return ERR_INVALID;
 }

@@ -9,7 +9,6 @@
 #include "device/irq/lapic.h"
 #include "device/serial/uart.h"
 #include "device/virtio/console.h"
-#include "device/virtio/net.h"
 #include "host/clock.h"
 #include "host/memory.h"
 #include "machine/vm_impl.h"
@@ -554,31 +553,34 @@ void vm_console_writable(struct vm *vm)
 
 bool vm_nic_receive(struct vm *vm, unsigned nic, uint8_t *packet, size_t len)
 {
-    struct device *dev = board_nic(vm, nic);
+    const struct nic_model *model;
+    struct device *dev = board_nic(vm, nic, &model);
     if (!dev)
         return true;
     device_lock(dev);
-    bool taken = virtio_net_receive(dev, packet, len);
+    bool taken = model->receive(dev, packet, len);
     device_unlock(dev);
     return taken;
 }
 
 void vm_nic_continue(struct vm *vm, unsigned nic)
 {
-    struct device *dev = board_nic(vm, nic);
+    const struct nic_model *model;
+    struct device *dev = board_nic(vm, nic, &model);
     if (!dev)
         return;
     device_lock(dev);
-    virtio_net_continue(dev);
+    model->go_on(dev);
     device_unlock(dev);
 }
 
 void vm_nic_set_link(struct vm *vm, unsigned nic, bool up)
 {
-    struct device *dev = board_nic(vm, nic);
+    const struct nic_model *model;
+    struct device *dev = board_nic(vm, nic, &model);
     if (!dev)
         return;
     device_lock(dev);
-    virtio_net_set_link(dev, up);
+    model->set_link(dev, up);
     device_unlock(dev);
 }

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include "device/net/nic.h"
 #include "device/pci/pci.h"
 #include "host/thread.h"
 #include "machine/bus.h"
@@ -114,6 +115,7 @@ void board_drain_disks(struct vm *vm);             // waits for what is in fligh
 void board_close_disks(struct vm *vm);             // drains them first
 void board_free(struct vm *vm);                    // after the devices
 bool board_power_button(struct vm *vm);
-struct device *board_serial(struct vm *vm);            // COM1
-struct device *board_nic(struct vm *vm, unsigned nic); // NULL: no such network card
-struct device *board_console(struct vm *vm);           // NULL: no virtio console
+struct device *board_serial(struct vm *vm); // COM1
+// NULL: no such network card.
+struct device *board_nic(struct vm *vm, unsigned nic, const struct nic_model **model);
+struct device *board_console(struct vm *vm); // NULL: no virtio console

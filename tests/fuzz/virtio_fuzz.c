@@ -105,7 +105,7 @@ static union {
     struct virtio_rng_config rng;
     struct virtio_console_config console;
     struct virtio_blk_config blk;
-    struct virtio_net_config net;
+    struct nic_config net;
 } configs[5];
 
 static const struct device_type *choose(struct fuzz *f, unsigned which, const void **config,
@@ -128,7 +128,7 @@ static const struct device_type *choose(struct fuzz *f, unsigned which, const vo
         *queues = 8;
         return &virtio_console_type;
     case 3:
-        configs[3].net = (struct virtio_net_config){.mtu = 1500, .pairs = 2, .send = take_packet};
+        configs[3].net = (struct nic_config){.mtu = 1500, .pairs = 2, .send = take_packet};
         *queues = 5;
         return &virtio_net_type;
     default:
@@ -214,9 +214,9 @@ static void back_end_moves(struct fuzz *f)
     for (unsigned i = 0; i < 80; i++)
         packet[i] = (uint8_t)take(&f->in, 1);
     if (f->d.dev->type == &virtio_net_type && net_packet_valid(packet, 12 * n, NET_TAKES_ALL))
-        virtio_net_receive(f->d.dev, packet, 12 * n);
+        virtio_nic.receive(f->d.dev, packet, 12 * n);
     if (f->d.dev->type == &virtio_net_type)
-        virtio_net_continue(f->d.dev);
+        virtio_nic.go_on(f->d.dev);
     fake_pass_time(f->d.g, f->d.dev, n * NS_PER_MS);
 }
 

@@ -50,7 +50,7 @@ enum {
 
 struct virtio_net {
     struct virtio_pci virtio;
-    struct virtio_net_config config;
+    struct nic_config config;
     struct virtq_chain chain;
     struct virtq_used merged[MERGED_MAX];
     uint8_t packet[NET_PACKET_MAX + 1]; // the one byte more tells what is too long
@@ -134,7 +134,7 @@ static void serve_send(struct virtio_net *net, unsigned queue)
     virtio_signal(v, queue);
 }
 
-void virtio_net_continue(struct device *dev)
+static void go_on(struct device *dev)
 {
     struct virtio_net *net = net_of(virtio_of(dev));
     unsigned stalled = net->stalled;
@@ -219,7 +219,7 @@ static void deliver(void *opaque, uint8_t *packet, size_t len)
     virtio_signal(v, queue);
 }
 
-bool virtio_net_receive(struct device *dev, uint8_t *packet, size_t len)
+static bool receive(struct device *dev, uint8_t *packet, size_t len)
 {
     struct virtio_net *net = net_of(virtio_of(dev));
     struct virtio_pci *v = &net->virtio;
@@ -243,7 +243,7 @@ static void buffers_added(struct virtio_net *net)
         net->config.resume(net->config.opaque);
 }
 
-void virtio_net_set_link(struct device *dev, bool up)
+static void set_link(struct device *dev, bool up)
 {
     struct virtio_net *net = net_of(virtio_of(dev));
     uint8_t status = up ? STATUS_LINK_UP : 0;
@@ -348,7 +348,7 @@ static const struct virtio_model net_model = {
     .started = net_started,
 };
 
-static err_t check_config(const struct device *dev, const struct virtio_net_config *config,
+static err_t check_config(const struct device *dev, const struct nic_config *config,
                           struct error *e)
 {
     if (config->mac[0] & 1)
@@ -362,7 +362,7 @@ static err_t check_config(const struct device *dev, const struct virtio_net_conf
     return OK;
 }
 
-static uint64_t offered(const struct virtio_net_config *config)
+static uint64_t offered(const struct nic_config *config)
 {
     static const uint8_t always[] = {F_CSUM,       F_GUEST_CSUM, F_GUEST_OFFLOADS, F_MAC,
                                      F_GUEST_TSO4, F_GUEST_TSO6, F_HOST_TSO4,      F_HOST_TSO6,
@@ -384,7 +384,7 @@ static err_t net_init(struct device *dev, const void *config, struct error *e)
     uint8_t *registers = net->virtio.config;
     err_t err;
 
-    net->config = *(const struct virtio_net_config *)config;
+    net->config = *(const struct nic_config *)config;
     net->config.pairs = net->config.pairs ? net->config.pairs : 1;
     err = check_config(dev, &net->config, e);
     if (err != OK)
@@ -436,3 +436,6 @@ const struct device_type virtio_net_type = {
     .timer = net_timer,
     .fini = net_fini,
 };
+
+const struct nic_model virtio_nic = {
+    .type = &virtio_net_type, .receive = receive, .go_on = go_on, .set_link = set_link};

@@ -1,6 +1,7 @@
 // The pc board's network cards. What they send and receive is the VM's owner's, by vm_hooks.
 #include <stdio.h>
 
+#include "device/net/e1000.h"
 #include "device/virtio/net.h"
 #include "machine/board/pc_impl.h"
 
@@ -19,27 +20,35 @@ static void resume(void *opaque)
         hooks->nic_resume(hooks->opaque, nic->number);
 }
 
-err_t board_add_nics(struct vm *vm, struct error *e)
+static const struct nic_model *const models[VM_NIC_MODELS] = {
+    [VM_NIC_VIRTIO] = &virtio_nic, [VM_NIC_E1000] = &e1000_nic};
+
+static err_t add_nic(struct vm *vm, unsigned number, struct error *e)
 {
-    err_t err = OK;
-    for (unsigned i = 0; !err && i < vm->config->nics; i++) {
-        struct board_nic *nic = &vm->board->nic[i];
-        *nic = (struct board_nic){.vm = vm, .number = i};
-        struct virtio_net_config config = {.pairs = (uint16_t)vm->config->nic[i].queues,
-                                           .send = send,
-                                           .resume = resume,
-                                           .opaque = nic};
-        char id[16];
-        snprintf(id, sizeof id, "nic%u", i);
-        vm_nic_mac(vm->config, i, config.mac);
-        err = board_plug(vm, &virtio_net_type, id, &config, &nic->dev, e);
-        if (!err)
-            virtio_net_set_link(nic->dev, false);
-    }
+    const struct vm_nic *wanted = &vm->config->nic[number];
+    struct board_nic *nic = &vm->board->nic[number];
+    *nic = (struct board_nic){.vm = vm, .model = models[wanted->model], .number = number};
+    struct nic_config config = {
+        .pairs = (uint16_t)wanted->queues, .send = send, .resume = resume, .opaque = nic};
+    char id[16];
+    snprintf(id, sizeof id, "nic%u", number);
+    vm_nic_mac(vm->config, number, config.mac);
+    err_t err = board_plug(vm, nic->model->type, id, &config, &nic->dev, e);
+    if (!err)
+        nic->model->set_link(nic->dev, false);
     return err;
 }
 
-struct device *board_nic(struct vm *vm, unsigned nic)
+err_t board_add_nics(struct vm *vm, struct error *e)
 {
-    return nic < ARRAY_LEN(vm->board->nic) ? vm->board->nic[nic].dev : NULL;
+    err_t err = OK;
+    for (unsigned i = 0; !err && i < vm->config->nics; i++)
+        err = add_nic(vm, i, e);
+    return err;
+}
+
+struct device *board_nic(struct vm *vm, unsigned nic, const struct nic_model **model)
+{
+    *model = vm->board->nic[nic].model;
+    return vm->board->nic[nic].dev;
 }

@@ -11,6 +11,7 @@
 // What a network card's callbacks get.
 struct board_nic {
     struct vm *vm;
+    const struct nic_model *model;
     struct device *dev; // NULL: there is no such card
     unsigned number;
 };

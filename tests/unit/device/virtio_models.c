@@ -306,11 +306,11 @@ static void room_again(void *opaque)
     ((struct wire *)opaque)->resumed++;
 }
 
-static const struct virtio_net_config *net_config(struct wire *wire)
+static const struct nic_config *net_config(struct wire *wire)
 {
-    static struct virtio_net_config config;
+    static struct nic_config config;
 
-    config = (struct virtio_net_config){.mac = {0x52, 0x54, 0, 1, 2, 3},
+    config = (struct nic_config){.mac = {0x52, 0x54, 0, 1, 2, 3},
                                         .mtu = 1400,
                                         .send = take_frame,
                                         .resume = room_again,
@@ -360,13 +360,13 @@ static void net_keeps_what_the_wire_has_no_room_for(void)
     set_up(&s, &virtio_net_type, net_config(&wire), 3);
     fake_put(&s.d, 1, &b, 1, false);
     fake_kick(&s.d, 1);
-    virtio_net_continue(s.dev);
+    virtio_nic.go_on(s.dev);
     CHECK(!fake_get(&s.d, 1, &written));
     wire.full = false;
-    virtio_net_continue(s.dev);
+    virtio_nic.go_on(s.dev);
     CHECK(fake_get(&s.d, 1, &written));
     CHECK_EQ(wire.frames, 1);
-    virtio_net_continue(s.dev);
+    virtio_nic.go_on(s.dev);
     CHECK_EQ(wire.frames, 1);
     tear_down(&s);
 }
@@ -382,13 +382,13 @@ static void net_spreads_a_packet_over_merged_buffers_or_waits(void)
     memset(packet + 12, 0x42, sizeof packet - 12);
     set_up(&s, &virtio_net_type, net_config(&wire), 3);
     fake_put(&s.d, 0, &b[0], 1, false);
-    CHECK(!virtio_net_receive(s.dev, packet, sizeof packet)); // the second half has no buffer
+    CHECK(!virtio_nic.receive(s.dev, packet, sizeof packet)); // the second half has no buffer
     CHECK(!fake_get(&s.d, 0, &written));
     fake_put(&s.d, 0, &b[1], 1, false);
     fake_kick(&s.d, 0);
     CHECK_EQ(wire.resumed, 1);
     memset(s.g->ram + A, 0xff, 12);
-    CHECK(virtio_net_receive(s.dev, packet, sizeof packet));
+    CHECK(virtio_nic.receive(s.dev, packet, sizeof packet));
     CHECK(fake_get(&s.d, 0, &written) && written == 1000);
     CHECK(fake_get(&s.d, 0, &written) && written == 526);
     CHECK_EQ(load_le64(s.g->ram + A), 0);
@@ -409,14 +409,14 @@ static void net_drops_packets_while_the_link_is_down(void)
     set_up(&s, &virtio_net_type, net_config(&wire), 3);
     fake_put(&s.d, 0, &b, 1, false);
     fake_kick(&s.d, 0);
-    virtio_net_set_link(s.dev, false);
+    virtio_nic.set_link(s.dev, false);
     CHECK_EQ(config_word(&s, 6, 2), 0);
     CHECK_EQ(s.g->msi_data, 0x40);
-    CHECK(virtio_net_receive(s.dev, packet, sizeof packet));
+    CHECK(virtio_nic.receive(s.dev, packet, sizeof packet));
     CHECK(!fake_get(&s.d, 0, &written));
-    virtio_net_set_link(s.dev, true);
+    virtio_nic.set_link(s.dev, true);
     CHECK_EQ(config_word(&s, 6, 2), 3); // and the guest is asked to announce itself
-    CHECK(virtio_net_receive(s.dev, packet, sizeof packet));
+    CHECK(virtio_nic.receive(s.dev, packet, sizeof packet));
     CHECK(fake_get(&s.d, 0, &written) && written == 72);
     tear_down(&s);
 }
@@ -436,7 +436,7 @@ static void net_obeys_commands_and_refuses_others(void)
         {{4}, 1, 1},
     };
     struct wire wire = {0};
-    struct virtio_net_config config = *net_config(&wire);
+    struct nic_config config = *net_config(&wire);
     uint32_t written;
     struct setup s;
 
@@ -463,7 +463,7 @@ static void net_survives_a_move(void)
 
     CHECK(state_check(virtio_net_type.state, &e) == OK);
     set_up(&s, &virtio_net_type, net_config(&wire), 3);
-    CHECK(!virtio_net_receive(s.dev, wire.frame, 60));
+    CHECK(!virtio_nic.receive(s.dev, wire.frame, 60));
     fake_device_free(fake_migrate(to, s.dev, net_config(&wire)));
     fake_guest_free(to);
     tear_down(&s);
