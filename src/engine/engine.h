@@ -165,6 +165,8 @@ struct engine_irqchip {
     void (*pic_line)(struct engine_vm *vm, unsigned line, bool level);
     void (*ioapic_pin)(struct engine_vm *vm, unsigned pin, bool level);
     void (*mute_pit)(struct engine_vm *vm, bool muted);
+    // After every start of the vCPUs, on the main loop: what takes long and no guest waits for.
+    void (*settle)(struct engine_vm *vm);
 };
 
 struct engine {

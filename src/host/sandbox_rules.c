@@ -281,7 +281,7 @@ static int allow_irqchip(scmp_filter_ctx filter, enum host_thread_class thread_c
     static const unsigned long wire[] = {KVM_SET_GSI_ROUTING, KVM_IOEVENTFD, KVM_GET_PIT2,
                                          KVM_SET_PIT2};
     static const unsigned long state[] = {KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, KVM_GET_LAPIC,
-                                          KVM_SET_LAPIC,   KVM_GET_MSRS,    KVM_SET_MSRS};
+                                          KVM_SET_LAPIC,   KVM_GET_MSRS,    KVM_SET_MSRS,    KVM_REINJECT_CONTROL};
     int result = allow_ioctls(filter, drive, ARRAY_LEN(drive));
     if (!result && thread_class != HOST_THREAD_BLOCK)
         result = allow_ioctls(filter, wire, ARRAY_LEN(wire));

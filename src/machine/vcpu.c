@@ -21,7 +21,8 @@ static void wake(struct vcpu *vcpu)
 void vcpu_attend(struct vcpu *vcpu, uint32_t attention)
 {
     __atomic_fetch_or(&vcpu->attention, attention, __ATOMIC_SEQ_CST);
-    vcpu->vm->engine->kick(vcpu->engine);
+    if (vcpu->engine)
+        vcpu->vm->engine->kick(vcpu->engine);
     wake(vcpu);
 }
 
@@ -31,7 +32,7 @@ void vcpu_set_intr(void *opaque, unsigned index, bool level)
 {
     struct vm *vm = opaque;
     struct vcpu *vcpu = &vm->vcpu[index];
-    if (__atomic_exchange_n(&vcpu->intr, level, __ATOMIC_SEQ_CST) == level)
+    if (__atomic_exchange_n(&vcpu->intr, level, __ATOMIC_SEQ_CST) == level || !vcpu->engine)
         return;
     vm->engine->set_intr(vcpu->engine, level);
     if (level)
@@ -208,8 +209,18 @@ err_t vcpus_new(struct vm *vm, struct error *e)
         pthread_mutex_init(&vcpu->lock, NULL);
         pthread_cond_init(&vcpu->wake, NULL);
         vm->vcpus++;
+    }
+    return OK;
+}
+
+err_t vcpus_make(struct vm *vm, struct error *e)
+{
+    for (unsigned i = 0; i < vm->vcpus; i++) {
+        struct vcpu *vcpu = &vm->vcpu[i];
         if (vm->engine->vcpu_new(vm->engine_vm, i, &vcpu->engine, e) != OK)
             return error_in(e, "vCPU %u", i);
+        if (vcpu->intr)
+            vm->engine->set_intr(vcpu->engine, true);
     }
     return OK;
 }

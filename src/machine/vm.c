@@ -17,6 +17,7 @@
 #define MTRR_WRITE_BACK 6
 #define VGA_HOLE 0xa0000ull
 #define VGA_HOLE_END 0xc0000ull
+#define HUGE_PAGE (2 * MIB)
 #define LEGACY_END 0x100000ull // what is below is the board's to map
 
 // --- choosing an engine --------------------------------------------------------------------------
@@ -319,6 +320,17 @@ static err_t map_ram(struct vm *vm, gpa_t at, uint64_t len, uint64_t offset, str
                : OK;
 }
 
+// Not the first huge page, which its holes keep engines from mapping whole, nor that of the ACPI
+// tables: zeroing them is much of what starting a small guest takes.
+static void want_huge_pages(struct vm *vm, uint64_t low, uint64_t high)
+{
+    uint8_t *ram = vm->ram;
+    if (low > 2 * HUGE_PAGE)
+        host_ram_want_huge(ram + HUGE_PAGE, low - 2 * HUGE_PAGE);
+    if (high)
+        host_ram_want_huge(ram + low, high);
+}
+
 // One block for all RAM, without a gap for the VGA window in it: the block's offset is the
 // guest-physical address below the PCI hole. Devices reach all of it; what vCPUs see from
 // VGA_HOLE_END to LEGACY_END follows later.
@@ -327,6 +339,8 @@ static err_t make_memory(struct vm *vm, struct error *e)
     vm->ram_bytes = vm->config->memory_bytes;
     uint64_t low = min_u64(vm->ram_bytes, PC_LOW_RAM_MAX), high = vm->ram_bytes - low;
     err_t err = host_ram_new(vm->ram_bytes, &vm->ram, e);
+    if (!err)
+        want_huge_pages(vm, low, high);
     if (!err)
         err = add_ram(vm, 0, VGA_HOLE, 0, e);
     if (!err)
@@ -364,6 +378,12 @@ err_t vm_new(const struct vm_config *config, struct loop *loop, const struct vm_
         err = board_new(vm, e);
     if (!err)
         err = reset(vm, e);
+    // Memory first: where the engine keeps interrupt controllers in a kernel, mapping any more
+    // waits until that kernel has told all its CPUs of them.
+    if (!err)
+        err = board_remap(vm, e);
+    if (!err)
+        err = vcpus_make(vm, e);
     if (err) {
         vm_free(vm);
         return err;
@@ -445,6 +465,8 @@ void vm_thaw(struct vm *vm)
         return;
     }
     vcpus_resume(vm);
+    if (vm->irq.chips)
+        vm->irq.chips->settle(vm->engine_vm);
 }
 
 void vm_pause(struct vm *vm)

@@ -91,7 +91,8 @@ void vm_remap(struct vm *vm);
 void vm_fail(struct vm *vm, enum vm_end end, const char *text); // from a vCPU's thread
 
 // vcpu.c
-err_t vcpus_new(struct vm *vm, struct error *e);
+err_t vcpus_new(struct vm *vm, struct error *e);  // without the engine's part
+err_t vcpus_make(struct vm *vm, struct error *e); // the engine's part, once memory is mapped
 err_t vcpus_start(struct vm *vm, struct error *e);
 void vcpus_free(struct vm *vm); // joins the threads
 void vcpus_pause(struct vm *vm);

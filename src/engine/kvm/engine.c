@@ -46,7 +46,7 @@ static err_t make_vm(struct engine_vm *vm, struct error *e)
     vm->run_bytes = (size_t)bytes;
     if (!(vm->config.debug & ENGINE_DEBUG_DIRTY_BITMAP))
         kvm_ring_choose(vm);
-    err_t err = kvm_make_chips(vm, e);
+    err_t err = kvm_choose_chips(vm, e);
     return err ? err : kvm_filter_msrs(vm, e);
 }
 
@@ -160,7 +160,9 @@ static err_t vcpu_new(struct engine_vm *vm, unsigned index, struct engine_vcpu *
     v->stale = true;
     v->external = -1;
     v->activity = index == 0 ? CPU_RUNNING : CPU_WAIT_FOR_SIPI;
-    err_t err = make_vcpu(v, e);
+    err_t err = kvm_make_chips(vm, e);
+    if (!err)
+        err = make_vcpu(v, e);
     if (err) {
         vcpu_free(v);
         return err;

@@ -41,14 +41,10 @@ static bool can_keep(const struct engine_vm *vm, enum engine_chips chips)
 static err_t make_all(struct engine_vm *vm, struct error *e)
 {
     const struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
-    const struct kvm_reinject_control once = {.pit_reinject = 0}; // as the machine's: none made up
     if (ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0) < 0)
         return kvm_failed(e, errno, "make interrupt controllers");
-    if (ioctl(vm->fd, KVM_CREATE_PIT2, &pit) < 0)
-        return kvm_failed(e, errno, "make an interval timer");
-    return ioctl(vm->fd, KVM_REINJECT_CONTROL, &once) < 0
-               ? kvm_failed(e, errno, "set up the interval timer")
-               : OK;
+    return ioctl(vm->fd, KVM_CREATE_PIT2, &pit) < 0 ? kvm_failed(e, errno, "make an interval timer")
+                                                    : OK;
 }
 
 static err_t make_lapics(struct engine_vm *vm, struct error *e)
@@ -59,16 +55,25 @@ static err_t make_lapics(struct engine_vm *vm, struct error *e)
 }
 
 // All of them, because every access to one that the machine keeps costs a way out of the kernel.
+err_t kvm_choose_chips(struct engine_vm *vm, struct error *e)
+{
+    bool best = vm->config.chips == ENGINE_CHIPS_BEST;
+    vm->chips = best ? ENGINE_CHIPS_ALL : vm->config.chips;
+    if (can_keep(vm, vm->chips))
+        return OK;
+    vm->chips = ENGINE_CHIPS_NONE;
+    return best ? OK
+                : error_set(e, ERR_UNSUPPORTED,
+                            "this kernel's KVM cannot keep these interrupt controllers; a newer "
+                            "kernel may, and --engine kvm,irqchip=user does without");
+}
+
 err_t kvm_make_chips(struct engine_vm *vm, struct error *e)
 {
-    vm->chips = vm->config.chips;
-    if (vm->chips == ENGINE_CHIPS_BEST)
-        vm->chips = can_keep(vm, ENGINE_CHIPS_ALL) ? ENGINE_CHIPS_ALL : ENGINE_CHIPS_NONE;
-    if (!can_keep(vm, vm->chips))
-        return error_set(e, ERR_UNSUPPORTED,
-                         "this kernel's KVM cannot keep these interrupt controllers; a newer "
-                         "kernel may, and --engine kvm,irqchip=user does without");
     err_t err = OK;
+    if (vm->chips_made)
+        return OK;
+    vm->chips_made = true;
     if (vm->chips == ENGINE_CHIPS_ALL)
         err = make_all(vm, e);
     else if (vm->chips == ENGINE_CHIPS_LAPIC)
@@ -293,6 +298,19 @@ static void mute_pit(struct engine_vm *vm, bool muted)
         kvm_log_failed("set the interval timer");
 }
 
+// Ticks that a guest missed are not made up, as the machine's own PIT does not. The kernel waits for
+// all its CPUs twice here (10 ms and more), during which only accesses to the PIT wait: not while
+// a VM starts.
+static void settle(struct engine_vm *vm)
+{
+    const struct kvm_reinject_control none = {.pit_reinject = 0};
+    if (vm->settled || vm->chips != ENGINE_CHIPS_ALL)
+        return;
+    vm->settled = true;
+    if (ioctl(vm->fd, KVM_REINJECT_CONTROL, &none) < 0)
+        kvm_log_failed("set up the interval timer");
+}
+
 // --- the board's chips
 
 static err_t set_chip(struct engine_vm *vm, const struct kvm_irqchip *chip, struct error *e)
@@ -433,4 +451,5 @@ const struct engine_irqchip kvm_irqchip = {.kept = kept,
                                            .set_board = set_board,
                                            .pic_line = pic_line,
                                            .ioapic_pin = ioapic_pin,
-                                           .mute_pit = mute_pit};
+                                           .mute_pit = mute_pit,
+                                           .settle = settle};

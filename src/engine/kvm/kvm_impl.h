@@ -41,6 +41,7 @@ struct engine_vm {
     void *opaque;
     int kvm, fd;
     enum engine_chips chips; // which are in the kernel
+    bool chips_made, settled;
     struct message awaited[CHIP_IOAPIC_PINS];
     size_t run_bytes;           // of a vCPU's shared page
     size_t xsave_bytes;         // of KVM's extended state
@@ -130,7 +131,10 @@ err_t kvm_set_cpuid(struct engine_vcpu *v, struct error *e);
 
 // irqchip.c
 extern const struct engine_irqchip kvm_irqchip;
-err_t kvm_make_chips(struct engine_vm *vm, struct error *e); // before any vCPU
+err_t kvm_choose_chips(struct engine_vm *vm, struct error *e);
+// Before the first vCPU, and after the memory that is mapped from the start: what comes after it
+// has to wait until the kernel (since 6.18) has told all its CPUs of the chips.
+err_t kvm_make_chips(struct engine_vm *vm, struct error *e);
 err_t kvm_set_routes(struct engine_vm *vm, struct error *e);
 err_t kvm_doorbell(struct engine_vm *vm, gpa_t at, int eventfd, bool on, struct error *e);
 void kvm_rearm_deadline(struct engine_vcpu *v); // the guest's TSC has moved
