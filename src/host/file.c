@@ -7,10 +7,14 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/bits.h"
+
 #define STEP (64 * KIB) // growth where the size is unknown: pipes
+#define HUGE_PAGE (2 * MIB)
 
 static size_t first_size(int fd, size_t max)
 {
@@ -21,11 +25,23 @@ static size_t first_size(int fd, size_t max)
     return (uint64_t)st.st_size < max ? (size_t)st.st_size + 1 : max + 1;
 }
 
+// Kernels are some MiB: without thousands of page faults where the host has huge pages.
+static uint8_t *room(size_t size)
+{
+    if (size < HUGE_PAGE)
+        return malloc(size);
+    size = align_up(size, HUGE_PAGE);
+    uint8_t *data = aligned_alloc(HUGE_PAGE, size);
+    if (data)
+        madvise(data, size, MADV_HUGEPAGE);
+    return data;
+}
+
 err_t host_file_read_fd(int fd, const char *name, size_t max, struct host_file *out,
                         struct error *e)
 {
     size_t cap = first_size(fd, max);
-    *out = (struct host_file){.data = malloc(cap)};
+    *out = (struct host_file){.data = room(cap)};
     err_t err = OK;
     while (out->data) {
         ssize_t n = read(fd, out->data + out->len, cap - out->len);

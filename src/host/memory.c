@@ -109,7 +109,6 @@ err_t host_ram_new(uint64_t bytes, void **out, struct error *e)
         munmap(ram - PAGE_SIZE, bytes + 2 * PAGE_SIZE);
         goto fail;
     }
-    madvise(ram, bytes, MADV_HUGEPAGE); // a wish: kernels without huge pages refuse it
     madvise(ram, bytes, MADV_DONTDUMP);
     *out = ram;
     return OK;
@@ -119,6 +118,12 @@ fail:
                      "cannot give the guest %llu MiB: %s; "
                      "try a smaller -m, or raise ulimit -v",
                      bytes / MIB, strerror(errno));
+}
+
+// A wish: kernels without huge pages refuse it.
+void host_ram_want_huge(void *at, uint64_t bytes)
+{
+    madvise(at, bytes, MADV_HUGEPAGE);
 }
 
 void host_ram_free(void *ram, uint64_t bytes)

@@ -298,9 +298,9 @@ static void mute_pit(struct engine_vm *vm, bool muted)
         kvm_log_failed("set the interval timer");
 }
 
-// Ticks that a guest missed are not made up, as the machine's own PIT does not. The kernel waits for
-// all its CPUs twice here (10 ms and more), during which only accesses to the PIT wait: not while
-// a VM starts.
+// Ticks that a guest missed are not made up, as the machine's own PIT does not. The kernel waits
+// for all its CPUs twice here (10 ms and more), during which only accesses to the PIT wait: not
+// while a VM starts.
 static void settle(struct engine_vm *vm)
 {
     const struct kvm_reinject_control none = {.pit_reinject = 0};
