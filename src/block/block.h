@@ -1,8 +1,8 @@
 // Asynchronous disks: what a storage device model sees of a disk image.
 //
-// Threads: submit() from the device's callbacks; completions come on the block back end's thread
-// (or on the submitting stack never), through a callback that takes the device's lock itself by way
-// of block_env. A back end never calls back inside submit(), flush or close.
+// Threads: submit() and at_once() from the device's callbacks; completions come on the block back
+// end's thread (or on the submitting stack never), through a callback that takes the device's lock
+// itself by way of block_env. A back end never calls back inside submit(), flush or close.
 #pragma once
 
 #include <sys/uio.h>
@@ -53,6 +53,9 @@ struct block_extent {
 struct block_type {
     const char *name; // "raw", "qcow2"
     void (*submit)(struct block *block, struct block_request *request);
+    // Answers a request on the caller's stack where nothing has to be waited for (what the host
+    // has in memory): true, with its result; done() is not called. NULL: never.
+    bool (*at_once)(struct block *block, const struct block_request *request, err_t *result);
     void (*drain)(struct block *block); // waits until nothing is in flight
     void (*close)(struct block *block); // after drain; accepts NULL
     // The extent at offset, at most len bytes; may block, and nothing is in flight. NULL: all data.
@@ -63,13 +66,15 @@ struct block_type {
 struct block {
     const struct block_type *type;
     struct block_limits limits;
-    char name[64]; // for messages
+    char name[64];  // for messages
+    const char *io; // how the host is asked: "io_uring", "threads"
 };
 
 struct block_options {
     const char *format; // "raw" or "qcow2"; NULL: guessed from the image's content
     bool read_only;
     bool direct;    // O_DIRECT
+    bool threads;   // no io_uring
     bool snapshot;  // writes go to a temporary file that vanishes with the disk
     bool transient; // nobody needs it after a crash of the host: flushes reach its cache only
     // For tools.
@@ -91,6 +96,12 @@ err_t block_open(const char *path, const struct block_options *options, struct b
 // The format of which these first bytes of a file are the mark; NULL for none known, which is raw.
 const char *block_guess(const uint8_t *head, size_t len);
 #define BLOCK_GUESS_BYTES 512
+
+static inline bool block_at_once(struct block *block, const struct block_request *request,
+                                 err_t *result)
+{
+    return block->type->at_once && block->type->at_once(block, request, result);
+}
 
 static inline void block_close(struct block *block) // waits for what is in flight; accepts NULL
 {

@@ -13,6 +13,7 @@ struct bfile;
 struct bfile_options {
     bool read_only;
     bool direct;    // O_DIRECT
+    bool threads;   // no io_uring
     bool unlocked;  // read_only: no lock
     bool transient; // syncs do nothing
     // The file belongs to a format that decides its length: reads beyond the end give zeros and
@@ -26,6 +27,8 @@ err_t bfile_open(const char *path, const struct bfile_options *options, struct b
 void bfile_close(struct bfile *file); // waits for what is in flight; accepts NULL
 
 void bfile_submit(struct bfile *file, struct block_request *request);
+// See block_type's at_once.
+bool bfile_at_once(struct bfile *file, const struct block_request *request, err_t *result);
 // Calls done() with result from one of the file's threads: for what needs no I/O.
 void bfile_answer(struct bfile *file, struct block_request *request, err_t result);
 void bfile_drain(struct bfile *file); // until nothing is in flight and every done() has returned
@@ -49,5 +52,6 @@ uint64_t bfile_extent(struct bfile *file, uint64_t offset, uint64_t len, bool *d
 uint64_t bfile_length(struct bfile *file); // now
 err_t bfile_set_length(struct bfile *file, uint64_t len, struct error *e);
 
+const char *bfile_io(const struct bfile *file); // "io_uring" or "threads"
 // logical_block is what direct I/O needs, size_bytes the length at opening.
 const struct block_limits *bfile_limits(const struct bfile *file);

@@ -130,7 +130,10 @@ err_t chain_open_below(const char *image, const char *name, const char *format,
                        const struct block_options *options, const struct block_chain *above,
                        struct block **out, struct error *e)
 {
-    struct block_options below = {.format = format, .read_only = true, .direct = options->direct};
+    struct block_options below = {.format = format,
+                                  .read_only = true,
+                                  .direct = options->direct,
+                                  .threads = options->threads};
     char *path;
     err_t err = chain_path(image, name, &path, e);
 

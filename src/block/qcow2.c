@@ -127,6 +127,7 @@ static err_t qcow2_map(struct block *block, uint64_t offset, uint64_t len, struc
 
 static const struct block_type qcow2_type = {.name = "qcow2",
                                              .submit = qcow2_submit,
+                                             .at_once = qcow2_at_once,
                                              .drain = qcow2_drain,
                                              .close = qcow2_close,
                                              .map = qcow2_map};
@@ -230,6 +231,7 @@ static err_t open_image(struct qcow2 *q, const struct block_options *options,
                                 .direct = options->direct,
                                 .unlocked = options->unlocked,
                                 .transient = options->transient,
+                                .threads = options->threads,
                                 .grows = true};
     err_t err = bfile_open(q->path, &how, &q->file, e);
 
@@ -275,6 +277,8 @@ err_t qcow2_open(const char *path, const struct block_options *options,
     pthread_mutex_lock(&q->lock);
     if (err == OK)
         err = open_image(q, options, above, e);
+    if (err == OK)
+        q->block.io = bfile_io(q->file);
     pthread_mutex_unlock(&q->lock);
     if (err != OK) {
         release(q);

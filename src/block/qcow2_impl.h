@@ -270,6 +270,7 @@ struct part { // of an op: data in place, or what the backing file has
 };
 
 void qcow2_submit(struct block *block, struct block_request *r);
+bool qcow2_at_once(struct block *block, const struct block_request *r, err_t *result);
 void qcow2_drain(struct block *block);
 err_t requests_init(struct qcow2 *q, struct error *e); // and starts the worker
 void requests_release(struct qcow2 *q);

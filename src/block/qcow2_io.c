@@ -260,6 +260,40 @@ static void straight(struct qcow2 *q, struct block_request *r, const struct plan
         bfile_answer(q->file, &part_get(q, op, r->offset, 0)->io, OK);
 }
 
+// The extent of a read at offset, of what the host has in memory.
+static bool extent_at_once(struct qcow2 *q, const struct block_request *r, uint64_t offset,
+                           const struct extent *ext)
+{
+    uint64_t below = ext->kind == UNIT_UNALLOCATED ? backed(q, offset, ext->len) : 0;
+    struct block_request part = *r;
+    err_t result = OK;
+
+    part.skip += offset - r->offset;
+    part.len = ext->kind == UNIT_DATA ? ext->len : below;
+    part.offset = ext->kind == UNIT_DATA ? ext->host : offset;
+    if (ext->kind == UNIT_DATA)
+        return bfile_at_once(q->file, &part, &result);
+    fill(r, offset - r->offset + below, ext->len - below, NULL);
+    return !below || (block_at_once(q->backing, &part, &result) && result == OK);
+}
+
+bool qcow2_at_once(struct block *block, const struct block_request *r, err_t *result)
+{
+    struct qcow2 *q = container_of(block, struct qcow2, block);
+    uint64_t offset = r->offset;
+    struct plan plan;
+
+    if (r->op != BLOCK_READ || !range_within(r->offset, r->len, q->block.limits.size_bytes))
+        return false;
+    pthread_mutex_lock(&q->lock);
+    bool good = !q->hold && plan_request(q, r, &plan);
+    for (unsigned i = 0; good && i < plan.count; offset += plan.ext[i++].len)
+        good = extent_at_once(q, r, offset, &plan.ext[i]);
+    pthread_mutex_unlock(&q->lock);
+    *result = OK;
+    return good;
+}
+
 static bool clean(const struct qcow2 *q)
 {
     return !q->l2.dirty && q->l1_dirty_from >= q->l1_dirty_to && !q->writing;

@@ -58,6 +58,11 @@ static void raw_submit(struct block *block, struct block_request *r)
     bfile_answer(raw->file, r, ERR_DENIED);
 }
 
+static bool raw_at_once(struct block *block, const struct block_request *r, err_t *result)
+{
+    return bfile_at_once(container_of(block, struct raw, block)->file, r, result);
+}
+
 static void raw_drain(struct block *block)
 {
     bfile_drain(container_of(block, struct raw, block)->file);
@@ -82,8 +87,12 @@ static err_t raw_map(struct block *block, uint64_t offset, uint64_t len, struct 
     return OK;
 }
 
-static const struct block_type raw_type = {
-    .name = "raw", .submit = raw_submit, .drain = raw_drain, .close = raw_close, .map = raw_map};
+static const struct block_type raw_type = {.name = "raw",
+                                           .submit = raw_submit,
+                                           .at_once = raw_at_once,
+                                           .drain = raw_drain,
+                                           .close = raw_close,
+                                           .map = raw_map};
 
 static err_t check_size(const struct block_limits *limits, const char *path, struct error *e)
 {
@@ -98,8 +107,10 @@ static err_t check_size(const struct block_limits *limits, const char *path, str
 err_t raw_open(const char *path, const struct block_options *options, bool guessed,
                struct block **out, struct error *e)
 {
-    struct bfile_options how = {
-        .read_only = options->read_only, .direct = options->direct, .unlocked = options->unlocked};
+    struct bfile_options how = {.read_only = options->read_only,
+                                .direct = options->direct,
+                                .threads = options->threads,
+                                .unlocked = options->unlocked};
     struct raw *raw = calloc(1, sizeof *raw);
     err_t err = raw ? bfile_open(path, &how, &raw->file, e)
                     : error_set(e, ERR_NO_MEMORY, "%s: no memory", path);
@@ -114,6 +125,7 @@ err_t raw_open(const char *path, const struct block_options *options, bool guess
     }
     raw->block.type = &raw_type;
     raw->block.limits = *bfile_limits(raw->file);
+    raw->block.io = bfile_io(raw->file);
     raw->guessed = guessed;
     block_set_name(&raw->block, path);
     *out = &raw->block;

@@ -225,6 +225,14 @@ static void throttled_submit(struct block *block, struct block_request *r)
         t->below->type->submit(t->below, r);
 }
 
+// A disk with limits goes the long way: it is slower than that anyway.
+static bool throttled_at_once(struct block *block, const struct block_request *r, err_t *result)
+{
+    struct throttled *t = throttled_of(block);
+
+    return !__atomic_load_n(&t->limited, __ATOMIC_ACQUIRE) && block_at_once(t->below, r, result);
+}
+
 static void throttled_drain(struct block *block)
 {
     struct throttled *t = throttled_of(block);
@@ -262,6 +270,7 @@ static void throttled_close(struct block *block)
 
 static const struct block_type throttled_type = {.name = "throttle",
                                                  .submit = throttled_submit,
+                                                 .at_once = throttled_at_once,
                                                  .drain = throttled_drain,
                                                  .close = throttled_close};
 

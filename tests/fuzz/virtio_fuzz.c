@@ -62,7 +62,7 @@ static void complete(struct back_end *b, unsigned most)
     }
 }
 
-static const struct block_type block_type = {"fuzz", submit, NULL, NULL};
+static const struct block_type block_type = {.name = "fuzz", .submit = submit};
 
 static void fill(void *opaque, void *data, size_t len)
 {

@@ -171,13 +171,21 @@ static unsigned slice(const struct iovec *from, unsigned n, uint64_t skip, uint6
     return count;
 }
 
-static void submit(struct virtio_blk *blk, struct request *r, enum block_op op, uint64_t offset,
-                   uint64_t len, unsigned iovs)
+// Returns the request's status when the answer came at once.
+static unsigned submit(struct virtio_blk *blk, struct request *r, enum block_op op, uint64_t offset,
+                       uint64_t len, unsigned iovs, bool *submitted)
 {
+    struct block *block = blk->config.block;
+    err_t result;
+
     r->io = (struct block_request){
         .op = op, .offset = offset, .len = len, .iov = r->iov, .iovs = iovs, .done = io_done};
+    if (block_at_once(block, &r->io, &result))
+        return result == OK ? S_OK : S_IOERR;
+    *submitted = true;
     blk->in_flight++;
-    blk->config.block->type->submit(blk->config.block, &r->io);
+    block->type->submit(block, &r->io);
+    return S_OK;
 }
 
 // Each start_ function either submits and returns S_OK with *submitted, or answers at once.
@@ -202,9 +210,7 @@ static unsigned start_transfer(struct virtio_blk *blk, struct request *r, bool w
         iovs = slice(c->iov, c->readable, HEADER_BYTES, len, r->iov);
     else
         iovs = slice(c->iov + c->readable, c->writable, 0, len, r->iov);
-    *submitted = true;
-    submit(blk, r, write ? BLOCK_WRITE : BLOCK_READ, offset, len, iovs);
-    return S_OK;
+    return submit(blk, r, write ? BLOCK_WRITE : BLOCK_READ, offset, len, iovs, submitted);
 }
 
 // struct virtio_blk_discard_write_zeroes: sector, count, flags (bit 0: unmap). One range, as the
@@ -233,9 +239,7 @@ static unsigned start_range(struct virtio_blk *blk, struct request *r, bool disc
         return S_IOERR;
     if (len == 0)
         return S_OK;
-    *submitted = true;
-    submit(blk, r, discard ? BLOCK_DISCARD : BLOCK_WRITE_ZEROES, offset, len, 0);
-    return S_OK;
+    return submit(blk, r, discard ? BLOCK_DISCARD : BLOCK_WRITE_ZEROES, offset, len, 0, submitted);
 }
 
 static unsigned get_id(struct virtio_blk *blk, struct request *r)
@@ -257,10 +261,7 @@ static unsigned start(struct virtio_blk *blk, struct request *r, const uint8_t *
     switch (load_le32(header)) {
     case T_IN: return start_transfer(blk, r, false, sector, submitted);
     case T_OUT: return start_transfer(blk, r, true, sector, submitted);
-    case T_FLUSH:
-        *submitted = true;
-        submit(blk, r, BLOCK_FLUSH, 0, 0, 0);
-        return S_OK;
+    case T_FLUSH: return submit(blk, r, BLOCK_FLUSH, 0, 0, 0, submitted);
     case T_GET_ID: return get_id(blk, r);
     case T_DISCARD: return start_range(blk, r, true, submitted);
     case T_WRITE_ZEROES: return start_range(blk, r, false, submitted);

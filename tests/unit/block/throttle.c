@@ -140,7 +140,8 @@ static void sink_close(struct block *block)
 {
 }
 
-static const struct block_type sink_type = {"sink", sink_submit, sink_drain, sink_close};
+static const struct block_type sink_type = {
+    .name = "sink", .submit = sink_submit, .drain = sink_drain, .close = sink_close};
 
 static void the_layer_lets_requests_go_in_time_and_all_when_drained(void)
 {

@@ -61,7 +61,7 @@ static unsigned ram_disk_run(struct ram_disk *disk, unsigned most)
     return n;
 }
 
-static const struct block_type ram_disk_type = {"test", ram_disk_submit, NULL, NULL};
+static const struct block_type ram_disk_type = {.name = "test", .submit = ram_disk_submit};
 
 static struct ram_disk *ram_disk_new(bool read_only)
 {

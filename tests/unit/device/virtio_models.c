@@ -529,7 +529,8 @@ static void ram_disk_drain(struct block *block)
     ram_disk_run(container_of(block, struct ram_disk, block));
 }
 
-static const struct block_type ram_disk_type = {"test", ram_disk_submit, ram_disk_drain, NULL};
+static const struct block_type ram_disk_type = {
+    .name = "test", .submit = ram_disk_submit, .drain = ram_disk_drain};
 
 static struct ram_disk *ram_disk_new(bool read_only)
 {
