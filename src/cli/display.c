@@ -6,13 +6,17 @@
 
 #include "cli/cli.h"
 #include "control/client.h"
+#include "control/screen.h"
+#include "display/glyphs.h"
 #include "display/png.h"
 
 #define ANSWER_MS 10000
 
-const char screen_help[] = "usage: berth screen [--json] VM\n"
-                           "\n"
-                           "Prints what the VM's screen shows, when it shows text.\n";
+const char screen_help[] =
+    "usage: berth screen [--json] VM\n"
+    "\n"
+    "Prints the text on the VM's screen: that of a text mode, or what a console has drawn with a\n"
+    "font that is known (the VGA's, Linux', GRUB's, UEFI's).\n";
 const char screenshot_help[] = "usage: berth screenshot [--json] VM FILE.png\n"
                                "\n"
                                "Saves what the VM's screen shows as a PNG picture.\n";
@@ -28,33 +32,7 @@ const char sendkey_help[] =
     "\n"
     "      --text TEXT   types the text; a newline in it is the enter key\n";
 
-// Without the blank lines at the end.
-static void print_lines(const json_t *lines)
-{
-    size_t count = json_array_size(lines);
-    while (count && !json_string_length(json_array_get(lines, count - 1)))
-        count--;
-    for (size_t i = 0; i < count; i++)
-        puts(json_string_value(json_array_get(lines, i)));
-}
-
-int cmd_screen(int argc, char **argv)
-{
-    struct verb verb;
-    json_t *result = NULL;
-    int status = verb_parse(argc, argv, "", &verb);
-    if (!status)
-        status = verb_ask(&verb, "screen", NULL, &result);
-    if (status)
-        return status;
-    if (verb.json)
-        return print_json(result);
-    print_lines(json_object_get(result, "lines"));
-    json_decref(result);
-    return EXIT_OK;
-}
-
-// --- screenshot
+// --- pictures
 
 static err_t read_pixels(int fd, const json_t *result, struct picture *p, struct error *e)
 {
@@ -70,23 +48,90 @@ static err_t read_pixels(int fd, const json_t *result, struct picture *p, struct
     return got == want ? OK : error_set(e, ERR_CORRUPT, "the VM's picture is cut short");
 }
 
+// *p is new; *result the answer that describes it.
+static err_t fetch_picture(struct client *client, struct picture *p, json_t **result,
+                           struct error *e)
+{
+    int fd = -1;
+    err_t err = client_ask(client, "screenshot", NULL, result, &fd, e);
+    if (!err)
+        err = picture_init(p, false, e);
+    if (!err)
+        err = read_pixels(fd, *result, p, e);
+    if (fd >= 0)
+        close(fd);
+    return err;
+}
+
+// --- screen
+
+// Without the blank lines at the end.
+static void print_lines(const json_t *lines)
+{
+    size_t count = json_array_size(lines);
+    while (count && !json_string_length(json_array_get(lines, count - 1)))
+        count--;
+    for (size_t i = 0; i < count; i++)
+        puts(json_string_value(json_array_get(lines, i)));
+}
+
+// Text that the guest draws is read off the picture.
+static bool read_picture(struct client *client, json_t **result)
+{
+    struct picture picture = {0};
+    struct display_text *text = malloc(sizeof *text);
+    bool read =
+        text && fetch_picture(client, &picture, result, NULL) == OK && glyphs_read(&picture, text);
+    if (read) {
+        json_object_clear(*result);
+        screen_to_json(text, *result);
+    }
+    picture_release(&picture);
+    free(text);
+    return read;
+}
+
+static err_t read_screen(const struct verb *verb, json_t **result, struct error *e)
+{
+    struct client *client = NULL;
+    err_t err = client_connect(REGISTRY_VM, verb->vm, ANSWER_MS, &client, e);
+    if (!err)
+        err = client_ask(client, "screen", NULL, result, NULL, e);
+    if (err == ERR_UNSUPPORTED && read_picture(client, result))
+        err = OK;
+    client_free(client);
+    return err;
+}
+
+int cmd_screen(int argc, char **argv)
+{
+    struct verb verb;
+    struct error e = {0};
+    json_t *result = NULL;
+    int status = verb_parse(argc, argv, "", &verb);
+    if (status)
+        return status;
+    err_t err = read_screen(&verb, &result, &e);
+    if (!err && verb.json)
+        return print_json(result);
+    if (!err)
+        print_lines(json_object_get(result, "lines"));
+    json_decref(result);
+    return err ? complain(status_of(err), "%s", e.text) : EXIT_OK;
+}
+
+// --- screenshot
+
 static err_t take_screenshot(const struct verb *verb, const char *path, json_t **result,
                              struct error *e)
 {
     struct client *client = NULL;
     struct picture picture = {0};
-    int fd = -1;
     err_t err = client_connect(REGISTRY_VM, verb->vm, ANSWER_MS, &client, e);
     if (!err)
-        err = client_ask(client, "screenshot", NULL, result, &fd, e);
-    if (!err)
-        err = picture_init(&picture, false, e);
-    if (!err)
-        err = read_pixels(fd, *result, &picture, e);
+        err = fetch_picture(client, &picture, result, e);
     if (!err)
         err = png_write(&picture, path, e);
-    if (fd >= 0)
-        close(fd);
     picture_release(&picture);
     client_free(client);
     return err;

@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include "control/display_requests.h"
-#include "display/text.h"
+#include "control/screen.h"
 #include "display/typist.h"
 #include "host/file.h"
 
@@ -18,17 +18,6 @@ static err_t find_display(const struct control *c, const struct display **out, s
 
 // --- text
 
-static json_t *screen_lines(const struct display_text *text)
-{
-    char line[TEXT_ROW_BYTES];
-    json_t *lines = json_array();
-    for (unsigned row = 0; row < text->rows; row++) {
-        size_t len = text_row_utf8(text, row, line);
-        json_array_append_new(lines, json_stringn(line, len));
-    }
-    return lines;
-}
-
 err_t request_screen(void *context, const json_t *args, struct reply *reply, struct error *e)
 {
     const struct display *display;
@@ -37,15 +26,8 @@ err_t request_screen(void *context, const json_t *args, struct reply *reply, str
                      : error_set(e, ERR_NO_MEMORY, "no memory for the screen");
     if (!err)
         err = display->ops->text(display->opaque, text, e);
-    if (!err) {
-        json_object_set_new(reply->result, "columns", json_integer(text->columns));
-        json_object_set_new(reply->result, "rows", json_integer(text->rows));
-        json_object_set_new(reply->result, "cursor",
-                            text->cursor ? json_pack("{s:i, s:i}", "column", text->cursor_column,
-                                                     "row", text->cursor_row)
-                                         : json_null());
-        json_object_set_new(reply->result, "lines", screen_lines(text));
-    }
+    if (!err)
+        screen_to_json(text, reply->result);
     free(text);
     return err;
 }

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "display/glyphs.h"
 #include "display/keys.h"
 #include "display/keysym.h"
 #include "display/png.h"
@@ -111,6 +112,47 @@ static void screens_become_utf8_without_blanks_at_the_end(void)
     CHECK_EQ(len, strlen(row));
 }
 
+// Glyphs of the VGA's font, and one that no font has.
+static const uint8_t glyph_a[16] = {0,    0,    0x10, 0x38, 0x6c, 0xc6, 0xc6, 0xfe,
+                                    0xc6, 0xc6, 0xc6, 0xc6, 0,    0,    0,    0};
+static const uint8_t glyph_l[16] = {0,    0,    0xf0, 0x60, 0x60, 0x60, 0x60, 0x60,
+                                    0x60, 0x62, 0x66, 0xfe, 0,    0,    0,    0};
+static const uint8_t strange[16] = {0, 0, 0xaa, 0x55, 0xaa, 0x55};
+
+static void put_glyph(struct picture *p, uint32_t x, uint32_t y, const uint8_t *glyph,
+                      uint32_t front, uint32_t back)
+{
+    for (uint32_t i = 0; i < 16 * 8; i++)
+        p->pixels[(y + i / 8) * p->width + x + i % 8] =
+            glyph[i / 8] >> (7 - i % 8) & 1 ? front : back;
+}
+
+static void text_is_read_off_pictures_wherever_it_begins(void)
+{
+    static struct display_text t;
+    char row[TEXT_ROW_BYTES];
+    struct picture p;
+    CHECK(picture_init(&p, false, &e) == OK);
+    picture_resize(&p, 100, 60);
+    memset(p.pixels, 0, 100 * 60 * 4);
+    CHECK(!glyphs_read(&p, &t)); // nothing is there
+    put_glyph(&p, 3, 21, glyph_a, 0xffffff, 0);
+    put_glyph(&p, 19, 21, glyph_l, 0xff0000, 0);
+    put_glyph(&p, 27, 21, glyph_a, 0, 0xaaaaaa); // inverse
+    put_glyph(&p, 35, 37, strange, 0xffffff, 0);
+    put_glyph(&p, 43, 37, glyph_l, 0xffffff, 0);
+    for (uint32_t x = 43; x < 51; x++) // a cursor over it
+        p.pixels[51 * 100 + x] = p.pixels[52 * 100 + x] = 0xffffff;
+    CHECK(glyphs_read(&p, &t));
+    CHECK(t.columns == 12 && t.rows == 3);
+    text_row_utf8(&t, 1, row);
+    CHECK_STR(row, "A LA");
+    text_row_utf8(&t, 2, row);
+    CHECK_STR(row, "    ■L");
+    CHECK(t.cursor && t.cursor_column == 5 && t.cursor_row == 2);
+    picture_release(&p);
+}
+
 static void png_files_hold_the_picture_or_do_not_appear(void)
 {
     char folder[] = "/tmp/berth-png-XXXXXX", path[64];
@@ -154,4 +196,5 @@ TEST_MAIN(TEST(chords_press_in_order_and_release_in_reverse),
           TEST(unknown_keys_are_refused_by_name), TEST(every_printable_character_has_a_key),
           TEST(keysyms_follow_the_modifiers_of_a_us_keyboard), TEST(a_gone_viewer_lets_all_keys_go),
           TEST(screens_become_utf8_without_blanks_at_the_end),
+          TEST(text_is_read_off_pictures_wherever_it_begins),
           TEST(png_files_hold_the_picture_or_do_not_appear), TEST(vnc_addresses_are_understood))
