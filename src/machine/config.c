@@ -15,8 +15,6 @@
 
 #define FORMAT_KEY "berth-vm"
 #define FORMAT_VERSION 1
-#define BIOS_MEMORY_MIN (16 * MIB)
-#define UEFI_MEMORY_MIN (96 * MIB)
 
 enum key_kind { KEY_STRING, KEY_U32, KEY_MIB, KEY_BOOL, KEY_DISKS, KEY_NICS, KEY_DEBUG };
 
@@ -190,37 +188,54 @@ static bool firmware_is(const struct vm_config *config, const char *kind)
     return !strncmp(name, kind, len) && (!name[len] || (name[len] == ':' && name[len + 1]));
 }
 
+static bool firmware_is_guessed(const struct vm_config *config)
+{
+    return config->firmware ? !strcmp(config->firmware, "auto") : !config->kernel;
+}
+
+bool vm_config_has_firmware(const struct vm_config *config)
+{
+    return firmware_is_guessed(config) || (config->firmware && strcmp(config->firmware, "none"));
+}
+
+static err_t check_memory_for(const struct vm_config *config, uint64_t least, struct error *e)
+{
+    return config->memory_bytes >= least
+               ? OK
+               : error_set(e, ERR_INVALID, "memory: this firmware needs at least %llu MiB",
+                           least / MIB);
+}
+
 static err_t check_firmware(const struct vm_config *config, struct error *e)
 {
-    const char *name = config->firmware;
     if (chardev_check(config->firmware_log, e))
         return error_in(e, "firmware_log");
     if (is_stdio(config->firmware_log))
         return error_set(e, ERR_INVALID, "firmware_log: give file:PATH or pty");
-    if (!name || !strcmp(name, "none"))
+    if (!vm_config_has_firmware(config))
         return config->uefi_vars ? error_set(e, ERR_INVALID, "uefi_vars: needs firmware uefi") : OK;
+    if (firmware_is_guessed(config))
+        return config->kernel ? error_set(e, ERR_INVALID,
+                                          "firmware: auto is for disks; a kernel from a file "
+                                          "starts with none or uefi")
+                              : OK;
     bool bios = firmware_is(config, "bios");
     if (!bios && !firmware_is(config, "uefi"))
         return error_set(e, ERR_INVALID,
-                         "firmware: there is no '%.60s'; give none, bios, uefi, bios:FILE or "
+                         "firmware: there is no '%.60s'; give auto, none, bios, uefi, bios:FILE or "
                          "uefi:FILE",
-                         name);
+                         config->firmware);
     if (bios && config->kernel)
         return error_set(e, ERR_INVALID,
                          "firmware: a BIOS does not start a kernel from a file; give none or uefi");
     if (bios && config->uefi_vars)
         return error_set(e, ERR_INVALID, "uefi_vars: needs firmware uefi, not bios");
-    uint64_t least = bios ? BIOS_MEMORY_MIN : UEFI_MEMORY_MIN;
-    if (config->memory_bytes < least)
-        return error_set(e, ERR_INVALID, "memory: this firmware needs at least %llu MiB",
-                         least / MIB);
-    return OK;
+    return check_memory_for(config, bios ? VM_BIOS_MEMORY_MIN : VM_UEFI_MEMORY_MIN, e);
 }
 
 bool vm_config_has_vga(const struct vm_config *config)
 {
-    bool firmware = config->firmware && strcmp(config->firmware, "none");
-    return config->vga ? !strcmp(config->vga, "std") : firmware || !config->kernel;
+    return config->vga ? !strcmp(config->vga, "std") : vm_config_has_firmware(config);
 }
 
 static err_t check_display(const struct vm_config *config, struct error *e)

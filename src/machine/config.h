@@ -10,6 +10,8 @@
 #define VM_MEMORY_MIN (1 * MIB)
 #define VM_MEMORY_MAX (256 * GIB)
 #define VM_DISKS_MAX 16
+#define VM_BIOS_MEMORY_MIN (16 * MIB)
+#define VM_UEFI_MEMORY_MIN (96 * MIB)
 
 enum vm_disk_bus { VM_BUS_VIRTIO, VM_BUS_AHCI, VM_BUS_NVME, VM_BUSES };
 #define VM_AHCI_MAX 6 // drives on that bus
@@ -47,7 +49,8 @@ struct vm_config {
     char *kernel;          // bzImage, ELF (vmlinux, multiboot)
     char *initrd;
     char *append;       // kernel command line
-    char *firmware;     // "none", "bios", "uefi", the latter two also with :FILE; NULL: none
+    char *firmware;     // "auto", "none", "bios", "uefi", the latter two also with :FILE;
+                        // NULL: none with a kernel, else auto, which looks at the disks
     char *firmware_log; // its debug output, a chardev specification; NULL: none
     char *uefi_vars;    // file that keeps UEFI variables, made when missing; NULL: none does
     struct vm_disk disk[VM_DISKS_MAX];
@@ -77,6 +80,7 @@ void vm_config_release(struct vm_config *config);
 
 // Replaces a string member; value may be NULL.
 err_t vm_config_set(char **member, const char *value, struct error *e);
+void vm_disk_release(struct vm_disk *disk);
 err_t vm_config_add_disk(struct vm_config *config, const char *path, bool read_only,
                          struct error *e);
 // A disk as the command line has it: "PATH[,WORD][,KEY=VALUE]...", ",," for a comma in the path.
@@ -103,6 +107,9 @@ struct vm_engine {
     enum engine_chips chips; // irqchip=kernel, split or user; else ENGINE_CHIPS_BEST
 };
 err_t vm_engine_parse(const char *text, struct vm_engine *out, struct error *e);
+
+// Firmware starts the VM (auto: if there is a disk).
+bool vm_config_has_firmware(const struct vm_config *config);
 
 // Whether the VM gets a VGA.
 bool vm_config_has_vga(const struct vm_config *config);

@@ -6,7 +6,6 @@
 
 #include "machine/config.h"
 
-void vm_disk_release(struct vm_disk *disk);
 err_t vm_disks_check(const struct vm_config *config, struct error *e);
 json_t *vm_disks_to_json(const struct vm_config *config);
 err_t vm_disks_from_json(struct vm_config *config, const json_t *value, struct error *e);

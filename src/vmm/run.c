@@ -372,8 +372,8 @@ err_t run_lock_in(struct run *run, struct error *e)
 
 err_t run_guest(struct run *run, struct error *e)
 {
-    events_tell(&run->events, "started", "s:s, s:s, s:i", "name", run->config.name, "engine",
-                vm_engine(run->vm)->name, "pid", (int)getpid());
+    events_tell(&run->events, "started", "s:s, s:s, s:s, s:i", "name", run->config.name, "engine",
+                vm_engine(run->vm)->name, "firmware", vm_firmware(run->vm), "pid", (int)getpid());
     const struct chardev_user serial = {
         .input = serial_in, .writable = serial_writable, .opaque = run};
     const struct chardev_user console = {

@@ -9,6 +9,8 @@
 #include "device/storage/virtio_blk.h"
 #include "machine/board/pc_impl.h"
 
+#define AHCI_FUNCTION 2 // in the ICH9's slot
+
 static void enter(struct device *dev, void (*fn)(struct device *dev, void *argument),
                   void *argument)
 {
@@ -43,6 +45,24 @@ static void serial_of(const struct vm_disk *disk, const char *id, char *out, siz
     snprintf(out, size, "%s", disk->serial ? disk->serial : id);
 }
 
+// Where firmware finds the disk that was added last: the order of the definition is the order in
+// which it tries to boot. Paths: IEEE 1275, with the node names that EDK II's QemuBootOrderLib
+// knows; SeaBIOS takes any name.
+static void boot_from(struct vm *vm, enum vm_disk_bus bus, unsigned port)
+{
+    unsigned slot = vm->board->next_slot - 1;
+    switch (bus) {
+    case VM_BUS_AHCI:
+        board_add_boot_device(vm, "/pci@i0cf8/pci8086,2922@%x,%x/drive@%x/disk@0", PC_SLOT_LPC,
+                              AHCI_FUNCTION, port);
+        break;
+    case VM_BUS_NVME:
+        board_add_boot_device(vm, "/pci@i0cf8/pci8086,5845@%x/namespace@1,0", slot);
+        break;
+    default: board_add_boot_device(vm, "/pci@i0cf8/scsi@%x/disk@0,0", slot); break;
+    }
+}
+
 static err_t add_virtio(struct vm *vm, unsigned i, const char *id, struct error *e)
 {
     struct virtio_blk_config config = {.block = vm->board->disk[i],
@@ -62,21 +82,34 @@ static err_t add_nvme(struct vm *vm, unsigned i, const char *id, struct error *e
 static err_t add_disk(struct vm *vm, unsigned i, struct ahci_config *ahci, struct error *e)
 {
     const struct vm_disk *disk = &vm->config->disk[i];
-    struct block **block = &vm->board->disk[i];
     char id[16];
     snprintf(id, sizeof id, "disk%u", i);
-    err_t err = disk->path ? open_disk(disk, block, e) : OK;
-    if (!err && *block)
-        err = check_sectors(disk, *block, e);
-    if (err)
-        return error_in(e, "%s", id);
-    if (disk->bus == VM_BUS_VIRTIO)
-        return add_virtio(vm, i, id, e);
-    if (disk->bus == VM_BUS_NVME)
-        return add_nvme(vm, i, id, e);
-    struct ahci_drive_config *drive = &ahci->drive[ahci->drives++];
-    *drive = (struct ahci_drive_config){.block = *block, .cdrom = disk->cdrom};
-    serial_of(disk, id, drive->serial, sizeof drive->serial);
+    err_t err = OK;
+    if (disk->bus == VM_BUS_VIRTIO) {
+        err = add_virtio(vm, i, id, e);
+    } else if (disk->bus == VM_BUS_NVME) {
+        err = add_nvme(vm, i, id, e);
+    } else {
+        struct ahci_drive_config *drive = &ahci->drive[ahci->drives++];
+        *drive = (struct ahci_drive_config){.block = vm->board->disk[i], .cdrom = disk->cdrom};
+        serial_of(disk, id, drive->serial, sizeof drive->serial);
+    }
+    if (!err)
+        boot_from(vm, disk->bus, ahci->drives - 1);
+    return err;
+}
+
+err_t board_open_disks(struct vm *vm, struct error *e)
+{
+    for (unsigned i = 0; i < vm->config->disks; i++) {
+        const struct vm_disk *disk = &vm->config->disk[i];
+        struct block **block = &vm->board->disk[i];
+        err_t err = disk->path ? open_disk(disk, block, e) : OK;
+        if (!err && *block)
+            err = check_sectors(disk, *block, e);
+        if (err)
+            return error_in(e, "disk%u", i);
+    }
     return OK;
 }
 
@@ -87,7 +120,7 @@ err_t board_add_disks(struct vm *vm, struct error *e)
     for (unsigned i = 0; !err && i < vm->config->disks; i++)
         err = add_disk(vm, i, &ahci, e);
     if (!err && ahci.drives)
-        err = board_plug_at(vm, &ahci_type, "ahci", &ahci, PC_SLOT_LPC, 2, NULL, e);
+        err = board_plug_at(vm, &ahci_type, "ahci", &ahci, PC_SLOT_LPC, AHCI_FUNCTION, NULL, e);
     return err;
 }
 

@@ -15,8 +15,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "block/sync.h"
 #include "device/misc/debugcon.h"
 #include "device/misc/flash.h"
+#include "firmware/boot_guess.h"
 #include "host/file.h"
 #include "host/memory.h"
 #include "machine/board/pc_impl.h"
@@ -49,10 +51,47 @@ static const char *first_there(const char *const *paths)
 
 static const char *image_path(const struct vm_config *config, enum firmware_kind kind)
 {
-    const char *file = strchr(config->firmware, ':');
+    const char *file = config->firmware ? strchr(config->firmware, ':') : NULL;
     if (file)
         return file + 1;
     return first_there(kind == FIRMWARE_BIOS ? bios_images : uefi_images);
+}
+
+// --- which one -----------------------------------------------------------------------------------
+
+static bool read_block(void *opaque, uint64_t offset, void *data, size_t len)
+{
+    struct error e;
+    return block_read(opaque, offset, data, len, &e) == OK;
+}
+
+static struct boot_ways ways_of(struct vm *vm, unsigned disk)
+{
+    struct block *block = vm->board->disk[disk];
+    if (!block)
+        return (struct boot_ways){0};
+    struct boot_image image = {.read = read_block,
+                               .opaque = block,
+                               .size_bytes = block->limits.size_bytes,
+                               .sector_bytes = block->limits.logical_block,
+                               .cdrom = vm->config->disk[disk].cdrom};
+    return boot_guess(&image);
+}
+
+// What starts the first disk that anything starts. Where both do, the BIOS, which is faster.
+static enum firmware_kind guess(struct vm *vm)
+{
+    if (!vm->config->disks)
+        return FIRMWARE_NONE;
+    for (unsigned i = 0; i < vm->config->disks; i++) {
+        struct boot_ways ways = ways_of(vm, i);
+        bool bios = ways.bios && access(first_there(bios_images), R_OK) == 0;
+        if (ways.uefi && !bios)
+            return FIRMWARE_UEFI;
+        if (ways.bios)
+            return FIRMWARE_BIOS;
+    }
+    return FIRMWARE_BIOS;
 }
 
 // "uefi" and "uefi:FILE".
@@ -60,6 +99,22 @@ static bool is_kind(const char *firmware, const char *kind)
 {
     size_t len = strlen(kind);
     return firmware && !strncmp(firmware, kind, len) && (!firmware[len] || firmware[len] == ':');
+}
+
+static enum firmware_kind choose(struct vm *vm)
+{
+    const char *name = vm->config->firmware;
+    if (!vm_config_has_firmware(vm->config))
+        return FIRMWARE_NONE;
+    return is_kind(name, "bios")   ? FIRMWARE_BIOS
+           : is_kind(name, "uefi") ? FIRMWARE_UEFI
+                                   : guess(vm);
+}
+
+const char *vm_firmware(const struct vm *vm)
+{
+    static const char *const names[] = {"none", "bios", "uefi"};
+    return names[vm->board->firmware.kind];
 }
 
 // --- the code ------------------------------------------------------------------------------------
@@ -208,13 +263,13 @@ static err_t load_vars(struct vm *vm, const char *code, struct error *e)
 err_t firmware_open(struct vm *vm, struct error *e)
 {
     struct firmware *fw = &vm->board->firmware;
-    const char *name = vm->config->firmware;
-    fw->vars_fd = -1;
-    fw->kind = is_kind(name, "bios")   ? FIRMWARE_BIOS
-               : is_kind(name, "uefi") ? FIRMWARE_UEFI
-                                       : FIRMWARE_NONE;
+    fw->kind = choose(vm);
     if (fw->kind == FIRMWARE_NONE)
         return OK;
+    if (fw->kind == FIRMWARE_UEFI && vm->config->memory_bytes < VM_UEFI_MEMORY_MIN)
+        return error_set(e, ERR_INVALID,
+                         "the disk starts by UEFI, which needs more memory; give -m %lluM",
+                         VM_UEFI_MEMORY_MIN / MIB);
     const char *path = image_path(vm->config, fw->kind);
     err_t err = load_rom(vm, path, e);
     return err || fw->kind == FIRMWARE_BIOS ? err : load_vars(vm, path, e);

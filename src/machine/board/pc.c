@@ -89,8 +89,11 @@ static err_t add_interrupt_chips(struct vm *vm, struct error *e)
 {
     struct apic_router *router = &vm->irq.router;
     struct pic_config pic = {.output = pic_output, .opaque = vm};
-    struct ioapic_config ioapic = {
-        .base = PC_IOAPIC, .id = PC_IOAPIC_ID, .deliver = ioapic_deliver, .opaque = vm, .awaits = ioapic_awaits};
+    struct ioapic_config ioapic = {.base = PC_IOAPIC,
+                                   .id = PC_IOAPIC_ID,
+                                   .deliver = ioapic_deliver,
+                                   .opaque = vm,
+                                   .awaits = ioapic_awaits};
     err_t err = devices_add_irq_chip(vm, &pic_type, "pic", &pic, &router->pic, e);
     if (!err)
         err = devices_add_irq_chip(vm, &ioapic_type, "ioapic", &ioapic, &router->ioapic, e);
@@ -128,9 +131,8 @@ static err_t add_timers(struct vm *vm, struct error *e)
     hpet_wires[HPET_LINE_IRQ0] = WIRE_LEGACY(IRQ_LEGACY_HPET0);
     hpet_wires[HPET_LINE_IRQ8] = WIRE_LEGACY(IRQ_LEGACY_HPET8);
     hpet_wires[HPET_LINE_LEGACY] = WIRE_LEGACY(IRQ_LEGACY_ON);
-    err_t err =
-        devices_add(vm, &pit_type, "pit", NULL, (uint8_t[]){WIRE_LEGACY(IRQ_LEGACY_PIT)}, &vm->pit,
-                    e);
+    err_t err = devices_add(vm, &pit_type, "pit", NULL, (uint8_t[]){WIRE_LEGACY(IRQ_LEGACY_PIT)},
+                            &vm->pit, e);
     if (!err && vm->irq.kept == ENGINE_CHIPS_ALL)
         devices_keep_timers(vm->pit);
     if (!err)
@@ -238,9 +240,11 @@ err_t board_new(struct vm *vm, struct error *e)
     if (!board)
         return error_set(e, ERR_NO_MEMORY, "no memory for the board");
     vm->board = board;
-    board->kernel_fd = board->initrd_fd = -1;
+    board->kernel_fd = board->initrd_fd = board->firmware.vars_fd = -1;
     board->next_slot = PC_SLOT_HOST + 1;
-    err_t err = firmware_open(vm, e);
+    err_t err = board_open_disks(vm, e);
+    if (!err)
+        err = firmware_open(vm, e);
     if (!err)
         err = open_file("kernel", vm->config->kernel,
                         "--kernel takes a bzImage, a vmlinux or a multiboot file",
@@ -330,8 +334,7 @@ static err_t boot_kernel(struct vm *vm, struct cpu_state *bsp, struct error *e)
 {
     if (vm->board->kernel_fd < 0)
         return error_set(e, ERR_INVALID,
-                         "nothing to boot; give a kernel with --kernel FILE, or firmware with "
-                         "--firmware bios or uefi");
+                         "nothing to boot; give a disk image, or a kernel with --kernel FILE");
     struct host_file kernel = {0}, initrd = {0};
     err_t err = pci_assign_resources(&vm->board->pci, e);
     if (!err)

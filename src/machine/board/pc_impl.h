@@ -51,7 +51,9 @@ err_t board_plug_at(struct vm *vm, const struct device_type *type, const char *i
                     const void *config, unsigned slot, unsigned function, struct device **out,
                     struct error *e);
 
-err_t board_add_disks(struct vm *vm, struct error *e); // disks.c
+// disks.c: the images, and the drives in them.
+err_t board_open_disks(struct vm *vm, struct error *e);
+err_t board_add_disks(struct vm *vm, struct error *e);
 
 err_t board_add_nics(struct vm *vm, struct error *e);  // nics.c
 
