@@ -46,7 +46,7 @@ int complain(int status, const char *fmt, ...) __attribute__((format(printf, 2, 
 struct vm_config;
 #define FORWARDS_MAX 4000
 struct run_given { // what the person said, rather than a default
-    bool name, serial;
+    bool name, memory, serial;
     bool snapshot;                    // of all disks
     bool net;                         // some network card, or none
     char forwards[FORWARDS_MAX];      // a list for the first one
@@ -54,6 +54,12 @@ struct run_given { // what the person said, rather than a default
 };
 err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct run_given *given,
                         struct error *e);
+
+// run_image.c: an image that was given without an option, and the place of UEFI's variables.
+err_t run_take_image(struct vm_config *config, const char *image, const struct run_given *given,
+                     struct error *e);
+// Once the name is final; a VM that leaves nothing behind keeps them in memory.
+err_t run_keep_variables(struct vm_config *config, const struct run_given *given, struct error *e);
 
 // Files that the definition names: are they there, and readable?
 err_t run_check_files(const struct vm_config *config, struct error *e);

@@ -17,23 +17,26 @@
 #include "net/forward.h"
 
 const char run_help[] =
-    "usage: berth run [OPTION...]\n"
+    "usage: berth run [OPTION...] [IMAGE]\n"
     "\n"
-    "Runs a virtual machine in the foreground. Ctrl-] leaves (and stops) it. SIGTERM asks the\n"
-    "guest to shut down; a second one stops it.\n"
+    "Runs a virtual machine in the foreground: the operating system on a disk image (qcow2,\n"
+    "raw) or an ISO, or a kernel. Ctrl-] leaves (and stops) it. SIGTERM asks the guest to shut\n"
+    "down; a second one stops it.\n"
     "\n"
-    "  -n, --name NAME       what to call the VM (vm, or the first of vm2, vm3 ... that is free)\n"
+    "  -n, --name NAME       what to call the VM (after the image, else vm; with a number that\n"
+    "                        is free)\n"
     "  -c, --cpus N          virtual CPUs, 1 to 64 (1)\n"
-    "  -m, --memory SIZE     memory: 512 or 512M is MiB, 2G is GiB (256M)\n"
+    "  -m, --memory SIZE     memory: 512 or 512M is MiB, 2G is GiB (1G with IMAGE, else 256M)\n"
     "      --kernel FILE     kernel to start: a bzImage, a vmlinux or a multiboot file\n"
     "      --initrd FILE     initial RAM disk for it\n"
     "      --append TEXT     its command line\n"
     "      --firmware NAME   bios, uefi, or none to start the kernel itself; NAME:FILE takes\n"
-    "                        another image\n"
+    "                        another image (auto: what the first disk that can be started needs)\n"
     "      --uefi-vars FILE  where UEFI keeps its variables (a file of the VM's own in\n"
     "                        ~/.local/share/berth)\n"
     "      --firmware-log WHERE  what firmware says while it works: file:PATH or pty (none)\n"
-    "      --disk FILE[,...] a disk image; up to 16 times. After the path, with commas:\n"
+    "      --disk FILE[,...] a disk image; up to 16 times, tried in this order, after IMAGE.\n"
+    "                        After the path, with commas:\n"
     "                        format=raw|qcow2, bus=virtio|ahci|nvme, serial=TEXT, read-only,\n"
     "                        snapshot, direct, and limits a second: bps=10M, iops=500,\n"
     "                        also bps-read=, iops-write=, bps-burst= and so on\n"
@@ -187,7 +190,7 @@ static err_t take_option(struct vm_config *config, int id, char *value, struct r
     switch (id) {
     case 'n': given->name = true; return vm_config_set(&config->name, value, e);
     case 'c': return parse_cpus(value, &config->vcpus, e);
-    case 'm': return vm_memory_parse(value, &config->memory_bytes, e);
+    case 'm': given->memory = true; return vm_memory_parse(value, &config->memory_bytes, e);
     case OPT_KERNEL: return vm_config_set(&config->kernel, value, e);
     case OPT_INITRD: return vm_config_set(&config->initrd, value, e);
     case OPT_APPEND: return vm_config_set(&config->append, value, e);
@@ -235,20 +238,25 @@ err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct 
         if (err)
             return err;
     }
-    if (optind < argc)
-        return error_set(e, ERR_INVALID, "'%s' is not an option; see berth run --help",
-                         argv[optind]);
+    if (optind + 1 < argc)
+        return error_set(e, ERR_INVALID, "'%s' is one image too many; see berth run --help",
+                         argv[optind + 1]);
+    err_t err = optind < argc ? run_take_image(config, argv[optind], given, e) : OK;
+    if (err)
+        return err;
     if (config->json && !given->serial) {
-        err_t err = vm_config_set(&config->serial, "none", e);
+        err = vm_config_set(&config->serial, "none", e);
         if (err)
             return err;
     }
     if (given->snapshot)
         drop_writes(config);
-    if (!config->kernel && (!config->firmware || !strcmp(config->firmware, "none")))
+    bool something = config->firmware ? vm_config_has_firmware(config) : config->disks > 0;
+    if (!config->kernel && !something)
         return error_set(e, ERR_INVALID,
-                         "nothing to start; give --kernel a bzImage, vmlinux or multiboot file");
-    err_t err = settle_networks(config, given, e);
+                         "nothing to start; give a disk image or an ISO, or --kernel a bzImage, "
+                         "vmlinux or multiboot file");
+    err = settle_networks(config, given, e);
     return err ? err : vm_config_check(config, e);
 }
 
@@ -292,14 +300,15 @@ static bool on_terminal(const struct vm_config *config)
            (config->console && !strcmp(config->console, "stdio"));
 }
 
-// Somebody who gave no name gets the first of vm, vm2, vm3 ... that nobody has.
+// Somebody who gave no name gets the first of vm, vm2, vm3 ... that nobody has; or likewise after
+// the image.
 static err_t claim_name(struct vm_config *config, bool given, struct registry_claim *claim,
                         struct error *e)
 {
     err_t err = registry_claim(REGISTRY_VM, config->name, claim, e);
     for (unsigned n = 2; err == ERR_BUSY && !given && n <= NAMES_MAX; n++) {
-        char name[16];
-        snprintf(name, sizeof name, "vm%u", n);
+        char name[80];
+        snprintf(name, sizeof name, "%.64s%u", config->name, n);
         err = registry_claim(REGISTRY_VM, name, claim, e);
     }
     return err ? err : vm_config_set(&config->name, claim->name, e);
@@ -369,6 +378,8 @@ int cmd_run(int argc, char **argv)
         err = run_check_files(&config, &e);
     if (!err)
         err = claim_name(&config, given.name, &claim, &e);
+    if (!err)
+        err = run_keep_variables(&config, &given, &e);
     if (!err && (given.cloud_init || given.ssh_key))
         err = seed_add(&config, &claim, given.cloud_init, given.ssh_key, &e);
     bool host = err == ERR_NO_MEMORY || err == ERR_IO || err == ERR_UNSUPPORTED;
