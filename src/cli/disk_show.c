@@ -12,7 +12,8 @@
 #include "cli/cli.h"
 #include "cli/disk.h"
 
-#define FINDINGS_MAX 1000 // shown
+#define FINDINGS_SHOWN 20  // as words
+#define FINDINGS_MAX 10000 // as JSON
 
 // --- info
 
@@ -235,7 +236,7 @@ static void found(void *opaque, bool leak, const char *words)
 {
     struct findings *f = opaque;
 
-    if (f->count++ >= FINDINGS_MAX)
+    if (f->count++ >= (f->args->json ? FINDINGS_MAX : FINDINGS_SHOWN))
         return;
     if (f->args->json)
         json_array_append_new(
@@ -262,8 +263,8 @@ static const char *verdict(const struct qcow2_check *c)
 
 static void tell_check(struct disk_args *a, const struct qcow2_check *c, struct findings *f)
 {
-    if (f->count > FINDINGS_MAX && !a->json && !a->quiet)
-        printf("... and %u more\n", f->count - FINDINGS_MAX);
+    if (f->count > FINDINGS_SHOWN && !a->json && !a->quiet)
+        printf("... and %u more\n", f->count - FINDINGS_SHOWN);
     disk_tell(
         a,
         json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "file", a->words[0],

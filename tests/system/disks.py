@@ -7,10 +7,14 @@
 Exit status: 0 all cases passed, 1 some failed, 77 all were skipped.
 """
 import hashlib
+import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import boot
 from boot import ARGS, Failure, Guest, Skip, initramfs_with, kernel, power_off
@@ -156,7 +160,42 @@ def qcow2(opts, work):
         raise Failure("an image changed that should not")
 
 
-CASES = [ahci, nvme, virtio, cdrom, qcow2]
+def vmm_of(g):
+    """The process that is the VM: the child of berth's own."""
+    with open(f"/proc/{g.child.pid}/task/{g.child.pid}/children", encoding="ascii") as f:
+        return int(f.read().split()[0])
+
+
+def qcow2_killed(opts, work):
+    """a VM killed with SIGKILL while it writes: its qcow2 image is sound and holds all that was flushed"""
+    image, plain = os.path.join(work, "killed.qcow2"), os.path.join(work, "plain.img")
+    disk_tool(opts, "create", "--cluster-size", "4K", image, "64M")
+    last = 0
+    for seconds in (0.3, 1, 2.2):
+        with guest(opts, work, "killed", VIRTIO, "--disk", image) as g:
+            g.expect("guest# ")
+            g.send("while [ ! -b /dev/vda ]; do sleep 0.1; done\n")
+            g.send(f"i={last}; while :; do i=$((i+1)); yes $i | head -c 4096 | dd of=/dev/vda bs=4096 seek=$((i*7)) conv=fsync "
+                   "2>/dev/null; echo WRO''TE $i; done\n")
+            g.expect("WROTE ")
+            time.sleep(seconds)
+            os.kill(vmm_of(g), signal.SIGKILL)
+            g.status()
+            last = max(int(line) for line in re.findall(r"WROTE (\d+)\n", g.output))
+        found = json.loads(subprocess.run([opts.berth, "disk", "check", "--json", image], capture_output=True,
+                                          timeout=60).stdout)
+        if found["errors"]:
+            raise Failure(f"the image has errors: {found['findings'][:5]}")
+        disk_tool(opts, "convert", "--force", "-O", "raw", image, plain)
+        with open(plain, "rb") as f:
+            for i in range(1, last + 1):
+                f.seek(i * 7 * 4096)
+                if f.read(4096) != (b"%d\n" % i * 4096)[:4096]:
+                    raise Failure(f"block {i} of {last} was flushed and is lost")
+    print(f"# {last} flushed writes")
+
+
+CASES = [ahci, nvme, virtio, cdrom, qcow2, qcow2_killed]
 
 if __name__ == "__main__":
     boot.CASES = CASES
