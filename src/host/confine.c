@@ -4,6 +4,7 @@
 #include "host/sandbox.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
@@ -36,10 +37,10 @@ struct program {
     }
 
 static const struct program setup = PROGRAM(setup_filter);
-static const struct program classes[] = {[HOST_THREAD_MAIN] = PROGRAM(main_filter),
-                                         [HOST_THREAD_VCPU] = PROGRAM(vcpu_filter),
-                                         [HOST_THREAD_DISPLAY] = PROGRAM(display_filter),
-                                         [HOST_THREAD_BLOCK] = PROGRAM(block_filter)};
+static const struct program classes[] = {
+    [HOST_THREAD_MAIN] = PROGRAM(main_filter),       [HOST_THREAD_VCPU] = PROGRAM(vcpu_filter),
+    [HOST_THREAD_DISPLAY] = PROGRAM(display_filter), [HOST_THREAD_BLOCK] = PROGRAM(block_filter),
+    [HOST_THREAD_SWITCH] = PROGRAM(switch_filter),   [HOST_THREAD_NAT] = PROGRAM(nat_filter)};
 
 // Puts the process's number where the filters have room for it. Errno, or 0.
 static int install(const struct program *program)
@@ -63,9 +64,35 @@ static int landlock_version(void)
     return version < 0 ? 0 : (int)version;
 }
 
-// A rule set that handles all file access of its first version and allows none of it. True also
-// where there is no Landlock: the filters do not depend on it.
-static bool deny_files(void)
+// Lets files below a directory be read. One that is not there needs no leave.
+static bool allow_reading(int rules, const char *folder)
+{
+    int fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return true;
+    const struct landlock_path_beneath_attr beneath = {
+        .allowed_access = LANDLOCK_ACCESS_FS_READ_FILE, .parent_fd = fd};
+    bool done = syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) == 0;
+    close(fd);
+    return done;
+}
+
+// Where the host's name servers are kept: the file itself, and what it is a link to.
+static bool allow_resolver(int rules)
+{
+    static const char *const folders[] = {"/etc", "/run/systemd/resolve", "/run/NetworkManager",
+                                          "/run/resolvconf", "/run/connman"};
+    for (size_t i = 0; i < ARRAY_LEN(folders); i++) {
+        if (!allow_reading(rules, folders[i]))
+            return false;
+    }
+    return true;
+}
+
+// A rule set that handles all file access of its first version and allows none of it, but for what
+// a network's way out follows while it runs. True also where there is no Landlock: the filters do
+// not depend on it.
+static bool deny_files(enum host_thread_class thread_class)
 {
     if (!filters_on || !landlock_version())
         return true;
@@ -74,7 +101,8 @@ static bool deny_files(void)
     int rules = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof attr, 0);
     if (rules < 0)
         return false;
-    bool done = syscall(SYS_landlock_restrict_self, rules, 0) == 0;
+    bool done = thread_class != HOST_THREAD_NAT || allow_resolver(rules);
+    done = done && syscall(SYS_landlock_restrict_self, rules, 0) == 0;
     close(rules);
     return done;
 }
@@ -124,7 +152,7 @@ static void close_strays(const int *keep, size_t keeps)
     }
 }
 
-err_t sandbox_enter(const int *keep, size_t keeps, struct error *e)
+err_t sandbox_shed(const int *keep, size_t keeps, struct error *e)
 {
     close_strays(keep, keeps);
     mallopt(M_ARENA_MAX, 1); // other arenas open a file of /proc before they shrink
@@ -132,8 +160,14 @@ err_t sandbox_enter(const int *keep, size_t keeps, struct error *e)
     setrlimit(RLIMIT_CORE, &none);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return error_set(e, ERR_UNSUPPORTED, "cannot give up privileges: %s", strerror(errno));
-    if (!filters_on)
-        return OK;
+    return OK;
+}
+
+err_t sandbox_enter(const int *keep, size_t keeps, struct error *e)
+{
+    err_t err = sandbox_shed(keep, keeps, e);
+    if (err || !filters_on)
+        return err;
     int result = install(&setup);
     if (result)
         return error_set(e, ERR_UNSUPPORTED,
@@ -145,8 +179,8 @@ err_t sandbox_enter(const int *keep, size_t keeps, struct error *e)
 
 void sandbox_confine(enum host_thread_class thread_class)
 {
-    if (!deny_files() || (filters_on && install(&classes[thread_class]))) {
-        static const char words[] = "berth-vmm: cannot confine a thread: stopped\n";
+    if (!deny_files(thread_class) || (filters_on && install(&classes[thread_class]))) {
+        static const char words[] = "berth: cannot confine a thread: stopped\n";
         ssize_t ignored = write(STDERR_FILENO, words, sizeof words - 1);
         (void)ignored;
         abort();

@@ -26,6 +26,10 @@ void sandbox_probe(struct sandbox_layer layers[SANDBOX_LAYERS]);
 // sockets, no other processes).
 err_t sandbox_enter(const int *keep, size_t keeps, struct error *e);
 
+// The same, but for the system calls: for a program of one thread that confines itself before it
+// touches anything that a guest controls, and for which this is the step before.
+err_t sandbox_shed(const int *keep, size_t keeps, struct error *e);
+
 // For the calling thread: only what running a VM needs of its class. There is no way back. Aborts
 // the process when the kernel refuses, since guest code must not run unconfined. The signature is
 // that of host_thread_guard().

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/types.h"
@@ -81,6 +82,18 @@ static const int block_calls[] = {
     CALL(preadv2),         CALL(pwritev2),  CALL(fsync),          CALL(fdatasync),
     CALL(sync_file_range), CALL(fallocate), CALL(ftruncate),      CALL(lseek),
     CALL(fstat),           CALL(close),     CALL(io_uring_enter), CALLS_END};
+
+// Packets between ports, clients of the control socket, and pairs of sockets for new ports.
+static const int switch_calls[] = {
+    CALL(epoll_wait), CALL(epoll_pwait), CALL(epoll_ctl),  CALL(close),  CALL(fstat),
+    CALL(lseek),      CALL(accept4),     CALL(sendmsg),    CALL(sendto), CALL(recvmsg),
+    CALL(recvmmsg),   CALL(getsockopt),  CALL(setsockopt), CALLS_END};
+
+// And what libslirp does with the host's sockets.
+static const int nat_calls[] = {
+    CALL(bind),        CALL(listen),   CALL(accept),   CALL(connect), CALL(getsockname),
+    CALL(getpeername), CALL(recvfrom), CALL(shutdown), CALL(fcntl),   CALL(stat),
+    CALL(newfstatat),  CALL(getuid),   CALL(geteuid),  CALLS_END};
 
 // Preparing a VM: files, threads, memory, the event loop, a pty, and what confines threads later.
 // This filter stays, so whatever a class of thread needs is in it as well.
@@ -347,6 +360,43 @@ static int allow_threads(scmp_filter_ctx filter)
     return result;
 }
 
+// A network's sockets: pairs for its ports, and for a way out those of the Internet.
+static int allow_network(scmp_filter_ctx filter, enum host_thread_class thread_class)
+{
+    static const unsigned long requests[] = {FIONBIO, FIONREAD};
+    const int writes = O_WRONLY | O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_TMPFILE;
+    int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(socketpair), 1,
+                                  SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
+    if (result || thread_class != HOST_THREAD_NAT)
+        return result;
+    result =
+        seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(socket), 1, SCMP_A0(SCMP_CMP_EQ, AF_INET));
+    if (!result)
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(socket), 1,
+                                  SCMP_A0(SCMP_CMP_EQ, AF_INET6));
+    if (!result) // the host's list of name servers, which libslirp follows
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(openat), 1,
+                                  SCMP_A2(SCMP_CMP_MASKED_EQ, writes & ~O_DIRECTORY, 0));
+    if (!result)
+        result = allow_list(filter, nat_calls);
+    return result ? result : allow_ioctls(filter, requests, ARRAY_LEN(requests));
+}
+
+static int network_filter(scmp_filter_ctx filter, enum host_thread_class thread_class)
+{
+    static const unsigned long ask[] = {TCGETS};
+    int result = allow_common(filter);
+    if (!result)
+        result = allow_plain_memory(filter);
+    if (!result)
+        result = allow_list(filter, switch_calls);
+    if (!result)
+        result = allow_ioctls(filter, ask, ARRAY_LEN(ask));
+    if (!result)
+        result = allow_network(filter, thread_class);
+    return result || thread_class == HOST_THREAD_NAT ? result : allow_fstat(filter);
+}
+
 static int setup_filter(scmp_filter_ctx filter, enum host_thread_class unused)
 {
     int result = allow_common(filter);
@@ -420,6 +470,10 @@ int main(void)
         result = print_filter("display_filter", class_filter, HOST_THREAD_DISPLAY);
     if (!result)
         result = print_filter("block_filter", class_filter, HOST_THREAD_BLOCK);
+    if (!result)
+        result = print_filter("switch_filter", network_filter, HOST_THREAD_SWITCH);
+    if (!result)
+        result = print_filter("nat_filter", network_filter, HOST_THREAD_NAT);
     if (result)
         fprintf(stderr, "gen-filters: %s\n", strerror(-result));
     return result ? 1 : 0;

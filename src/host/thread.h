@@ -26,6 +26,8 @@ enum host_thread_class {
     HOST_THREAD_VCPU,    // runs guest code
     HOST_THREAD_DISPLAY, // serves viewers of the screen
     HOST_THREAD_BLOCK,   // reads and writes open disk images
+    HOST_THREAD_SWITCH,  // a virtual network's only thread
+    HOST_THREAD_NAT,     // the same, of one with a way out
 };
 
 // Said by a thread about itself when its preparations are done and before it touches what a guest

@@ -1,0 +1,46 @@
+// The network's own side: what answers at the gateway's and the switch's addresses (ARP, neighbour
+// and router discovery, DHCP, DNS), and what goes out through the gateway and comes back.
+//
+// All discovery is done here, so that the NAT behind sees only datagrams that may go out, and
+// guests never what it says about itself.
+#pragma once
+
+#include "switch/bridge.h"
+#include "switch/dns.h"
+
+struct host {
+    const struct site *site;
+    struct bridge *bridge;
+    // A frame for the outside; without checksums or segments left to be made. NULL: there is none.
+    void (*outside)(void *opaque, const uint8_t *frame, size_t len);
+    void *opaque;
+    uint8_t out[BRIDGE_HEADROOM + NET_PACKET_MAX]; // what is being sent
+    uint8_t scratch[NET_PACKET_MAX];
+};
+
+// The bridge's to_host.
+void host_input(struct host *host, struct port *from, struct frame *f, uint64_t now);
+
+// A frame from the outside.
+void host_from_outside(struct host *host, const uint8_t *frame, size_t len, uint64_t now);
+
+// Tells everybody (to NULL) or one port which prefix and router there are.
+void host_advertise(struct host *host, const struct port *to, uint64_t now);
+
+// --- the parts
+
+// host_discovery.c. True: it was dealt with.
+bool host_discovery(struct host *host, struct port *from, const struct frame *f, uint64_t now);
+bool host_discovery_outside(struct host *host, const struct frame *f, uint64_t now);
+// host_services.c: datagrams to the switch itself; false: it has no answer.
+bool host_services(struct host *host, struct port *from, struct frame *f, uint64_t now);
+// host_gateway.c
+void host_gateway(struct host *host, struct port *from, struct frame *f, uint64_t now);
+void host_gateway_back(struct host *host, struct frame *f, uint64_t now);
+// Asks the host's name server in the name of the port, or says that it will not be asked.
+bool host_may_ask(struct host *host, struct port *from, const char *name);
+
+// Begins a frame in host->out to a MAC; returns where its payload goes.
+uint8_t *host_frame(struct host *host, const uint8_t *to, uint16_t type);
+// Sends it, with so many bytes of payload.
+void host_send(struct host *host, size_t payload, uint64_t now);

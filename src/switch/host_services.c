@@ -1,0 +1,148 @@
+// Datagrams to the switch's own address: DHCP, DNS and ping.
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/bytes.h"
+#include "switch/dhcp.h"
+#include "switch/dns.h"
+#include "switch/guard.h"
+#include "switch/host.h"
+
+enum { ECHO_REQUEST = 8, ECHO_REPLY = 0 };
+
+// Sends what lies behind the headers in host->out.
+static void send_ipv4(struct host *host, uint8_t protocol, uint32_t to, size_t payload,
+                      uint64_t now)
+{
+    uint8_t *ip = host->out + BRIDGE_HEADROOM + NET_HEADER_BYTES + ETH_BYTES;
+    memset(ip, 0, 20);
+    ip[0] = 0x45;
+    ip[8] = 64;
+    ip[9] = protocol;
+    store_be32(ip + 12, host->site->self);
+    store_be32(ip + 16, to);
+    ipv4_finish(ip, 20 + payload);
+    host_send(host, 20 + payload, now);
+}
+
+static void send_udp(struct host *host, uint32_t to, uint16_t from_port, uint16_t to_port,
+                     size_t payload, uint64_t now)
+{
+    uint8_t *udp = host->out + BRIDGE_HEADROOM + NET_HEADER_BYTES + ETH_BYTES + 20;
+    store_be16(udp, from_port);
+    store_be16(udp + 2, to_port);
+    store_be16(udp + 4, (uint16_t)(UDP_BYTES + payload));
+    send_ipv4(host, PROTOCOL_UDP, to, UDP_BYTES + payload, now);
+}
+
+// --- DHCP
+
+// The answer goes to this port only, whatever IP address it has to carry: a client that has none
+// yet takes frames for its MAC.
+static void dhcp_input(struct host *host, struct port *from, const struct frame *f, uint64_t now)
+{
+    const struct dhcp_client client = {from->mac, from->address, from->vm};
+    bool unicast;
+    if (from->trunk || f->more)
+        return;
+    uint8_t *ip = host_frame(host, from->mac, ETHERTYPE_IPV4);
+    size_t len = dhcp_answer(host->site, &client, f->l4 + UDP_BYTES, f->l4_len - UDP_BYTES,
+                             ip + 20 + UDP_BYTES, &unicast);
+    if (len)
+        send_udp(host, unicast ? from->address : ~0u, DHCP_SERVER_PORT, DHCP_CLIENT_PORT, len, now);
+}
+
+// --- names
+
+static void add_port(const struct port *port, bool ipv6, struct dns_addresses *out)
+{
+    if (out->count4 < DNS_ADDRESSES_MAX)
+        out->ipv4[out->count4++] = port->address;
+    if (ipv6 && out->count6 < DNS_ADDRESSES_MAX)
+        memcpy(out->ipv6[out->count6++], port->address6, 16);
+}
+
+static bool addresses(void *opaque, const char *name, struct dns_addresses *out)
+{
+    const struct host *host = opaque;
+    const struct site *site = host->site;
+    if (!strcmp(name, "gateway") && site_has_gateway(site)) {
+        out->ipv4[out->count4++] = site->gateway;
+        if (site->network->ipv6)
+            memcpy(out->ipv6[out->count6++], site->gateway6, 16);
+        return true;
+    }
+    for (unsigned i = 0; i < host->bridge->top; i++) {
+        const struct port *port = &host->bridge->port[i];
+        if (port->used && !strcasecmp(port->vm, name))
+            add_port(port, site->network->ipv6, out);
+    }
+    return out->count4 != 0;
+}
+
+static bool name_of(void *opaque, const uint32_t *ipv4, const uint8_t *ipv6, bool *ours,
+                    char name[64])
+{
+    const struct host *host = opaque;
+    const struct site *site = host->site;
+    bool gateway =
+        ipv4 ? *ipv4 == site->gateway && site_has_gateway(site) : site_is_gateway6(site, ipv6);
+    const struct port *port =
+        ipv4 ? bridge_find_address(host->bridge, *ipv4) : guard_owner6(host->bridge->port, ipv6);
+    *ours = ipv4 ? site_contains(site, *ipv4) : site_contains6(site, ipv6);
+    if (!*ours || (!gateway && !port))
+        return false;
+    snprintf(name, 64, "%s", gateway ? "gateway" : port->vm);
+    return true;
+}
+
+// False: the question is for the host's name server.
+static bool dns_input(struct host *host, struct port *from, const struct frame *f, uint64_t now)
+{
+    const struct dns_zone zone = {addresses, name_of, host};
+    const uint8_t *query = f->l4 + UDP_BYTES;
+    struct dns_question q;
+    if (f->more || !dns_read_question(&q, query, f->l4_len - UDP_BYTES))
+        return true;
+    uint8_t *ip = host_frame(host, frame_mac_from(f), ETHERTYPE_IPV4);
+    uint8_t *reply = ip + 20 + UDP_BYTES;
+    size_t len = dns_answer(&zone, &q, query, reply);
+    if (!len && host_may_ask(host, from, q.name))
+        return false;
+    if (!len)
+        len = dns_refuse(&q, query, reply);
+    send_udp(host, load_be32(f->l3 + 12), DNS_PORT, f->from, len, now);
+    return true;
+}
+
+// --- ping
+
+static void ping(struct host *host, const struct frame *f, uint64_t now)
+{
+    if (f->l4[0] != ECHO_REQUEST || f->more || f->l4_len > host->site->network->mtu)
+        return;
+    uint8_t *ip = host_frame(host, frame_mac_from(f), ETHERTYPE_IPV4);
+    memcpy(ip + 20, f->l4, f->l4_len);
+    ip[20] = ECHO_REPLY;
+    send_ipv4(host, PROTOCOL_ICMP, load_be32(f->l3 + 12), f->l4_len, now);
+}
+
+bool host_services(struct host *host, struct port *from, struct frame *f, uint64_t now)
+{
+    if (!f->l4)
+        return true;
+    if (f->protocol == PROTOCOL_UDP && f->to == DHCP_SERVER_PORT) {
+        dhcp_input(host, from, f, now);
+        return true;
+    }
+    if (frame_is_multicast(f))
+        return true;
+    if (f->protocol == PROTOCOL_UDP && f->to == DNS_PORT)
+        return dns_input(host, from, f, now);
+    if (f->protocol == PROTOCOL_ICMP) {
+        ping(host, f, now);
+        return true;
+    }
+    return !(f->protocol == PROTOCOL_TCP && f->to == DNS_PORT); // long answers
+}

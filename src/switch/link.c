@@ -1,0 +1,216 @@
+// One port's packets. unix(7), recvmmsg(2). A limit on what comes from the VM stops the reading, so
+// that the VM is slowed down; one on what goes to it lets packets wait and, when too many do, drops
+// them.
+#include "switch/link.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "host/clock.h"
+
+#define BURST_SECONDS_INVERSE 50 // a bucket holds 20 ms' worth
+
+static void ready(void *opaque, uint32_t events);
+static void go_on(void *opaque);
+
+err_t link_open(struct link *link, int *peer, struct error *e)
+{
+    int pair[2], size = 1 << 20;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0)
+        return error_set(e, err_from_errno(errno), "cannot make a port: %s", strerror(errno));
+    for (int i = 0; i < 2; i++)
+        setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    link->fd = (struct loop_fd){.fd = pair[0], .events = EPOLLIN, .ready = ready, .opaque = link};
+    link->timer = (struct loop_timer){.fire = go_on, .opaque = link};
+    err_t err = OK;
+    if (!outq_init(&link->out))
+        err = error_set(e, ERR_NO_MEMORY, "no memory for one more port");
+    if (!err)
+        err = loop_fd_add(link->loop, &link->fd, e);
+    if (err) {
+        outq_release(&link->out);
+        close(pair[0]);
+        close(pair[1]);
+        return err;
+    }
+    link_limit(link, link->limit_in, link->limit_out);
+    *peer = pair[1];
+    return OK;
+}
+
+void link_close(struct link *link)
+{
+    loop_timer_set(link->loop, &link->timer, NS_NEVER);
+    loop_fd_remove(link->loop, &link->fd);
+    close(link->fd.fd);
+    outq_release(&link->out);
+}
+
+// --- limits
+
+static uint64_t wait_for(const struct link *link, enum block_op op, uint64_t now)
+{
+    uint64_t limit = op == BLOCK_READ ? link->limit_in : link->limit_out;
+    return limit ? throttle_wait(&link->throttle, op, now) : 0;
+}
+
+static void take(struct link *link, enum block_op op, size_t len, uint64_t now)
+{
+    if (op == BLOCK_READ ? link->limit_in : link->limit_out)
+        throttle_take(&link->throttle, op, len - NET_HEADER_BYTES, now);
+}
+
+// What to wait for now: room in the socket while something waits to be sent, packets while they may
+// be read, time where a limit says so.
+static void watch(struct link *link, uint64_t now)
+{
+    uint64_t in = outq_empty(&link->out) ? 0 : wait_for(link, BLOCK_READ, now);
+    uint64_t out = wait_for(link, BLOCK_WRITE, now);
+    uint64_t wait = in && (!out || in < out) ? in : out;
+    uint32_t events = out ? 0 : EPOLLIN;
+    if (!outq_empty(&link->out) && !in)
+        events |= EPOLLOUT;
+    loop_fd_set(link->loop, &link->fd, events);
+    if (wait || link->timer.armed)
+        loop_timer_set(link->loop, &link->timer, wait ? now + wait : NS_NEVER);
+}
+
+static struct throttle_limit limit_of(uint64_t bits)
+{
+    uint64_t rate = bits / 8, burst = rate / BURST_SECONDS_INVERSE;
+    return (struct throttle_limit){rate, rate && burst < 2048 ? 2048 : burst};
+}
+
+void link_limit(struct link *link, uint64_t in, uint64_t out)
+{
+    struct throttle_limits limits = {0};
+    uint64_t now = host_now();
+    limits.of[THROTTLE_BPS_READ] = limit_of(in);
+    limits.of[THROTTLE_BPS_WRITE] = limit_of(out);
+    throttle_set(&link->throttle, &limits, now);
+    link->limit_in = in;
+    link->limit_out = out;
+    watch(link, now);
+}
+
+// --- to the VM
+
+// False: it has no room now. A VM that is gone takes everything; its end is seen by ready().
+static bool send_now(struct link *link, const uint8_t *packet, size_t len)
+{
+    while (send(link->fd.fd, packet, len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        if (errno == EAGAIN)
+            return false;
+        if (errno != EINTR)
+            return true;
+    }
+    link->port->counters.packets_in++;
+    link->port->counters.bytes_in += len - NET_HEADER_BYTES;
+    return true;
+}
+
+void link_send(struct link *link, const uint8_t *packet, size_t len)
+{
+    uint64_t now = link->limit_in ? host_now() : 0;
+    if (outq_empty(&link->out) && !wait_for(link, BLOCK_READ, now) && send_now(link, packet, len)) {
+        take(link, BLOCK_READ, len, now);
+        return;
+    }
+    bool first = outq_empty(&link->out);
+    if (!outq_push(&link->out, packet, len, NULL, 0))
+        link->port->counters.dropped[DROP_FULL]++;
+    else if (first)
+        watch(link, host_now());
+}
+
+static void flush(struct link *link)
+{
+    const uint8_t *packet;
+    size_t len;
+    uint64_t now = host_now();
+    for (int i = 0; i < 4 * LINK_BATCH && (packet = outq_peek(&link->out, &len)); i++) {
+        if (wait_for(link, BLOCK_READ, now) || !send_now(link, packet, len))
+            return;
+        take(link, BLOCK_READ, len, now);
+        outq_pop(&link->out);
+    }
+}
+
+// --- from the VM
+
+// How many packets came; -1: the VM is gone.
+static int receive(struct link *link, struct mmsghdr *message, unsigned count)
+{
+    struct iovec data[LINK_BATCH];
+    for (unsigned i = 0; i < count; i++) {
+        data[i] = (struct iovec){link->buffers->packet[i] + BRIDGE_HEADROOM, NET_PACKET_MAX + 1};
+        message[i] = (struct mmsghdr){.msg_hdr = {.msg_iov = &data[i], .msg_iovlen = 1}};
+    }
+    int n = recvmmsg(link->fd.fd, message, count, MSG_DONTWAIT, NULL);
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : -1;
+    return n > 0 && message[0].msg_len == 0 ? -1 : n;
+}
+
+// A limited port is read one by one, so that its debt is at most one packet.
+static int read_batch(struct link *link, unsigned budget, uint64_t now)
+{
+    struct mmsghdr message[LINK_BATCH];
+    unsigned count = link->limit_out ? 1 : budget < LINK_BATCH ? budget : LINK_BATCH;
+    int n = receive(link, message, count);
+    for (int i = 0; i < n; i++) {
+        size_t len = message[i].msg_len;
+        if (len <= NET_HEADER_BYTES) {
+            link->port->counters.dropped[DROP_INVALID]++;
+            continue;
+        }
+        take(link, BLOCK_WRITE, len, now);
+        bridge_input(link->bridge, link->port, link->buffers->packet[i] + BRIDGE_HEADROOM, len,
+                     now);
+    }
+    return n;
+}
+
+// False: the VM is gone.
+static bool read_some(struct link *link)
+{
+    unsigned budget = LINK_BATCH * (1 + link->priority);
+    uint64_t now = host_now();
+    while (budget && !wait_for(link, BLOCK_WRITE, now)) {
+        int n = read_batch(link, budget, now);
+        if (n < 0)
+            return false;
+        if (n == 0)
+            break;
+        budget -= (unsigned)n;
+        now = host_now();
+    }
+    return true;
+}
+
+static void ready(void *opaque, uint32_t events)
+{
+    struct link *link = opaque;
+    bool alive = true;
+    if (events & EPOLLOUT)
+        flush(link);
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+        alive = read_some(link);
+    if (!alive || (events & (EPOLLHUP | EPOLLERR) && !(events & EPOLLIN)))
+        link->gone(link->opaque, link);
+    else
+        watch(link, host_now());
+}
+
+static void go_on(void *opaque)
+{
+    struct link *link = opaque;
+    flush(link);
+    if (!read_some(link))
+        link->gone(link->opaque, link);
+    else
+        watch(link, host_now());
+}

@@ -1,0 +1,39 @@
+// The socket between a port and its VM: SOCK_SEQPACKET, one packet of net/net.h a message. Reads in
+// batches, with a budget that is the port's priority; sends without ever waiting; keeps the port's
+// bandwidth limits.
+#pragma once
+
+#include "host/loop.h"
+#include "switch/bridge.h"
+#include "switch/outq.h"
+
+#define LINK_BATCH 16
+#define LINK_PRIORITY_MAX 7
+
+// Where packets are read into; one for all links.
+struct link_buffers {
+    uint8_t packet[LINK_BATCH][BRIDGE_HEADROOM + NET_PACKET_MAX + 7];
+};
+
+struct link {
+    struct loop *loop;
+    struct bridge *bridge;
+    struct port *port;
+    struct link_buffers *buffers;
+    struct loop_fd fd;
+    struct loop_timer timer; // when limits let go on
+    struct outq out;
+    struct throttle throttle;     // BLOCK_READ: to the VM; BLOCK_WRITE: from it
+    uint64_t limit_in, limit_out; // bits a second; 0: none
+    unsigned priority;
+    void (*gone)(void *opaque, struct link *link); // the VM closed its end: free it now
+    void *opaque;
+};
+
+// Makes the pair of sockets; *peer is the VM's end. The struct stays in place.
+err_t link_open(struct link *link, int *peer, struct error *e);
+void link_close(struct link *link);
+
+void link_send(struct link *link, const uint8_t *packet, size_t len);
+// Bits a second, 0: no limit. Takes effect at once.
+void link_limit(struct link *link, uint64_t in, uint64_t out);
