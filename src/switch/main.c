@@ -1,8 +1,9 @@
 // berth-switch: one process, one virtual network. Started with the network's definition and a
 // listening socket for requests (docs/control.md) on inherited descriptors:
 //
-//     berth-switch --definition FD --control FD
+//     berth-switch --definition FD --control FD [--lock FD]
 //
+// and with the lock on the network's name (control/registry.h), which it holds until its end.
 // It outlives who started it, and ends by request, by signal, or when it has been idle for as long
 // as the definition says.
 #include <errno.h>
@@ -81,9 +82,9 @@ static void raise_descriptors(void)
     }
 }
 
-static err_t prepare(struct vswitch *sw, int definition, struct error *e)
+static err_t prepare(struct vswitch *sw, int definition, int lock, struct error *e)
 {
-    const int keep[] = {definition, sw->control_fd};
+    const int keep[] = {definition, sw->control_fd, lock};
     err_t err = sandbox_shed(keep, ARRAY_LEN(keep), e);
     log_to(log_to_stderr, LOG_WARN);
     raise_descriptors();
@@ -97,14 +98,14 @@ static err_t prepare(struct vswitch *sw, int definition, struct error *e)
     return err ? err : switch_start(sw, e);
 }
 
-static int run(int definition, int control)
+static int run(int definition, int control, int lock)
 {
     struct vswitch *sw = calloc(1, sizeof *sw);
     struct error e = {0};
     if (!sw)
         return STATUS_HOST;
     sw->control_fd = control;
-    err_t err = prepare(sw, definition, &e);
+    err_t err = prepare(sw, definition, lock, &e);
     if (err) {
         fprintf(stderr, "berth-switch: %s\n", e.text);
     } else {
@@ -119,8 +120,15 @@ static int run(int definition, int control)
 
 int main(int argc, char **argv)
 {
-    if (argc == 5 && !strcmp(argv[1], "--definition") && !strcmp(argv[3], "--control"))
-        return run(atoi(argv[2]), atoi(argv[4]));
+    static const char *const names[] = {"--definition", "--control", "--lock"};
+    int fd[ARRAY_LEN(names)] = {-1, -1, -1};
+    bool right = argc == 5 || argc == 7;
+    for (int i = 0; right && 2 * i + 2 < argc; i++) {
+        right = !strcmp(argv[2 * i + 1], names[i]);
+        fd[i] = atoi(argv[2 * i + 2]);
+    }
+    if (right)
+        return run(fd[0], fd[1], fd[2]);
     fprintf(stderr, "berth-switch %s is started by berth; try berth net --help\n", BERTH_VERSION);
     return STATUS_USAGE;
 }

@@ -354,7 +354,7 @@ err_t uplink_forward(struct uplink *u, const struct forward *forward, uint32_t g
         return error_set(e, ERR_DENIED,
                          "port %u of the host is not for this user; give one from 1024 on",
                          forward->host);
-    return error_set(e, ERR_IO, "cannot forward %s: %s", text, strerror(why));
+    return error_set(e, ERR_UNSUPPORTED, "cannot forward %s: %s", text, strerror(why));
 }
 
 void uplink_unforward(struct uplink *u, const struct forward *forward)
