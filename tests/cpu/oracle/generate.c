@@ -9,41 +9,7 @@
 #include "base/bytes.h"
 #include "cpu/cpuid.h"
 #include "cpu/insn.h"
-#include "oracle.h"
-
-// How an encoding is drawn: fixed parts, with the rest left to chance.
-struct template
-{
-    uint16_t form, op;
-    uint8_t encoding, map, pp, opcode;
-    uint8_t reg; // of ModRM; others are tried first
-    bool memory; // operand in ModRM.rm
-    uint8_t w, l, opsize, mode;
-    uint8_t components; // of vector state that the guest has: bits of XCR0
-};
-
-struct random {
-    uint64_t state;
-};
-
-static uint64_t draw(struct random *r)
-{
-    r->state += 0x9e3779b97f4a7c15;
-    uint64_t z = r->state;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-    z = (z ^ z >> 27) * 0x94d049bb133111eb;
-    return z ^ z >> 31;
-}
-
-static unsigned below(struct random *r, unsigned n)
-{
-    return (unsigned)((draw(r) >> 32) % n);
-}
-
-static bool percent(struct random *r, unsigned p)
-{
-    return below(r, 100) < p;
-}
+#include "generate.h"
 
 // --- values --------------------------------------------------------------------------------------
 
@@ -146,7 +112,7 @@ static void random_fpu(struct random *r, uint8_t *x, unsigned components)
     x[512] = (uint8_t)components;
 }
 
-static void random_registers(struct random *r, struct test_case *c, unsigned components)
+void random_registers(struct random *r, struct test_case *c, unsigned components)
 {
     for (unsigned i = 0; i < 16; i++)
         c->in.gpr[i] = c->mode == 8 || i < 8 ? integer(r) : 0;
@@ -229,13 +195,11 @@ static uint8_t random_modrm(const struct template *t, struct random *r, bool pla
     return (uint8_t)(mod << 6 | reg << 3 | rm);
 }
 
-// Draws encodings until one decodes to the template's form; the later ones leave less to chance.
-static bool encode(const struct template *t, struct random *r, struct test_case *c, struct insn *in)
+bool encode(const struct template *t, struct random *r, uint8_t *code, struct insn *in)
 {
     for (unsigned attempt = 0; attempt < 60; attempt++) {
         bool plain = attempt >= 20;
-        uint8_t *code = c->code + CASE_OFFSET;
-        memset(c->code, 0xcc, CODE_BYTES);
+        memset(code, 0xcc, ENCODED_MAX);
         unsigned at = put_code(t, r, code, plain, attempt % 4 != 3);
         code[at++] = random_modrm(t, r, plain && attempt % 8 < 6);
         uint64_t rest[2] = {draw(r), percent(r, 50) ? draw(r) : below(r, 64)};
@@ -246,8 +210,7 @@ static bool encode(const struct template *t, struct random *r, struct test_case 
         bool memory = in->has_modrm && in->modrm < 0xc0;
         if (memory != t->memory || in->addrsize != t->mode)
             continue;
-        memset(code + in->len, 0xcc, CODE_BYTES - CASE_OFFSET - in->len);
-        c->len = in->len;
+        memset(code + in->len, 0xcc, ENCODED_MAX - in->len);
         return true;
     }
     return false;
@@ -641,8 +604,10 @@ bool case_make(const struct template *t, unsigned mode, uint64_t seed, struct te
     c->seed = seed;
     c->mode = t->mode;
     random_registers(&r, c, t->components);
-    if (!encode(t, &r, c, &in))
+    memset(c->code, 0xcc, CODE_BYTES);
+    if (!encode(t, &r, c->code + CASE_OFFSET, &in))
         return false;
+    c->len = in.len;
     const struct insn_form *form = insn_form(&in);
     if (several_steps(in.op))
         store_le32(c->in.xsave + 24, load_le32(c->in.xsave + 24) | 0x1f80);

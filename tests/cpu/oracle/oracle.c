@@ -3,13 +3,14 @@
 // registers, flags, vector state, memory and faults must be equal byte for byte, but for flags that
 // the architecture leaves undefined.
 //
-// usage: oracle [--count N] [--seed S] [--seconds T] [--engine
-// interpret|translate|cramped|both|kvm]
-//               [--op NAME] [--integer] [--avx512] [--verbose]
-//   --seconds: rounds with one seed after the other for so long, with a line for each.
-//   --avx512: only what is AVX-512's; skipped where the host has none.
-//   --integer: no x87, MMX, SSE, AVX, at some of which an emulated host CPU aborts
+// usage: oracle [--count N] [--streams N] [--seed S] [--seconds T] [--op NAME] [--stream SEED]
+//               [--engine interpret|translate|cramped|both|kvm] [--integer] [--avx512] [--verbose]
 //   --count: cases per template (a form of an opcode). A failing case prints what reproduces it.
+//   --streams: so many streams, each several instructions (stream.c); --stream: the one that
+//   failed.
+//   --seconds: rounds with one seed after the other for so long, with a line for each.
+//   --integer: no x87, MMX, SSE, AVX, at some of which an emulated host CPU aborts
+//   --avx512: only what is AVX-512's; skipped where the host has none.
 //   cramped: translated, with a TLB of one entry and the slowest way of every choice.
 #include <inttypes.h>
 #include <stdio.h>
@@ -27,6 +28,12 @@
 #define SHOWN_PER_OP 2
 #define FLAGS_COMPARED (FLAGS_ARITH | FLAG_DF | FLAG_AC | FLAG_TF)
 
+// Of what there is in a round.
+struct amount {
+    unsigned long cases; // of each template
+    unsigned long streams;
+};
+
 struct run {
     struct template *templates;
     size_t template_count;
@@ -41,7 +48,7 @@ struct run {
     uint64_t forms; // that had cases
     unsigned shown[OP_COUNT];
     unsigned failed_ops;
-    unsigned long long compared, differences, lost;
+    unsigned long long compared, differences, lost, faults;
 };
 
 // --- comparing -----------------------------------------------------------------------------------
@@ -122,12 +129,23 @@ static bool fault_exact(const struct test_case *c, const struct outcome *h, unsi
            op != OP_VMASKMOVDQU;
 }
 
+// The instruction that faulted, or the first.
+static void decode_culprit(const struct test_case *c, const struct outcome *o, struct insn *in)
+{
+    uint64_t at = o->regs.rip - WORLD_CODE;
+    if (o->vector == VEC_BP || at >= CODE_BYTES - INSN_MAX)
+        at = CASE_OFFSET;
+    (void)insn_decode(c->code + at, INSN_MAX, c->mode, in);
+}
+
 static bool differ_fault(const struct test_case *c, const struct outcome *h,
                          const struct outcome *g, char *why, size_t size)
 {
     struct insn in;
-    (void)insn_decode(c->code + CASE_OFFSET, INSN_MAX, c->mode, &in);
+    decode_culprit(c, h, &in);
     bool exact = h->vector != VEC_PF || fault_exact(c, h, in.op);
+    if (c->stream && in.op == OP_CMPS) // both operands may fault; which is first is not said
+        exact = false;
     // An address both misaligned and, through RSP, not canonical: #GP or #SS.
     if (insn_form(&in)->flags & FORM_ALIGNED && h->vector == VEC_GP && g->vector == VEC_SS)
         return false;
@@ -169,7 +187,7 @@ static bool differ(const struct test_case *c, struct outcome *h, struct outcome 
         snprintf(why, size, "rip %#" PRIx64 ", host %#" PRIx64, g->regs.rip, h->regs.rip);
         return true;
     }
-    uint64_t may_differ = c->undefined;
+    uint64_t may_differ = c->undefined | (h->vector != 3 ? c->undefined_at_fault : 0);
     if (h->vector != 3 && translated) // lost where they are overwritten unread after the restart
         may_differ |= FLAGS_ARITH;
     uint64_t flags = (h->regs.rflags ^ g->regs.rflags) & FLAGS_COMPARED & ~may_differ;
@@ -197,16 +215,16 @@ static bool differ(const struct test_case *c, struct outcome *h, struct outcome 
 static void show(struct run *run, const struct test_case *c, const char *engine, const char *why)
 {
     struct insn in;
-    (void)insn_decode(c->code + CASE_OFFSET, INSN_MAX, c->mode, &in);
+    decode_culprit(c, &c->host, &in);
     run->differences++;
     if (run->shown[in.op] == 0)
         run->failed_ops++;
     if (run->shown[in.op]++ >= SHOWN_PER_OP && !run->verbose)
         return;
-    printf("# %s %u-bit %s", engine, c->mode * 8, insn_name(in.op));
+    printf("# %s %u-bit %s", engine, c->mode * 8, c->stream ? "stream" : insn_name(in.op));
     for (unsigned i = 0; i < c->len; i++)
         printf(" %02x", c->code[CASE_OFFSET + i]);
-    printf(" (case %#" PRIx64 "): %s\n", c->seed, why);
+    printf(" (%s %#" PRIx64 "): %s\n", c->stream ? "--stream" : "case", c->seed, why);
     if (!run->verbose)
         return;
     printf("#  ");
@@ -234,6 +252,7 @@ static void flush(struct run *run)
             run->lost++;
             continue;
         }
+        run->faults += c->host.vector != VEC_BP;
         for (unsigned g = 0; g < 2; g++) {
             if (!run->guest[g])
                 continue;
@@ -304,11 +323,21 @@ static bool make_guests(struct run *run, const char *which)
     return run->guest[0] || run->guest[1];
 }
 
-static void run_round(struct run *run, unsigned long count, uint64_t seed)
+static void run_stream(struct run *run, uint64_t seed)
+{
+    if (!stream_make(run->templates, run->template_count, seed, &run->batch[run->batched]))
+        return;
+    if (++run->batched == BATCH)
+        flush(run);
+}
+
+static void run_round(struct run *run, const struct amount *amount, uint64_t seed)
 {
     run->forms = 0;
     for (size_t n = 0; n < run->template_count; n++)
-        run_template(run, n, count, seed);
+        run_template(run, n, amount->cases, seed);
+    for (unsigned long i = 0; i < amount->streams; i++)
+        run_stream(run, seed * 0x9e3779b97f4a7c15 + i);
     flush(run);
 }
 
@@ -320,15 +349,16 @@ static uint64_t seconds_now(void)
 }
 
 // One seed after the other until the time is up, at least one.
-static void soak(struct run *run, unsigned long count, uint64_t seed, uint64_t seconds)
+static void soak(struct run *run, const struct amount *amount, uint64_t seed, uint64_t seconds)
 {
     uint64_t start = seconds_now(), passed = 0;
     do {
-        run_round(run, count, seed);
+        run_round(run, amount, seed);
         passed = seconds_now() - start;
-        printf("# %" PRIu64 " of %" PRIu64 " s: --count %lu --seed %" PRIu64
+        printf("# %" PRIu64 " of %" PRIu64 " s: --count %lu --streams %lu --seed %" PRIu64
                " done, in all %llu compared, %llu differ\n",
-               passed, seconds, count, seed++, run->compared, run->differences);
+               passed, seconds, amount->cases, amount->streams, seed++, run->compared,
+               run->differences);
         fflush(stdout);
     } while (passed < seconds);
 }
@@ -336,8 +366,8 @@ static void soak(struct run *run, unsigned long count, uint64_t seed, uint64_t s
 int main(int argc, char **argv)
 {
     struct run run = {0};
-    unsigned long count = 4;
-    uint64_t seed = 1, seconds = 0;
+    struct amount amount = {.cases = 4};
+    uint64_t seed = 1, seconds = 0, stream = 0;
     // A sanitizer's runtime overwrites vector registers while translated code has its guest's in
     // them.
     const char *which = BERTH_SANITIZED ? "interpret" : "both";
@@ -349,7 +379,11 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--avx512") == 0)
             run.avx512 = true;
         else if (strcmp(argv[i], "--count") == 0 && i + 1 < argc)
-            count = strtoul(argv[++i], NULL, 0);
+            amount.cases = strtoul(argv[++i], NULL, 0);
+        else if (strcmp(argv[i], "--streams") == 0 && i + 1 < argc)
+            amount.streams = strtoul(argv[++i], NULL, 0);
+        else if (strcmp(argv[i], "--stream") == 0 && i + 1 < argc)
+            stream = strtoull(argv[++i], NULL, 0);
         else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
             seed = strtoull(argv[++i], NULL, 0);
         else if (strcmp(argv[i], "--seconds") == 0 && i + 1 < argc)
@@ -364,18 +398,22 @@ int main(int argc, char **argv)
     run.template_count = templates_make(&run.templates);
     if (run.batch == MAP_FAILED || !run.template_count || !make_guests(&run, which))
         return 1;
-    if (seconds)
-        soak(&run, count, seed, seconds);
-    else
-        run_round(&run, count, seed);
+    if (stream) {
+        run_stream(&run, stream);
+        flush(&run);
+    } else if (seconds) {
+        soak(&run, &amount, seed, seconds);
+    } else {
+        run_round(&run, &amount, seed);
+    }
     if (run.avx512 && !run.forms) {
         printf("1..0 # SKIP this machine has no AVX-512\n");
         return 77;
     }
     printf("1..1\n%sok 1 - engine_agrees_with_the_host_cpu # %" PRIu64 " forms, %llu compared, "
-           "%llu differ in %u instructions, %llu without outcome\n",
+           "%llu differ in %u instructions, %llu ended in a fault, %llu without outcome\n",
            run.differences ? "not " : "", run.forms, run.compared, run.differences, run.failed_ops,
-           run.lost);
+           run.faults, run.lost);
     guest_free(run.guest[0]);
     guest_free(run.guest[1]);
     free(run.templates);

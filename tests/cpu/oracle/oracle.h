@@ -12,7 +12,7 @@
 #define WORLD_DATA_BYTES 8192u
 #define WORLD_READ_ONLY 0x20004000ull
 #define PAGE 4096u
-#define CODE_BYTES 128u // of the code page that a case may use; the rest is INT3
+#define CODE_BYTES 320u // of the code page that a case may use; the rest is INT3
 #define CASE_OFFSET 32u // of the instruction under test: a few that set flags come before it
 #define WORLD_CASE (WORLD_CODE + CASE_OFFSET)
 #define XSAVE_BYTES CPU_XSAVE_BYTES
@@ -47,13 +47,14 @@ struct outcome {
 struct test_case {
     uint64_t seed;
     uint8_t mode; // 8 or 4
-    uint8_t len;  // of the instruction
+    uint8_t len;  // of the instruction, or of the stream
     uint8_t patch_len;
-    uint8_t pad;
+    bool stream;
     uint32_t patch_at; // in data: bytes set before the run
     uint8_t patch[64];
     uint8_t code[CODE_BYTES];
-    uint64_t undefined; // flags that need not agree
+    uint64_t undefined;          // flags that need not agree
+    uint64_t undefined_at_fault; // and more when a stream ends early
     struct registers in;
     struct outcome host;
     struct outcome guest;
@@ -63,6 +64,8 @@ struct test_case {
 struct template;
 size_t templates_make(struct template **out);
 bool case_make(const struct template *t, unsigned mode, uint64_t seed, struct test_case *out);
+// stream.c: several instructions one after the other.
+bool stream_make(const struct template *all, size_t count, uint64_t seed, struct test_case *out);
 void world_data(uint8_t data[WORLD_DATA_BYTES]); // what data holds before each case
 const struct template *template_at(const struct template *all, size_t i);
 bool template_is_avx512(const struct template *t);
