@@ -18,6 +18,12 @@ test: all
 fuzz: all
 	@tools/run-tests $(BUILD) --suite fuzz --timeout-multiplier 10
 
+# Random instructions and streams of them against this machine's CPU, for TIME seconds. What differs is printed
+# with the option that runs it again; SEED=N begins with that seed.
+TIME ?= 600
+soak: all
+	@$(BUILD)/tests/cpu/oracle --count 1 --streams 20000 --seconds $(TIME) --seed $(or $(SEED),$(shell date +%s))
+
 bench: all
 	@tools/install-packages bench
 	@bench/run.py
@@ -41,4 +47,4 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all test fuzz bench check check-deep demo install clean
+.PHONY: all test fuzz soak bench check check-deep demo install clean

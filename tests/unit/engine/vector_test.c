@@ -90,6 +90,21 @@ static void features_that_are_not_shown_are_undefined(void)
     fake_cpu_free(c);
 }
 
+static void avx_512_is_undefined_unless_shown_and_turned_on(void)
+{
+    struct tcpu *c = start(8);
+    c->features = (struct feature_set){0};
+    feature_add(&c->features, FEATURE_AVX512F);
+    CHECK_EQ(RUN(c, "\x62\xf1\x74\x48\x58\xc2").vector, VEC_UD); // vaddps zmm0, zmm1, zmm2
+    CHECK_EQ(RUN(c, "\xc5\xf8\x92\xc8").vector, VEC_UD);         // kmovw k1, eax
+    c->mode |= MODE_AVX512;
+    CHECK_EQ(RUN(c, "\x62\xf1\x74\x28\x58\xc2").vector, VEC_UD); // the same with ymm
+    c->features = (struct feature_set){0};
+    CHECK_EQ(RUN(c, "\x62\xf1\x74\x48\x58\xc2").vector, VEC_UD);
+    CHECK_EQ(RUN(c, "\xc5\xf8\x92\xc8").vector, VEC_UD);
+    fake_cpu_free(c);
+}
+
 static void misaligned_operands_of_legacy_sse_are_protection_faults(void)
 {
     struct tcpu *c = start(8);
@@ -419,6 +434,7 @@ static void more_instructions_than_stubs_still_run(void)
 TEST_MAIN(TEST(task_switched_units_are_not_available),
           TEST(control_bits_make_vector_instructions_undefined),
           TEST(features_that_are_not_shown_are_undefined),
+          TEST(avx_512_is_undefined_unless_shown_and_turned_on),
           TEST(misaligned_operands_of_legacy_sse_are_protection_faults),
           TEST(unmasked_simd_exceptions_are_raised_before_anything_changes),
           TEST(masked_exceptions_set_flags_beside_unmasked_others),
