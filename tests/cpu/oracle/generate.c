@@ -725,10 +725,12 @@ static void try_template(struct template *all, size_t *count, struct template t,
     struct random r = {1};
     struct insn in;
     uint8_t code[INSN_MAX + 8] = {0};
-    // What EVEX leaves to chance may be wrong for this form, and gathers need a SIB.
-    for (unsigned attempt = 0; attempt < (t.encoding == ENC_EVEX ? 40 : 2); attempt++) {
-        bool vvvv = attempt & 1, sib = t.encoding == ENC_EVEX && attempt & 2;
-        unsigned at = put_code(&t, &r, code, true, vvvv);
+    // Some EVEX forms need a writemask, gathers a SIB.
+    for (unsigned attempt = 0; attempt < (t.encoding == ENC_EVEX ? 8 : 2); attempt++) {
+        bool sib = attempt & 2;
+        unsigned at = put_code(&t, &r, code, true, attempt & 1);
+        if (t.encoding == ENC_EVEX)
+            code[3] = (uint8_t)((code[3] & 0x68) | attempt >> 2);
         code[at] = (uint8_t)((t.memory ? 0 : 0xc0) | t.reg << 3 | (sib ? 4 : 1));
         code[at + 1] = sib ? 0x11 : 0;
         if (insn_decode(code, INSN_MAX, t.mode, &in) != INSN_OK || !wanted(&in, features))
