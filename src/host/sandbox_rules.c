@@ -296,16 +296,17 @@ static int allow_kvm(scmp_filter_ctx filter)
     return allow_ioctls(filter, requests, ARRAY_LEN(requests));
 }
 
-// What drives interrupt controllers in the kernel, on every thread that runs a device: lines and
-// messages. Guests also route interrupts, move doorbells and mute the PIT; the main loop takes the
-// chips' state when the VM pauses and gives it back.
+// What drives interrupt controllers in the kernel, on every thread that runs a device: lines,
+// messages, doorbells. Guests also route interrupts and mute the PIT; the main loop takes the
+// chips' state when the VM pauses and gives it back, and scales the TSC of a guest that comes from
+// a faster or slower host.
 static int allow_irqchip(scmp_filter_ctx filter, enum host_thread_class thread_class)
 {
-    static const unsigned long drive[] = {KVM_IRQ_LINE, KVM_SIGNAL_MSI};
-    static const unsigned long wire[] = {KVM_SET_GSI_ROUTING, KVM_IOEVENTFD, KVM_GET_PIT2,
-                                         KVM_SET_PIT2};
-    static const unsigned long state[] = {KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, KVM_GET_LAPIC,
-                                          KVM_SET_LAPIC,   KVM_GET_MSRS,    KVM_SET_MSRS,    KVM_REINJECT_CONTROL};
+    static const unsigned long drive[] = {KVM_IRQ_LINE, KVM_SIGNAL_MSI, KVM_IOEVENTFD};
+    static const unsigned long wire[] = {KVM_SET_GSI_ROUTING, KVM_GET_PIT2, KVM_SET_PIT2};
+    static const unsigned long state[] = {KVM_GET_IRQCHIP, KVM_SET_IRQCHIP,     KVM_GET_LAPIC,
+                                          KVM_SET_LAPIC,   KVM_GET_MSRS,        KVM_SET_MSRS,
+                                          KVM_SET_TSC_KHZ, KVM_REINJECT_CONTROL};
     int result = allow_ioctls(filter, drive, ARRAY_LEN(drive));
     if (!result && thread_class != HOST_THREAD_BLOCK)
         result = allow_ioctls(filter, wire, ARRAY_LEN(wire));

@@ -152,7 +152,7 @@ static void env_set_doorbell(struct device *dev, unsigned n, gpa_t at)
     struct owned_device *o = owned(dev);
     struct vm *vm = o->vm;
     struct error e;
-    if (n >= o->doorbells)
+    if (n >= o->doorbells || o->doorbell[n].at == at)
         return;
     struct owned_doorbell *bell = &o->doorbell[n];
     if (bell->at && vm->engine->doorbell(vm->engine_vm, bell->at, bell->loop.fd, false, &e) != OK)

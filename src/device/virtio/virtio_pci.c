@@ -198,6 +198,18 @@ void virtio_pci_timer(struct virtio_pci *v)
     }
 }
 
+// Notifications are doorbells: where the machine can, they do not stop the vCPU. Placing one may
+// cost a wait for the host's kernel, so it is done once there is a driver that rings.
+static void place_doorbells(struct virtio_pci *v)
+{
+    struct device *dev = &v->pci.dev;
+    uint64_t at = v->status & STATUS_DRIVER_OK ? v->pci.bars[BAR_MAIN].mapped : 0;
+
+    for (unsigned i = 0; i < v->queue_count; i++)
+        dev->env->set_doorbell(
+            dev, i, at && v->queues[i].enabled ? at + AREA_NOTIFY + NOTIFY_STRIDE * i : 0);
+}
+
 // --- Device status ---
 
 static void reset_transport(struct virtio_pci *v)
@@ -213,6 +225,7 @@ static void reset_transport(struct virtio_pci *v)
         v->queue_vectors[i] = NO_VECTOR;
     }
     pci_set_intx(&v->pci, false);
+    place_doorbells(v);
     if (v->model->reset)
         v->model->reset(v);
 }
@@ -257,6 +270,7 @@ static void write_status(struct virtio_pci *v, uint8_t value)
         value &= (uint8_t)~STATUS_DRIVER_OK;
     v->status |= value;
     if (!(before & STATUS_DRIVER_OK) && (v->status & STATUS_DRIVER_OK)) {
+        place_doorbells(v);
         if (v->model->started)
             v->model->started(v);
         for (unsigned i = 0; i < v->queue_count; i++)
@@ -450,11 +464,10 @@ static void window_written(struct pci_function *f, unsigned offset, unsigned siz
         bar_write(&f->dev, at, len, load_le(f->config + v->window_cap + CAP_EXTRA, len));
 }
 
-// Notifications are doorbells: where the machine can, they do not stop the vCPU.
 static void bar_moved(struct pci_function *f, unsigned bar, uint64_t at)
 {
-    for (unsigned i = 0; bar == BAR_MAIN && i < virtio_of(&f->dev)->queue_count; i++)
-        f->dev.env->set_doorbell(&f->dev, i, at ? at + AREA_NOTIFY + NOTIFY_STRIDE * i : 0);
+    if (bar == BAR_MAIN)
+        place_doorbells(virtio_of(&f->dev));
 }
 
 static void rung(struct device *dev, unsigned queue)
@@ -565,7 +578,10 @@ err_t virtio_pci_loaded(struct virtio_pci *v, struct error *e)
         return error_set(e, ERR_CORRUPT, "the virtio transport has impossible values");
     if (v->later)
         v->pci.dev.env->set_timer(&v->pci.dev, VIRTIO_TIMER, v->pci.dev.env->now(&v->pci.dev));
-    return pci_loaded(&v->pci, e);
+    err_t err = pci_loaded(&v->pci, e);
+    if (err == OK)
+        place_doorbells(v);
+    return err;
 }
 
 void virtio_pci_fini(struct virtio_pci *v)
