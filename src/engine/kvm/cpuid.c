@@ -2,9 +2,11 @@
 // Source: Linux Documentation/virt/kvm/api.rst, KVM_GET_SUPPORTED_CPUID, KVM_SET_CPUID2. KVM itself
 // keeps OSXSAVE and the sizes in leaf 0xd up to date.
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 
+#include "cpu/features.h"
 #include "engine/kvm/kvm_impl.h"
 
 #define ENTRIES 256
@@ -84,6 +86,32 @@ static void fill(struct engine_vcpu *v, struct entries *supported, struct entrie
     }
 }
 
+// Into the log: features of the CPU model that the guest does not get here.
+static void tell_withheld(const struct engine_vcpu *v, struct entries *out)
+{
+#define ROW(id, text, function, index, place, number) {text, function, index, place, number},
+    static const struct {
+        const char *name;
+        uint32_t function;
+        uint8_t index, place, number;
+    } features[] = {CPU_FEATURES(ROW)};
+#undef ROW
+    char names[400] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < ARRAY_LEN(features); i++) {
+        uint32_t wanted[4];
+        cpuid_query(&v->vm->cpuid, v->index, features[i].function, features[i].index, 0, 1, wanted);
+        struct kvm_cpuid_entry2 *given = find(out, features[i].function, features[i].index);
+        uint32_t bit = 1u << features[i].number;
+        if (!given || !(wanted[features[i].place] & bit) ||
+            *entry_reg(given, features[i].place) & bit || used >= sizeof names)
+            continue;
+        used += (size_t)snprintf(names + used, sizeof names - used, " %s", features[i].name);
+    }
+    if (used && v->index == 0)
+        log_line(LOG_INFO, "KVM does not give the guest:%s", names);
+}
+
 err_t kvm_set_cpuid(struct engine_vcpu *v, struct error *e)
 {
     struct entries *both = calloc(2, sizeof *both);
@@ -95,6 +123,8 @@ err_t kvm_set_cpuid(struct engine_vcpu *v, struct error *e)
         err = kvm_failed(e, errno, "say which CPU features it has");
     if (!err)
         fill(v, &both[0], &both[1]);
+    if (!err)
+        tell_withheld(v, &both[1]);
     if (!err && ioctl(v->fd, KVM_SET_CPUID2, &both[1]) < 0)
         err = kvm_failed(e, errno, "show the guest this CPU model");
     free(both);
