@@ -113,6 +113,9 @@ enum engine_chips {
 enum engine_map_flags { ENGINE_MAP_RAM = 0, ENGINE_MAP_ROM = 1, ENGINE_MAP_LOGGED = 2 };
 
 struct engine_vm_config {
+#define ENGINE_POLL_NEVER UINT32_MAX
+#define ENGINE_POLL_MAX 1000000
+
     unsigned vcpus;
     const struct cpuid_table *cpuid; // leaves that differ per vCPU are patched by vcpu index
     uint64_t tsc_khz;                // frequency of the guest's TSC
@@ -121,6 +124,7 @@ struct engine_vm_config {
     uint64_t code_cache_bytes; // translator: 0 means its default
     uint32_t debug;            // enum engine_debug bits, for tests
 };
+    uint32_t poll_ns; // how long a halted vCPU looks for work before it sleeps; 0: the engine's own
 
 // Forced paths for tests; an engine ignores those that mean nothing to it.
 enum engine_debug {

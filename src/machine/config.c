@@ -122,6 +122,21 @@ static err_t check_engine_name(const char *name, struct error *e)
     return error_set(e, ERR_INVALID, "engine: there is no '%.40s'; give one of %s", name, names);
 }
 
+#define HALT_POLL "halt-poll="
+
+static err_t parse_halt_poll(const char *text, size_t len, struct vm_engine *out, struct error *e)
+{
+    uint32_t ns = 0;
+    size_t i = 0;
+    for (; i < len && text[i] >= '0' && text[i] <= '9' && ns <= ENGINE_POLL_MAX; i++)
+        ns = ns * 10 + (uint32_t)(text[i] - '0');
+    if (i < len || ns > ENGINE_POLL_MAX)
+        return error_set(e, ERR_INVALID, "engine: halt-poll is 0 to %d nanoseconds, not '%.*s'",
+                         ENGINE_POLL_MAX, (int)(len < 40 ? len : 40), text);
+    out->poll_ns = ns ? ns : ENGINE_POLL_NEVER;
+    return OK;
+}
+
 static err_t parse_engine_option(const char *option, size_t len, struct vm_engine *out,
                                  struct error *e)
 {
@@ -137,8 +152,11 @@ static err_t parse_engine_option(const char *option, size_t len, struct vm_engin
         out->chips = options[i].chips;
         return OK;
     }
+    if (len > strlen(HALT_POLL) && !strncmp(option, HALT_POLL, strlen(HALT_POLL)))
+        return parse_halt_poll(option + strlen(HALT_POLL), len - strlen(HALT_POLL), out, e);
     return error_set(e, ERR_INVALID,
-                     "engine: there is no option '%.*s'; give irqchip=kernel, split or user",
+                     "engine: there is no option '%.*s'; give irqchip=kernel, split or user, or "
+                     "halt-poll=NANOSECONDS",
                      (int)(len < 40 ? len : 40), option);
 }
 

@@ -105,6 +105,7 @@ err_t vm_config_load(struct vm_config *config, const char *text, size_t len, str
 struct vm_engine {
     char name[16];
     enum engine_chips chips; // irqchip=kernel, split or user; else ENGINE_CHIPS_BEST
+    uint32_t poll_ns;        // halt-poll=NS, as engine_vm_config has it
 };
 err_t vm_engine_parse(const char *text, struct vm_engine *out, struct error *e);
 

@@ -269,6 +269,9 @@ static err_t try_engine(struct vm *vm, const struct engine_vm_config *config, st
         return error_set(e, ERR_INVALID,
                          "engine '%s' keeps no interrupt controllers; leave irqchip= away",
                          vm->engine->name);
+    if (!vm->engine->irqchip && config->poll_ns)
+        return error_set(e, ERR_INVALID, "engine '%s' does not poll; leave halt-poll= away",
+                         vm->engine->name);
     return vm->engine->vm_new(config, &vm_upcalls, vm, &vm->engine_vm, e);
 }
 
@@ -288,6 +291,7 @@ static err_t make_engine(struct vm *vm, struct error *e)
         return err;
     struct engine_vm_config config = {
         .chips = asked.chips,
+        .poll_ns = asked.poll_ns,
         .vcpus = vm->config->vcpus,
         .cpuid = &vm->cpuid,
         .tsc_khz = vm->clock.tsc_khz,

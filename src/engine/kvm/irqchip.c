@@ -54,13 +54,30 @@ static err_t make_lapics(struct engine_vm *vm, struct error *e)
                                                      : OK;
 }
 
+// vCPUs that wait in the kernel may look for work before they sleep.
+static err_t set_polling(struct engine_vm *vm, struct error *e)
+{
+    uint32_t ns = vm->config.poll_ns;
+    struct kvm_enable_cap poll = {.cap = KVM_CAP_HALT_POLL,
+                                  .args = {ns == ENGINE_POLL_NEVER ? 0 : ns}};
+    if (!ns)
+        return OK;
+    if (vm->chips == ENGINE_CHIPS_NONE)
+        return error_set(e, ERR_INVALID,
+                         "halt-poll= is for vCPUs that wait in the kernel: give irqchip=kernel or "
+                         "split");
+    return ioctl(vm->fd, KVM_ENABLE_CAP, &poll) < 0
+               ? kvm_failed(e, errno, "poll before a vCPU sleeps; leave halt-poll= away")
+               : OK;
+}
+
 // All of them, because every access to one that the machine keeps costs a way out of the kernel.
 err_t kvm_choose_chips(struct engine_vm *vm, struct error *e)
 {
     bool best = vm->config.chips == ENGINE_CHIPS_BEST;
     vm->chips = best ? ENGINE_CHIPS_ALL : vm->config.chips;
     if (can_keep(vm, vm->chips))
-        return OK;
+        return set_polling(vm, e);
     vm->chips = ENGINE_CHIPS_NONE;
     return best ? OK
                 : error_set(e, ERR_UNSUPPORTED,

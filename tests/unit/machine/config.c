@@ -66,7 +66,8 @@ static void errors_name_the_key_and_what_is_right(void)
     CHECK_REFUSED("{\"berth-vm\": 1, \"engine\": \"xen\"}",
                   "engine: there is no 'xen'; give one of auto, kvm, translate");
     CHECK_REFUSED("{\"berth-vm\": 1, \"engine\": \"kvm,irqchip=new\"}",
-                  "engine: there is no option 'irqchip=new'; give irqchip=kernel, split or user");
+                  "engine: there is no option 'irqchip=new'; give irqchip=kernel, split or user, "
+                  "or halt-poll=NANOSECONDS");
     CHECK_REFUSED("{\"berth-vm\": 1, \"serial\": \"com\"}",
                   "serial: there is no 'com'; give stdio, pty, file:PATH or none");
 }
@@ -78,6 +79,15 @@ static void engine_may_have_options(void)
     CHECK_EQ(vm_engine_parse("kvm,irqchip=split", &engine, &e), OK);
     CHECK_STR(engine.name, "kvm");
     CHECK_EQ(engine.chips, ENGINE_CHIPS_LAPIC);
+    CHECK_EQ(engine.poll_ns, 0);
+    CHECK_EQ(vm_engine_parse("kvm,halt-poll=50000,irqchip=kernel", &engine, &e), OK);
+    CHECK_EQ(engine.poll_ns, 50000);
+    CHECK_EQ(engine.chips, ENGINE_CHIPS_ALL);
+    CHECK_EQ(vm_engine_parse("kvm,halt-poll=0", &engine, &e), OK);
+    CHECK_EQ(engine.poll_ns, ENGINE_POLL_NEVER);
+    CHECK_EQ(vm_engine_parse("kvm,halt-poll=1000001", &engine, &e), ERR_INVALID);
+    CHECK_EQ(vm_engine_parse("kvm,halt-poll=5s", &engine, &e), ERR_INVALID);
+    CHECK_STR(e.text, "engine: halt-poll is 0 to 1000000 nanoseconds, not '5s'");
     CHECK_EQ(vm_engine_parse("auto", &engine, &e), OK);
     CHECK_EQ(engine.chips, ENGINE_CHIPS_BEST);
     CHECK_EQ(vm_engine_parse("a-name-longer-than-any", &engine, &e), ERR_INVALID);
