@@ -10,6 +10,7 @@
 #include "cpu/chips.h"
 #include "cpu/cpu_state.h"
 #include "cpu/cpuid.h"
+#include "cpu/tsc.h"
 
 struct engine_vm;   // owned by the engine
 struct engine_vcpu; // owned by the engine
@@ -210,6 +211,9 @@ struct engine {
     void (*get)(struct engine_vcpu *vcpu, unsigned groups, struct cpu_state *out);
     err_t (*set)(struct engine_vcpu *vcpu, unsigned groups, const struct cpu_state *in,
                  struct error *e);
+    // While no vCPU runs: from now on the guest's TSC has this frequency, and is the host's by that
+    // ratio wherever the host's is spoken of. NULL: it always has the host's.
+    err_t (*scale_tsc)(struct engine_vm *vm, uint64_t khz, struct tsc_ratio *out, struct error *e);
     // The guest's TSC is the host's plus this, plus the guest's own TSC_ADJUST: the same on all
     // vCPUs to the tick, which set() cannot be. NULL: set() is all there is.
     void (*tsc_offset)(struct engine_vcpu *vcpu, uint64_t offset);

@@ -1,18 +1,19 @@
 #include "machine/clock.h"
 
-static uint64_t host_tsc(void)
+static uint64_t host_tsc(const struct clock *clock)
 {
-    return __builtin_ia32_rdtsc();
+    return tsc_scaled(&clock->ratio, __builtin_ia32_rdtsc());
 }
 
 void clock_init(struct clock *clock, uint64_t tsc_khz, int64_t wall_base_ns)
 {
-    *clock = (struct clock){.wall_base = wall_base_ns};
-    clock_set_frequency(clock, tsc_khz);
+    *clock = (struct clock){.wall_base = wall_base_ns, .host_khz = tsc_khz};
+    clock_set_frequency(clock, tsc_khz, NULL);
 }
 
-void clock_set_frequency(struct clock *clock, uint64_t tsc_khz)
+void clock_set_frequency(struct clock *clock, uint64_t tsc_khz, const struct tsc_ratio *ratio)
 {
+    clock->ratio = ratio ? *ratio : (struct tsc_ratio){0};
     clock->tsc_khz = tsc_khz;
     clock->mult = (uint64_t)(((unsigned __int128)1000000 << CLOCK_SHIFT) / tsc_khz);
 }
@@ -21,7 +22,7 @@ void clock_start(struct clock *clock)
 {
     if (clock->running)
         return;
-    clock->base = host_tsc() - clock->stopped;
+    clock->base = host_tsc(clock) - clock->stopped;
     clock->running = true;
 }
 
@@ -33,7 +34,7 @@ void clock_stop(struct clock *clock)
 
 uint64_t clock_tsc(const struct clock *clock)
 {
-    return clock->running ? host_tsc() - clock->base : clock->stopped;
+    return clock->running ? host_tsc(clock) - clock->base : clock->stopped;
 }
 
 uint64_t clock_tsc_offset(const struct clock *clock)

@@ -26,6 +26,8 @@ static const struct state_field clock_fields[] = {
      .count = 1,
      .kind = STATE_SKIP},
     FIELD(struct clock, wall_base),
+    SKIP(struct clock, host_khz, "the host's"),
+    SKIP(struct clock, ratio, "between this host's TSC and the guest's"),
     FIELDS_END};
 static const struct state_desc clock_state = STATE_DESC("clock", struct clock, 2, clock_fields);
 
@@ -109,6 +111,7 @@ static err_t load_vcpu(struct vm *vm, struct vcpu *vcpu, const uint8_t *data, si
     struct cpu_state *s = new_cpu_state();
     if (!s)
         return error_set(e, ERR_NO_MEMORY, "no memory for a vCPU's state");
+    cpu_state_reset(s, vcpu->index == 0, vm->model_id);
     err_t err = load_section(data, len, name, &cpu_state_desc, s, e);
     if (!err)
         err = cpu_state_check(s, vm->host_xcr0, e);
@@ -145,23 +148,36 @@ static err_t load_device(struct owned_device *o, const uint8_t *data, size_t len
     return err;
 }
 
+static err_t scale_tsc(struct vm *vm, uint64_t there, uint64_t here, struct tsc_ratio *ratio,
+                       struct error *e)
+{
+    err_t err = ERR_UNSUPPORTED;
+    if (vm->engine->scale_tsc)
+        err = vm->engine->scale_tsc(vm->engine_vm, there, ratio, e);
+    else
+        err = error_set(e, ERR_UNSUPPORTED, "engine %s cannot scale it", vm->engine->name);
+    return err ? error_in(e, "the guest's TSC runs at %llu kHz, this host's at %llu kHz",
+                          (unsigned long long)there, (unsigned long long)here)
+               : OK;
+}
+
 // The guest's TSC and its virtual time keep the ratio that they had, which another measurement of
 // the same frequency does not give exactly.
 static err_t load_clock(struct vm *vm, const uint8_t *data, size_t len, struct error *e)
 {
     struct clock *clock = &vm->clock;
-    uint64_t here = clock->tsc_khz;
+    uint64_t here = clock->host_khz;
     err_t err = load_section(data, len, "clock", &clock_state, clock, e);
     if (err)
         return err;
     uint64_t there = clock->tsc_khz, apart = there > here ? there - here : here - there;
-    if (apart > here / TSC_TOLERANCE)
-        return error_set(e, ERR_UNSUPPORTED,
-                         "the guest's TSC runs at %llu kHz, this host's at %llu kHz; load it on a "
-                         "host with the same frequency",
-                         (unsigned long long)there, (unsigned long long)here);
-    clock_set_frequency(clock, there);
-    return OK;
+    struct tsc_ratio ratio = {0};
+    if (!there)
+        return error_set(e, ERR_CORRUPT, "the guest's TSC stands still");
+    if (apart > here / TSC_TOLERANCE || clock->ratio.mult)
+        err = scale_tsc(vm, there, here, &ratio, e);
+    clock_set_frequency(clock, err ? here : there, &ratio);
+    return err;
 }
 
 err_t vm_state_load(struct vm *vm, const void *data, size_t len, struct error *e)

@@ -38,6 +38,7 @@ static err_t make_vm(struct engine_vm *vm, struct error *e)
     cpuid_read_host(&host);
     xsave_layout_of(&host, &vm->layout);
     vm->tsc_offset = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_VCPU_ATTRIBUTES) > 0;
+    vm->scales_tsc = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) > 0;
     int debug = ioctl(vm->kvm, KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG2);
     vm->guest_debug = debug > 0 ? (uint32_t)debug : 0;
     int bytes = ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
@@ -144,6 +145,8 @@ static err_t make_vcpu(struct engine_vcpu *v, struct error *e)
     v->run = page;
     err_t err = kvm_ring_map(v, e);
     return err ? err : kvm_set_cpuid(v, e);
+    int khz = ioctl(v->fd, KVM_GET_TSC_KHZ);
+    v->vm->host_khz = khz > 0 ? (uint64_t)khz : v->vm->config.tsc_khz;
 }
 
 static err_t vcpu_new(struct engine_vm *vm, unsigned index, struct engine_vcpu **out,
@@ -241,6 +244,7 @@ const struct engine engine_kvm = {
     .kick = kick,
     .set_intr = set_intr,
     .nmi = nmi,
+    .scale_tsc = kvm_scale_tsc,
     .irqchip = &kvm_irqchip,
     .counters = counters,
 };

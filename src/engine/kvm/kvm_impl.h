@@ -49,6 +49,9 @@ struct engine_vm {
     uint32_t guest_debug;       // KVM_GUESTDBG_* that this kernel says it has
     bool tsc_offset;            // the TSC's offset can be set, not only its value
     uint32_t ring_entries;      // of each vCPU's dirty ring; 0: the log is KVM's bitmaps
+    uint64_t host_khz;          // the host's TSC, as its kernel knows it
+    struct tsc_ratio tsc_ratio; // from the host's TSC to the guest's
+    bool scales_tsc;            // the CPU can
     bool logging;
     pthread_mutex_t dirty_lock;
     struct slot slot[KVM_SLOTS];
@@ -92,7 +95,8 @@ struct engine_vcpu {
     bool nmi;        // one was given to KVM since the vCPU last ran
     uint8_t activity;             // enum cpu_activity
     uint8_t cr8;                  // as KVM knows it
-    uint64_t offset;              // guest TSC - host TSC, adjust included
+    uint64_t smbase;              // kept for a KVM without system management mode
+    uint64_t offset;              // guest TSC - host TSC (scaled), adjust included
     uint64_t adjust;              // TSC_ADJUST
     uint64_t deadline;            // the APIC's, to be armed when the offset is known
     struct kvm_guest_debug debug; // what a debugger watches
@@ -147,6 +151,8 @@ void kvm_get_msrs(struct engine_vcpu *v, struct cpu_state *out);
 err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct error *e);
 void kvm_tsc_offset(struct engine_vcpu *v, uint64_t offset);
 bool kvm_write_tsc(struct engine_vcpu *v, uint32_t msr, uint64_t value); // false: another register
+err_t kvm_scale_tsc(struct engine_vm *vm, uint64_t khz, struct tsc_ratio *out, struct error *e);
+struct tsc_ratio kvm_tsc_ratio(uint64_t host_khz, uint64_t guest_khz, bool intel);
 
 // state.c, event.c
 void kvm_get(struct engine_vcpu *v, unsigned groups, struct cpu_state *out);

@@ -1,6 +1,7 @@
 // Model-specific registers into KVM and back, and which of them the machine keeps itself.
 // Source: Linux Documentation/virt/kvm/api.rst, sections 4.18 (KVM_GET_MSRS) and 4.97
 // (KVM_X86_SET_MSR_FILTER), devices/vcpu.rst (TSC offset).
+#include <cpuid.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -68,6 +69,11 @@ static struct place place_of(size_t i)
 
 static const size_t place_count = ARRAY_LEN(places) + 2 * CPU_MTRR_VARIABLE;
 
+static uint64_t host_tsc(const struct engine_vm *vm)
+{
+    return tsc_scaled(&vm->tsc_ratio, __builtin_ia32_rdtsc());
+}
+
 // KVM stops at the first register that this host does not have: it reads as 0, and the rest follow.
 void kvm_get_msrs(struct engine_vcpu *v, struct cpu_state *out)
 {
@@ -83,7 +89,7 @@ void kvm_get_msrs(struct engine_vcpu *v, struct cpu_state *out)
         if (first < place_count)
             memset((char *)out + place_of(first++).offset, 0, 8);
     }
-    out->tsc = __builtin_ia32_rdtsc() + v->offset;
+    out->tsc = host_tsc(v->vm) + v->offset;
     out->tsc_adjust = v->adjust;
 }
 
@@ -101,13 +107,50 @@ bool kvm_set_msr(struct engine_vcpu *v, uint32_t msr, uint64_t value)
 
 // --- the TSC
 
+#define NOT_SCALED_PPM 250 // KVM leaves so small a difference as it is
+#define SHIFT_VMX 48
+#define SHIFT_SVM 32
+
+struct tsc_ratio kvm_tsc_ratio(uint64_t host_khz, uint64_t guest_khz, bool intel)
+{
+    uint64_t most = host_khz * (1000000 + NOT_SCALED_PPM) / 1000000;
+    uint64_t least = host_khz * (1000000 - NOT_SCALED_PPM) / 1000000;
+    struct tsc_ratio ratio = {.shift = intel ? SHIFT_VMX : SHIFT_SVM};
+    if (guest_khz >= least && guest_khz <= most)
+        return (struct tsc_ratio){0};
+    ratio.mult = (uint64_t)(((unsigned __int128)guest_khz << ratio.shift) / host_khz);
+    return ratio;
+}
+
+// The CPU's vendor decides how many bits the ratio has after its point.
+static bool is_intel(void)
+{
+    uint32_t max, name[3];
+    __cpuid(0, max, name[0], name[2], name[1]);
+    return memcmp(name, "GenuineIntel", sizeof name) == 0;
+}
+
+err_t kvm_scale_tsc(struct engine_vm *vm, uint64_t khz, struct tsc_ratio *out, struct error *e)
+{
+    if (!vm->scales_tsc)
+        return error_set(e, ERR_UNSUPPORTED,
+                         "this CPU cannot scale the TSC; use a host that can, or one of that "
+                         "frequency");
+    *out = kvm_tsc_ratio(vm->host_khz, khz, is_intel());
+    for (unsigned i = 0; i < vm->config.vcpus; i++)
+        if (ioctl(vm->vcpu[i]->fd, KVM_SET_TSC_KHZ, (unsigned long)khz) < 0)
+            return kvm_failed(e, errno, "scale the TSC");
+    vm->tsc_ratio = *out;
+    return OK;
+}
+
 static void set_offset(struct engine_vcpu *v, uint64_t offset)
 {
     v->offset = offset;
     struct kvm_device_attr attr = {
         .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
     if (!v->vm->tsc_offset || ioctl(v->fd, KVM_SET_DEVICE_ATTR, &attr) < 0)
-        kvm_set_msr(v, MSR_TSC, __builtin_ia32_rdtsc() + offset);
+        kvm_set_msr(v, MSR_TSC, host_tsc(v->vm) + offset);
 }
 
 static void set_adjust(struct engine_vcpu *v, uint64_t adjust, uint64_t offset)
@@ -129,7 +172,7 @@ bool kvm_write_tsc(struct engine_vcpu *v, uint32_t msr, uint64_t value)
 {
     if (msr != MSR_TSC && msr != MSR_TSC_ADJUST)
         return false;
-    uint64_t now = msr == MSR_TSC ? __builtin_ia32_rdtsc() + v->offset : v->adjust;
+    uint64_t now = msr == MSR_TSC ? host_tsc(v->vm) + v->offset : v->adjust;
     set_adjust(v, v->adjust + value - now, v->offset + value - now);
     return true;
 }
@@ -156,7 +199,7 @@ err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct err
         first++;
     }
     v->adjust = in->tsc_adjust;
-    set_offset(v, in->tsc - __builtin_ia32_rdtsc());
+    set_offset(v, in->tsc - host_tsc(v->vm));
     return OK;
 }
 

@@ -31,6 +31,26 @@ static void ticks_and_nanoseconds_convert_both_ways(void)
     }
 }
 
+// A guest that comes from a host of another frequency: its ticks go on at that frequency, and time
+// at its own.
+static void scaled_ticks_keep_their_frequency(void)
+{
+    const struct tsc_ratio half = {.mult = 1, .shift = 1};
+    struct clock c;
+    clock_init(&c, 2000000, 0);
+    CHECK_EQ(c.host_khz, 2000000);
+    clock_set_frequency(&c, 1000000, &half);
+    clock_start(&c);
+    uint64_t host = __builtin_ia32_rdtsc(), ticks = clock_tsc(&c);
+    while (clock_tsc(&c) - ticks < 1000000)
+        ;
+    host = __builtin_ia32_rdtsc() - host;
+    ticks = clock_tsc(&c) - ticks;
+    CHECK(ticks >= host / 2);
+    CHECK_EQ(clock_tsc_to_ns(&c, 1000000), 1000000);
+    CHECK_EQ(clock_tsc_offset(&c) + c.base, 0);
+}
+
 static void copies_span_regions_and_refuse_holes(void)
 {
     static uint8_t low[8192], high[8192];
@@ -55,4 +75,4 @@ static void copies_span_regions_and_refuse_holes(void)
 }
 
 TEST_MAIN(TEST(clock_stands_still_while_stopped), TEST(ticks_and_nanoseconds_convert_both_ways),
-          TEST(copies_span_regions_and_refuse_holes))
+          TEST(scaled_ticks_keep_their_frequency), TEST(copies_span_regions_and_refuse_holes))

@@ -130,7 +130,7 @@ static void debug_words_are_checked(void)
 }
 
 TEST_MAIN(TEST(a_definition_survives_the_round_trip), TEST(errors_name_the_key_and_what_is_right),
-    TEST(engine_may_have_options),
+          TEST(engine_may_have_options),
           TEST(repeated_keys_and_broken_json_are_refused_with_their_place),
           TEST(more_than_sixteen_disks_are_refused),
           TEST(memory_amounts_are_mib_unless_a_unit_is_given), TEST(debug_words_are_checked))
