@@ -141,7 +141,8 @@ static err_t check_xsave(const struct cpu_state *s, uint64_t host_xcr0, struct e
 static err_t check_events(const struct cpu_state *s, struct error *e)
 {
     if (s->activity > CPU_SHUTDOWN || s->interrupt_shadow > 2 || s->nmi_blocked > 1 ||
-        s->nmi_pending > 1 || s->event_pending > 1 || s->event_has_error > 1)
+        s->nmi_pending > 1 || s->event_pending > 1 || s->event_has_error > 1 ||
+        s->smi_pending > 1 || s->smm > 7 || (s->smm && !(s->smm & CPU_SMM)) || s->smbase >> 32)
         return error_set(e, ERR_CORRUPT, "the CPU's activity is impossible");
     if (!s->event_pending)
         return OK;

@@ -12,6 +12,7 @@
 #define RESET_CR0 (CR0_CD | CR0_NW | CR0_ET)
 #define RESET_PAT 0x0007040600070406ull
 #define MISC_ENABLE_RESET 0x1801 // fast strings; no branch trace, no precise events
+#define SMBASE_RESET 0x30000
 #define CODE_SEGMENT (SEGA_P | SEGA_S | SEGA_CODE | SEGA_WRITABLE | SEGA_ACCESSED)
 #define DATA_SEGMENT (SEGA_P | SEGA_S | SEGA_WRITABLE | SEGA_ACCESSED)
 
@@ -75,15 +76,18 @@ static const struct state_field cpu_fields[] = {
     F(event_type),
     F(event_has_error),
     F(event_error),
+    FIELD_SINCE(struct cpu_state, smm, 2),
+    FIELD_SINCE(struct cpu_state, smi_pending, 2),
     SKIP(struct cpu_state, pad0, "alignment"),
     F(pending_dbg),
+    FIELD_SINCE(struct cpu_state, smbase, 2),
     SKIP(struct cpu_state, pad1, "alignment"),
     A(xsave),
     FIELDS_END,
 };
 #undef F
 #undef A
-const struct state_desc cpu_state_desc = STATE_DESC("cpu", struct cpu_state, 1, cpu_fields);
+const struct state_desc cpu_state_desc = STATE_DESC("cpu", struct cpu_state, 2, cpu_fields);
 
 static void put_u16(uint8_t *p, uint16_t v)
 {
@@ -123,6 +127,7 @@ void cpu_state_reset(struct cpu_state *s, bool bsp, uint32_t model_id)
     s->dr7 = DR7_FIXED;
     s->pat = RESET_PAT;
     s->misc_enable = MISC_ENABLE_RESET;
+    s->smbase = SMBASE_RESET;
     s->activity = bsp ? CPU_RUNNING : CPU_WAIT_FOR_SIPI;
     reset_segments(s);
     reset_fpu(s);
@@ -150,6 +155,7 @@ void cpu_state_init(struct cpu_state *s, bool bsp, uint32_t model_id)
     s->misc_enable = old.misc_enable;
     s->spec_ctrl = old.spec_ctrl;
     s->mcg_status = old.mcg_status;
+    s->smbase = old.smbase;
     s->mtrr_def_type = old.mtrr_def_type;
     memcpy(s->mtrr_fixed, old.mtrr_fixed, sizeof s->mtrr_fixed);
     memcpy(s->mtrr_base, old.mtrr_base, sizeof s->mtrr_base);

@@ -84,12 +84,18 @@ struct cpu_state {
     uint8_t event_type; // enum cpu_event_type
     uint8_t event_has_error;
     uint32_t event_error;
-    uint32_t pad0;
+    uint8_t smm; // bits of enum cpu_smm
+    uint8_t smi_pending;
+    uint8_t pad0[2];
     uint64_t pending_dbg; // DR6 bits to report at the next boundary
+    uint64_t smbase;      // where system management mode has its memory
 
-    uint64_t pad1[4];
+    uint64_t pad1[3];
     uint8_t xsave[CPU_XSAVE_BYTES] __attribute__((aligned(64)));
 };
+
+// System management mode: in it; it began inside an NMI's handler; an INIT waits for its end.
+enum cpu_smm { CPU_SMM = 1, CPU_SMM_IN_NMI = 2, CPU_SMM_INIT_WAITS = 4 };
 
 enum cpu_event_type { CPU_EVENT_INTR, CPU_EVENT_NMI, CPU_EVENT_EXCEPTION, CPU_EVENT_SOFT_INT };
 

@@ -113,19 +113,19 @@ enum engine_chips {
 // buffer).
 enum engine_map_flags { ENGINE_MAP_RAM = 0, ENGINE_MAP_ROM = 1, ENGINE_MAP_LOGGED = 2 };
 
-struct engine_vm_config {
 #define ENGINE_POLL_NEVER UINT32_MAX
 #define ENGINE_POLL_MAX 1000000
 
+struct engine_vm_config {
     unsigned vcpus;
     const struct cpuid_table *cpuid; // leaves that differ per vCPU are patched by vcpu index
     uint64_t tsc_khz;                // frequency of the guest's TSC
     // guest TSC = (host TSC + tsc_offset) while the VM runs; see machine/clock.h
+    uint32_t poll_ns; // how long a halted vCPU looks for work before it sleeps; 0: the engine's own
     enum engine_chips chips;   // an engine without any takes BEST and NONE
     uint64_t code_cache_bytes; // translator: 0 means its default
     uint32_t debug;            // enum engine_debug bits, for tests
 };
-    uint32_t poll_ns; // how long a halted vCPU looks for work before it sleeps; 0: the engine's own
 
 // Forced paths for tests; an engine ignores those that mean nothing to it.
 enum engine_debug {
@@ -150,7 +150,7 @@ struct engine_counter {
 // that timers go on where they were. All else is called on any thread at any time in between.
 // With local APICs of its own an engine sees INIT, SIPI and HLT itself, cpu_state.activity says
 // where a vCPU stands, and set_intr() is not the APIC's but (with ENGINE_CHIPS_LAPIC) the PIC's
-// output, said to the boot processor only. There is no system management mode: SMIs are dropped.
+// output, said to the boot processor only.
 struct engine_irqchip {
     enum engine_chips (*kept)(const struct engine_vm *vm);
 
@@ -228,6 +228,9 @@ struct engine {
     void (*kick)(struct engine_vcpu *vcpu); // run() returns soon; sticky until it does
     void (*set_intr)(struct engine_vcpu *vcpu, bool pending); // level of the CPU's INTR input
     void (*nmi)(struct engine_vcpu *vcpu);                    // edge; any thread
+    // The same for an SMI. NULL: there is no system management mode, set() refuses a vCPU in it,
+    // and SMIs go nowhere.
+    void (*smi)(struct engine_vcpu *vcpu);
 
     const struct engine_irqchip *irqchip; // NULL: it keeps no chips
 

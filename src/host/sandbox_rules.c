@@ -273,6 +273,7 @@ static int allow_kvm(scmp_filter_ctx filter)
     static const unsigned long requests[] = {KVM_RUN,
                                              KVM_INTERRUPT,
                                              KVM_NMI,
+                                             KVM_SMI,
                                              KVM_GET_REGS,
                                              KVM_SET_REGS,
                                              KVM_GET_SREGS2,

@@ -49,6 +49,13 @@ void vcpu_event(void *opaque, unsigned index, enum apic_event what, uint8_t vect
         __atomic_store_n(&vcpu->nmi, true, __ATOMIC_SEQ_CST);
         wake(vcpu);
         break;
+    case APIC_EVENT_SMI:
+        if (!vm->engine->smi)
+            break;
+        vm->engine->smi(vcpu->engine);
+        __atomic_store_n(&vcpu->nmi, true, __ATOMIC_SEQ_CST);
+        wake(vcpu);
+        break;
     case APIC_EVENT_INIT: vcpu_attend(vcpu, VCPU_INIT); break;
     case APIC_EVENT_SIPI:
         __atomic_store_n(&vcpu->sipi_vector, vector, __ATOMIC_SEQ_CST);

@@ -33,7 +33,7 @@ struct vcpu {
     uint32_t attention;   // [any] enum vcpu_attention
     uint8_t sipi_vector;  // [any] of the latest VCPU_SIPI
     bool intr;            // [any] level of the INTR input
-    bool nmi;             // [any] an NMI came since the vCPU last ran
+    bool nmi;             // [any] an NMI or SMI came since the vCPU last ran
     pthread_mutex_t lock; // guards sleeping
     pthread_cond_t wake;
     bool asleep;

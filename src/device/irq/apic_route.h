@@ -14,6 +14,7 @@
 enum apic_event {
     APIC_EVENT_INTR, // apic_intr() may have changed: evaluate it again
     APIC_EVENT_NMI,
+    APIC_EVENT_SMI,
     APIC_EVENT_INIT, // the local APIC has already been reset; its processor follows
     APIC_EVENT_SIPI, // with its vector; means something only to a processor that waits for it
 };

@@ -14,7 +14,7 @@
 #define ICR_SEND_STATUS BIT(12)
 // What a guest may write to each entry; bits 12 (and 14 of the pins) are read-only.
 const uint32_t lapic_lvt_writable[LVT_COUNT] = {0x700ff, 0x107ff, 0x107ff,
-                                                 0x1a7ff, 0x1a7ff, 0x100ff};
+                                                0x1a7ff, 0x1a7ff, 0x100ff};
 
 static const struct state_field lapic_fields[] = {
     SKIP(struct lapic, dev, "wiring, rebuilt from configuration"),
@@ -83,7 +83,7 @@ static void send_ipi(struct lapic *l)
         .vector = (uint8_t)l->icr,
         .level = (uint8_t)bits_get(l->icr, 14, 14),
     };
-    if (m.delivery == APIC_SMI || m.delivery == APIC_REMOTE_READ)
+    if (m.delivery == APIC_REMOTE_READ)
         return;
     if (m.delivery == APIC_INIT && !m.level && bits_get(l->icr, 15, 15))
         return; // INIT level de-assert: nothing since the Pentium 4

@@ -1,8 +1,7 @@
 // The local APIC's delivery: messages and local sources in, priorities, the interrupt to the
 // processor, end of interrupt.
 //
-// Source: Intel SDM vol. 3 sections 11.5 (local vector table), 11.8 (handling). SMIs are dropped:
-// the machine has no system management mode.
+// Source: Intel SDM vol. 3 sections 11.5 (local vector table), 11.8 (handling).
 #include "base/bits.h"
 #include "device/irq/lapic_impl.h"
 
@@ -123,6 +122,7 @@ static bool deliver_special(struct lapic *l, unsigned delivery, uint8_t vector)
 {
     switch (delivery) {
     case APIC_NMI: attention(l, APIC_EVENT_NMI, 0); return true;
+    case APIC_SMI: attention(l, APIC_EVENT_SMI, 0); return true;
     case APIC_INIT:
         // All but the ID and IA32_APIC_BASE goes back to its reset value (section 11.4.7.3).
         lapic_init_reset(l);

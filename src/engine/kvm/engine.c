@@ -41,6 +41,8 @@ static err_t make_vm(struct engine_vm *vm, struct error *e)
     vm->scales_tsc = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) > 0;
     int debug = ioctl(vm->kvm, KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG2);
     vm->guest_debug = debug > 0 ? (uint32_t)debug : 0;
+    bool smm = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_X86_SMM) > 0;
+    vm->spaces = smm && ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_MULTI_ADDRESS_SPACE) > 1 ? 2 : 1;
     int bytes = ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
     if (bytes < (int)sizeof(struct kvm_run))
         return kvm_failed(e, bytes < 0 ? errno : EINVAL, "say how large a vCPU's page is");
@@ -143,10 +145,10 @@ static err_t make_vcpu(struct engine_vcpu *v, struct error *e)
     if (page == MAP_FAILED)
         return kvm_failed(e, errno, "share a vCPU's page");
     v->run = page;
-    err_t err = kvm_ring_map(v, e);
-    return err ? err : kvm_set_cpuid(v, e);
     int khz = ioctl(v->fd, KVM_GET_TSC_KHZ);
     v->vm->host_khz = khz > 0 ? (uint64_t)khz : v->vm->config.tsc_khz;
+    err_t err = kvm_ring_map(v, e);
+    return err ? err : kvm_set_cpuid(v, e);
 }
 
 static err_t vcpu_new(struct engine_vm *vm, unsigned index, struct engine_vcpu **out,
@@ -214,6 +216,12 @@ static void set_intr(struct engine_vcpu *v, bool pending)
         poke(v);
 }
 
+static void smi(struct engine_vcpu *v)
+{
+    __atomic_fetch_or(&v->pending, PENDING_SMI, __ATOMIC_SEQ_CST);
+    poke(v);
+}
+
 static void nmi(struct engine_vcpu *v)
 {
     __atomic_fetch_or(&v->pending, PENDING_NMI, __ATOMIC_SEQ_CST);
@@ -236,6 +244,7 @@ const struct engine engine_kvm = {
     .vcpu_attach = vcpu_attach,
     .get = kvm_get,
     .set = kvm_set,
+    .scale_tsc = kvm_scale_tsc,
     .tsc_offset = kvm_tsc_offset,
     .run = kvm_run,
     .vcpu_error = vcpu_error,
@@ -244,7 +253,7 @@ const struct engine engine_kvm = {
     .kick = kick,
     .set_intr = set_intr,
     .nmi = nmi,
-    .scale_tsc = kvm_scale_tsc,
+    .smi = smi,
     .irqchip = &kvm_irqchip,
     .counters = counters,
 };

@@ -1,7 +1,7 @@
 // Activity and events of a vCPU into KVM and back. Source: Linux Documentation/virt/kvm/api.rst,
 // KVM_GET_VCPU_EVENTS, KVM_GET_MP_STATE. Whether a vCPU is halted or waits for SIPI is kept by the
 // engine where the local APIC is not in the kernel: KVM then knows running vCPUs only. System
-// management mode is not modelled.
+// management mode is KVM's, where the kernel has it.
 #include <errno.h>
 #include <sys/ioctl.h>
 
@@ -9,6 +9,7 @@
 
 #define VEC_DB 1
 #define VEC_NMI_NUMBER 2
+#define MSR_SMBASE 0x9e
 
 // AMD's CPUs know one kind of shadow, and KVM then says both: the stronger one does no harm.
 static uint8_t shadow_from(uint8_t kvm)
@@ -76,7 +77,42 @@ static err_t set_activity(struct engine_vcpu *v, struct error *e)
                : OK;
 }
 
-// --- both
+// --- system management mode
+
+static void get_smm(struct engine_vcpu *v, const struct kvm_vcpu_events *events,
+                    struct cpu_state *out)
+{
+    bool has = v->vm->spaces > 1;
+    out->smm = 0;
+    if (has && events->smi.smm)
+        out->smm = (uint8_t)(CPU_SMM | (events->smi.smm_inside_nmi ? CPU_SMM_IN_NMI : 0) |
+                             (events->smi.latched_init ? CPU_SMM_INIT_WAITS : 0));
+    out->smi_pending = has && events->smi.pending;
+    out->smbase = has ? kvm_get_msr(v, MSR_SMBASE) : v->smbase;
+}
+
+static err_t set_smm(struct engine_vcpu *v, const struct cpu_state *in,
+                     struct kvm_vcpu_events *events, struct error *e)
+{
+    v->smbase = in->smbase;
+    if (v->vm->spaces < 2)
+        return in->smm
+                   ? error_set(e, ERR_UNSUPPORTED,
+                               "the guest is in system management mode, which this kernel's KVM "
+                               "does not have; use one with CONFIG_KVM_SMM")
+                   : OK;
+    events->flags |= KVM_VCPUEVENT_VALID_SMM;
+    events->smi.smm = in->smm & CPU_SMM;
+    events->smi.smm_inside_nmi = in->smm & CPU_SMM_IN_NMI ? 1 : 0;
+    events->smi.latched_init = in->smm & CPU_SMM_INIT_WAITS ? 1 : 0;
+    events->smi.pending = in->smi_pending;
+    if (!kvm_set_msr(v, MSR_SMBASE, in->smbase))
+        return error_set(e, ERR_UNSUPPORTED, "KVM does not take %#llx for SMBASE",
+                         (unsigned long long)in->smbase);
+    return OK;
+}
+
+// --- all of it
 
 void kvm_get_events(struct engine_vcpu *v, struct cpu_state *out)
 {
@@ -90,6 +126,7 @@ void kvm_get_events(struct engine_vcpu *v, struct cpu_state *out)
     out->nmi_blocked = events.nmi.masked;
     out->nmi_pending = events.nmi.pending != 0;
     out->pending_dbg = 0;
+    get_smm(v, &events, out);
     get_begun(&events, out);
     if (!out->event_pending && v->external >= 0)
         begun(out, (uint8_t)v->external, CPU_EVENT_INTR);
@@ -137,13 +174,15 @@ err_t kvm_set_events(struct engine_vcpu *v, const struct cpu_state *in, struct e
         set_begun(in, &events);
     else if (in->pending_dbg)
         err = set_trap(v, in, &events, e);
+    if (!err)
+        err = set_smm(v, in, &events, e);
     if (!err && ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events) < 0)
         err = kvm_failed(e, errno, "set pending events");
     v->activity = in->activity;
     v->external = -1;
     if (!err)
         err = set_activity(v, e);
-    v->nmi = in->nmi_pending;
-    __atomic_fetch_and(&v->pending, ~(uint32_t)PENDING_NMI, __ATOMIC_SEQ_CST);
+    v->nmi = in->nmi_pending || in->smi_pending;
+    __atomic_fetch_and(&v->pending, ~(uint32_t)(PENDING_NMI | PENDING_SMI), __ATOMIC_SEQ_CST);
     return err;
 }

@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 
 #define KVM_SLOTS 32
+#define KVM_SPACE 0x10000u // the number of a slot in the next space of memory is so much higher
 // AMD's hardware configuration: the TSC runs at the frequency of P0. Older KVMs say that it does
 // not.
 #define KVM_AMD_HWCR 0xc0010015
@@ -46,19 +47,20 @@ struct engine_vm {
     size_t run_bytes;           // of a vCPU's shared page
     size_t xsave_bytes;         // of KVM's extended state
     struct xsave_layout layout; // of KVM's extended state: the host's
+    unsigned spaces;            // of memory: 2 where system management mode has its own
     uint32_t guest_debug;       // KVM_GUESTDBG_* that this kernel says it has
-    bool tsc_offset;            // the TSC's offset can be set, not only its value
-    uint32_t ring_entries;      // of each vCPU's dirty ring; 0: the log is KVM's bitmaps
     uint64_t host_khz;          // the host's TSC, as its kernel knows it
     struct tsc_ratio tsc_ratio; // from the host's TSC to the guest's
     bool scales_tsc;            // the CPU can
+    bool tsc_offset;            // the TSC's offset can be set, not only its value
+    uint32_t ring_entries;      // of each vCPU's dirty ring; 0: the log is KVM's bitmaps
     bool logging;
     pthread_mutex_t dirty_lock;
     struct slot slot[KVM_SLOTS];
     struct engine_vcpu **vcpu; // config.vcpus of them
 };
 
-enum vcpu_pending { PENDING_KICK = 1, PENDING_NMI = 2 };
+enum vcpu_pending { PENDING_KICK = 1, PENDING_NMI = 2, PENDING_SMI = 4 };
 
 enum kvm_counter {
     COUNTER_EXITS,
@@ -92,7 +94,7 @@ struct engine_vcpu {
     bool stale;      // `ready` is not known: state was set
     int external;    // PIC's vector that KVM may not have delivered yet (APIC in the kernel), or -1
     bool open;       // RFLAGS.IF, while halted
-    bool nmi;        // one was given to KVM since the vCPU last ran
+    bool nmi;        // one, or an SMI, was given to KVM since the vCPU last ran
     uint8_t activity;             // enum cpu_activity
     uint8_t cr8;                  // as KVM knows it
     uint64_t smbase;              // kept for a KVM without system management mode
@@ -149,10 +151,10 @@ bool kvm_set_msr(struct engine_vcpu *v, uint32_t msr, uint64_t value);
 err_t kvm_filter_msrs(struct engine_vm *vm, struct error *e);
 void kvm_get_msrs(struct engine_vcpu *v, struct cpu_state *out);
 err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct error *e);
-void kvm_tsc_offset(struct engine_vcpu *v, uint64_t offset);
-bool kvm_write_tsc(struct engine_vcpu *v, uint32_t msr, uint64_t value); // false: another register
 err_t kvm_scale_tsc(struct engine_vm *vm, uint64_t khz, struct tsc_ratio *out, struct error *e);
 struct tsc_ratio kvm_tsc_ratio(uint64_t host_khz, uint64_t guest_khz, bool intel);
+void kvm_tsc_offset(struct engine_vcpu *v, uint64_t offset);
+bool kvm_write_tsc(struct engine_vcpu *v, uint32_t msr, uint64_t value); // false: another register
 
 // state.c, event.c
 void kvm_get(struct engine_vcpu *v, unsigned groups, struct cpu_state *out);

@@ -9,14 +9,18 @@
 #include "base/checked.h"
 #include "engine/kvm/kvm_impl.h"
 
+// System management mode sees the same memory, but KVM wants to be told so.
 static err_t tell(struct engine_vm *vm, const struct slot *slot, const char *what, struct error *e)
 {
-    const struct kvm_userspace_memory_region region = {.slot = (uint32_t)(slot - vm->slot),
-                                                       .flags = slot->flags,
-                                                       .guest_phys_addr = slot->at,
-                                                       .memory_size = slot->len,
-                                                       .userspace_addr = (uintptr_t)slot->host};
-    return ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region) < 0 ? kvm_failed(e, errno, what) : OK;
+    struct kvm_userspace_memory_region region = {.slot = (uint32_t)(slot - vm->slot),
+                                                 .flags = slot->flags,
+                                                 .guest_phys_addr = slot->at,
+                                                 .memory_size = slot->len,
+                                                 .userspace_addr = (uintptr_t)slot->host};
+    for (unsigned space = 0; space < vm->spaces; space++, region.slot += KVM_SPACE)
+        if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
+            return kvm_failed(e, errno, what);
+    return OK;
 }
 
 static size_t bitmap_bytes(const struct slot *slot)
@@ -129,9 +133,12 @@ static err_t fetch(struct engine_vm *vm, struct slot *slot)
     if (!fresh)
         return ERR_NO_MEMORY;
     struct kvm_dirty_log log = {.slot = (uint32_t)(slot - vm->slot), .dirty_bitmap = fresh};
-    err_t err = ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log) < 0 ? err_from_errno(errno) : OK;
-    for (size_t i = 0; !err && i < bitmap_bytes(slot) / 8; i++)
-        slot->dirty[i] |= fresh[i];
+    err_t err = OK;
+    for (unsigned space = 0; !err && space < vm->spaces; space++, log.slot += KVM_SPACE) {
+        err = ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log) < 0 ? err_from_errno(errno) : OK;
+        for (size_t i = 0; !err && i < bitmap_bytes(slot) / 8; i++)
+            slot->dirty[i] |= fresh[i];
+    }
     free(fresh);
     return err;
 }

@@ -64,7 +64,7 @@ static bool empty(struct engine_vcpu *v)
         struct kvm_dirty_gfn *gfn = &v->ring[v->ring_next % v->vm->ring_entries];
         if (__atomic_load_n(&gfn->flags, __ATOMIC_ACQUIRE) != KVM_DIRTY_GFN_F_DIRTY)
             return any;
-        note(v->vm, gfn->slot, gfn->offset);
+        note(v->vm, gfn->slot % KVM_SPACE, gfn->offset);
         __atomic_store_n(&gfn->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
         any = true;
     }

@@ -34,13 +34,18 @@ static bool fail_ioctl(struct engine_vcpu *v, const char *what)
 
 // --- before entry
 
+// Without system management mode, SMIs go nowhere.
 void kvm_deliver_nmi(struct engine_vcpu *v)
 {
-    uint32_t pending = __atomic_fetch_and(&v->pending, ~(uint32_t)PENDING_NMI, __ATOMIC_SEQ_CST);
-    if (!(pending & PENDING_NMI))
-        return;
-    (void)ioctl(v->fd, KVM_NMI);
-    v->nmi = true;
+    const uint32_t both = PENDING_NMI | PENDING_SMI;
+    uint32_t pending = __atomic_fetch_and(&v->pending, ~both, __ATOMIC_SEQ_CST) & both;
+    if (v->vm->spaces < 2)
+        pending &= ~(uint32_t)PENDING_SMI;
+    if (pending & PENDING_NMI && ioctl(v->fd, KVM_NMI) < 0)
+        kvm_log_failed("give the guest an NMI");
+    if (pending & PENDING_SMI && ioctl(v->fd, KVM_SMI) < 0)
+        kvm_log_failed("give the guest an SMI");
+    v->nmi |= pending != 0;
 }
 
 static bool intr(const struct engine_vcpu *v)
@@ -48,14 +53,16 @@ static bool intr(const struct engine_vcpu *v)
     return __atomic_load_n(&v->intr, __ATOMIC_SEQ_CST);
 }
 
-// An NMI wakes a halted vCPU unless it stands in an NMI's handler.
+// An NMI wakes a halted vCPU unless it stands in an NMI's handler, an SMI unless in an SMI's.
 static bool nmi_wakes(struct engine_vcpu *v)
 {
     struct kvm_vcpu_events events;
     if (!v->nmi)
         return false;
-    return ioctl(v->fd, KVM_GET_VCPU_EVENTS, &events) == 0 && !events.nmi.masked &&
-           (events.nmi.pending || events.nmi.injected);
+    if (ioctl(v->fd, KVM_GET_VCPU_EVENTS, &events) < 0)
+        return false;
+    return (!events.nmi.masked && (events.nmi.pending || events.nmi.injected)) ||
+           (!events.smi.smm && events.smi.pending);
 }
 
 static bool chips_here(const struct engine_vcpu *v)

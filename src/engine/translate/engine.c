@@ -269,6 +269,10 @@ static err_t set(struct engine_vcpu *vcpu, unsigned groups, const struct cpu_sta
                  struct error *e)
 {
     struct tcpu *c = &vcpu->tcpu;
+    if (groups & ENGINE_EVENTS && in->smm)
+        return error_set(e, ERR_UNSUPPORTED,
+                         "the guest is in system management mode, which engine translate does not "
+                         "have; let it run on with engine kvm for a moment, then try again");
     struct cpu_state *old = aligned_alloc(64, align_up(sizeof *old, 64));
     if (!old)
         return error_set(e, ERR_NO_MEMORY, "no memory for a vCPU's state");

@@ -15,6 +15,8 @@ static void pio_write(void *opaque, unsigned vcpu, uint16_t port, unsigned size,
 {
     box.seen.port = port;
     box.seen.port_value = value;
+    if (box.kick_at_port)
+        kvm->kick(box.vcpu);
 }
 
 static uint64_t mmio_read(void *opaque, unsigned vcpu, gpa_t at, unsigned size)
@@ -57,30 +59,40 @@ static void cr8_write(void *opaque, unsigned vcpu, uint8_t value)
 {
 }
 
-static const struct engine_upcalls upcalls = {.pio_read = pio_read,
-                                              .pio_write = pio_write,
-                                              .mmio_read = mmio_read,
-                                              .mmio_write = mmio_write,
-                                              .msr_read = msr_read,
-                                              .msr_write = msr_write,
-                                              .intr_ack = intr_ack,
-                                              .cr8_read = cr8_read,
-                                              .cr8_write = cr8_write};
+const struct engine_upcalls kvm_box_upcalls = {.pio_read = pio_read,
+                                               .pio_write = pio_write,
+                                               .mmio_read = mmio_read,
+                                               .mmio_write = mmio_write,
+                                               .msr_read = msr_read,
+                                               .msr_write = msr_write,
+                                               .intr_ack = intr_ack,
+                                               .cr8_read = cr8_read,
+                                               .cr8_write = cr8_write};
 
 struct kvm_box box;
 const struct engine *const kvm = &engine_kvm;
 
+struct engine_vm_config kvm_box_config(struct cpuid_table *table)
+{
+    const struct cpuid_request request = {.model = "base", .vcpus = 1, .tsc_khz = 1000000};
+    struct cpuid_table host;
+    cpuid_read_host(&host);
+    if (cpuid_build(&request, &host, table, &box.e) != OK) {
+        printf("Bail out! %s\n", box.e.text);
+        exit(1);
+    }
+    return (struct engine_vm_config){.vcpus = 1, .cpuid = table, .tsc_khz = 1000000};
+}
+
 void open_box_with(uint32_t debug)
 {
-    struct cpuid_table host, table;
-    const struct cpuid_request request = {.model = "base", .vcpus = 1, .tsc_khz = 1000000};
+    struct cpuid_table table;
+    struct engine_vm_config config = kvm_box_config(&table);
     memset(&box.seen, 0, sizeof box.seen);
-    cpuid_read_host(&host);
-    const struct engine_vm_config config = {
-        .vcpus = 1, .cpuid = &table, .tsc_khz = 1000000, .debug = debug};
+    box.kick_at_port = false;
+    config.debug = debug;
     box.ram = mmap(NULL, KVM_BOX_RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (cpuid_build(&request, &host, &table, &box.e) != OK ||
-        kvm->vm_new(&config, &upcalls, NULL, &box.vm, &box.e) != OK ||
+    if (kvm->vm_new(&config, &kvm_box_upcalls, NULL, &box.vm, &box.e) != OK ||
         kvm->map(box.vm, 0, KVM_BOX_RAM, box.ram, ENGINE_MAP_RAM, &box.e) != OK ||
         kvm->vcpu_new(box.vm, 0, &box.vcpu, &box.e) != OK ||
         kvm->vcpu_attach(box.vcpu, &box.e) != OK) {

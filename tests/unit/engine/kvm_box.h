@@ -23,11 +23,16 @@ struct kvm_box {
     uint8_t *ram;
     struct cpu_state in, out; // to be set; as it was after the last run
     struct kvm_box_seen seen;
+    bool kick_at_port; // a write to any port ends the run
     struct error e;
 };
 
 extern struct kvm_box box;
 extern const struct engine *const kvm;
+
+// Of a VM with one vCPU; fills the table.
+struct engine_vm_config kvm_box_config(struct cpuid_table *table);
+extern const struct engine_upcalls kvm_box_upcalls;
 
 void open_box(void);
 void open_box_with(uint32_t debug); // enum engine_debug

@@ -289,7 +289,7 @@ static void pit_interrupts_through_the_pic(void)
     set_chips(&lapic, &board);
     set_code(wait_looking, sizeof wait_looking);
     CHECK_EQ(run(), ENGINE_KICKED);
-    CHECK_EQ(count(), 5);
+    CHECK(count() >= 5); // some more where this thread does not get to run
     close_box();
 }
 

@@ -1,5 +1,6 @@
 // The KVM engine by itself: state that goes in comes out, accesses become upcalls, the dirty log.
 // Skipped where /dev/kvm does not open.
+#include "engine/kvm/kvm_impl.h"
 #include "kvm_box.h"
 #include "test.h"
 
@@ -240,6 +241,59 @@ static void triple_fault_is_a_shutdown(void)
     close_box();
 }
 
+#define SMI_HANDLER 0x38000
+
+// In real mode at SMBASE + 0x8000: mov byte [0x500], 7; out 0x42; rsm.
+static const uint8_t smi_handler[] = {0x2e, 0xc6, 0x06, 0x00, 0x85, 7, 0xe6, 0x42, 0x0f, 0xaa};
+
+static void smi_is_handled_and_its_state_comes_back(void)
+{
+    static const uint8_t code[] = {0x90, 0x40, 0xf4}; // nop; inc ax; hlt
+    if (!ordinary())
+        return;
+    open_box();
+    memcpy(box.ram + SMI_HANDLER, smi_handler, sizeof smi_handler);
+    box.kick_at_port = true;
+    box.in.gpr[RAX] = 4;
+    box.in.smi_pending = 1;
+    CHECK_EQ(run_code(code, sizeof code), ENGINE_KICKED);
+    CHECK_EQ(box.out.smm, CPU_SMM);
+    CHECK_EQ(box.out.smbase, 0x30000);
+    CHECK_EQ(box.out.smi_pending, 0);
+    CHECK_EQ(box.seen.port, 0x42);
+    CHECK_EQ(box.ram[0x38500], 7);
+    CHECK_EQ(kvm->set(box.vcpu, ENGINE_ALL, &box.out, &box.e), OK);
+    CHECK_EQ(go_on(), ENGINE_HALTED);
+    CHECK_EQ(box.out.smm, 0);
+    CHECK_EQ(box.out.gpr[RAX] & 0xffff, 5);
+    kvm->smi(box.vcpu); // wakes it
+    CHECK_EQ(go_on(), ENGINE_KICKED);
+    CHECK_EQ(box.out.smm, CPU_SMM);
+    close_box();
+}
+
+static void tsc_ratio_is_what_the_cpu_multiplies_by(void)
+{
+    CHECK_EQ(kvm_tsc_ratio(2000000, 2000400, true).mult, 0); // KVM lets it be
+    CHECK_EQ(kvm_tsc_ratio(2000000, 3000000, true).mult, 3ull << 47);
+    CHECK_EQ(kvm_tsc_ratio(2000000, 3000000, true).shift, 48);
+    CHECK_EQ(kvm_tsc_ratio(2000000, 500000, false).mult, 1ull << 30);
+    const struct tsc_ratio ratio = kvm_tsc_ratio(2000000, 3000000, false);
+    CHECK_EQ(tsc_scaled(&ratio, 1ull << 50), 3ull << 49);
+}
+
+static void halted_vcpus_may_be_polled_for(void)
+{
+    struct cpuid_table table;
+    struct engine_vm_config config = kvm_box_config(&table);
+    struct engine_vm *vm;
+    config.poll_ns = 20000;
+    CHECK_EQ(kvm->vm_new(&config, &kvm_box_upcalls, NULL, &vm, &box.e), ERR_INVALID);
+    config.chips = ENGINE_CHIPS_BEST;
+    CHECK_EQ(kvm->vm_new(&config, &kvm_box_upcalls, NULL, &vm, &box.e), OK);
+    kvm->vm_free(vm);
+}
+
 static void kick_ends_a_run_before_it_begins(void)
 {
     static const uint8_t code[] = {0xeb, 0xfe}; // for ever
@@ -353,6 +407,9 @@ static const struct test tests[] = {
     TEST(doorbell_counts_writes_and_is_no_upcall),
     TEST(msrs_of_the_machine_are_upcalls),
     TEST(triple_fault_is_a_shutdown),
+    TEST(smi_is_handled_and_its_state_comes_back),
+    TEST(tsc_ratio_is_what_the_cpu_multiplies_by),
+    TEST(halted_vcpus_may_be_polled_for),
     TEST(kick_ends_a_run_before_it_begins),
     TEST(dirty_log_has_what_the_guest_and_devices_wrote),
     TEST(rings_and_bitmaps_log_the_same_pages),
