@@ -28,6 +28,10 @@ bench: all
 	@tools/install-packages bench
 	@bench/run.py
 
+bench-disk: all
+	@tools/install-packages bench
+	@bench/disk.py
+
 # What needs no run: include rules, headers, freestanding parts, format.
 check: all
 	@tools/check-layers $(BUILD)
@@ -47,4 +51,4 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all test fuzz soak bench check check-deep demo install clean
+.PHONY: all test fuzz soak bench bench-disk check check-deep demo install clean

@@ -106,8 +106,9 @@ struct throttled {
     struct throttle throttle; // guarded by lock, as all below
     bool limited;             // [any] some limit is set
     bool draining, stop;
-    unsigned sending;       // threads between the queues and below
-    struct fifo waiting[2]; // reads; all else
+    struct block_counters counters; // [atomic]
+    unsigned sending;               // threads between the queues and below
+    struct fifo waiting[2];         // reads; all else
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct host_thread thread;
@@ -198,12 +199,35 @@ static void wake_when_due(void *opaque)
     pthread_mutex_unlock(&t->lock);
 }
 
+static void add(uint64_t *counter, uint64_t n)
+{
+    __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+static void count(struct block_counters *c, const struct block_request *r)
+{
+    switch (r->op) {
+    case BLOCK_READ:
+        add(&c->reads, 1);
+        add(&c->read_bytes, r->len);
+        break;
+    case BLOCK_WRITE:
+        add(&c->writes, 1);
+        add(&c->written_bytes, r->len);
+        break;
+    case BLOCK_FLUSH: add(&c->flushes, 1); break;
+    case BLOCK_DISCARD:
+    case BLOCK_WRITE_ZEROES: add(&c->discards, 1); break;
+    }
+}
+
 static void throttled_submit(struct block *block, struct block_request *r)
 {
     struct throttled *t = throttled_of(block);
     struct fifo *queue = &t->waiting[r->op != BLOCK_READ];
     ns_t now;
 
+    count(&t->counters, r);
     if (!__atomic_load_n(&t->limited, __ATOMIC_ACQUIRE)) {
         t->below->type->submit(t->below, r);
         return;
@@ -211,6 +235,7 @@ static void throttled_submit(struct block *block, struct block_request *r)
     pthread_mutex_lock(&t->lock);
     now = host_now();
     if (!t->draining && (queue->head || throttle_wait(&t->throttle, r->op, now))) {
+        add(&t->counters.delayed, 1);
         r->next = NULL;
         *queue->tail = r;
         queue->tail = &r->next;
@@ -230,7 +255,11 @@ static bool throttled_at_once(struct block *block, const struct block_request *r
 {
     struct throttled *t = throttled_of(block);
 
-    return !__atomic_load_n(&t->limited, __ATOMIC_ACQUIRE) && block_at_once(t->below, r, result);
+    if (__atomic_load_n(&t->limited, __ATOMIC_ACQUIRE) || !block_at_once(t->below, r, result))
+        return false;
+    count(&t->counters, r);
+    add(&t->counters.at_once, 1);
+    return true;
 }
 
 static void throttled_drain(struct block *block)
@@ -292,6 +321,16 @@ void block_throttle_get(struct block *block, struct throttle_limits *limits)
     pthread_mutex_lock(&t->lock);
     *limits = t->throttle.limits;
     pthread_mutex_unlock(&t->lock);
+}
+
+void block_throttle_counters(struct block *block, struct block_counters *out)
+{
+    const struct block_counters *c = &throttled_of(block)->counters;
+    const uint64_t *from = (const uint64_t *)c;
+    uint64_t *to = (uint64_t *)out;
+
+    for (size_t i = 0; i < sizeof *c / sizeof *from; i++)
+        to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
 }
 
 static void init_locks(struct throttled *t)

@@ -54,7 +54,14 @@ ns_t throttle_wait(const struct throttle *t, enum block_op op, ns_t now);
 // Takes a request's share.
 void throttle_take(struct throttle *t, enum block_op op, uint64_t len, ns_t now);
 
-// --- The layer
+// --- The layer, which also counts
+
+struct block_counters {
+    uint64_t reads, read_bytes, writes, written_bytes;
+    uint64_t flushes, discards; // discards and writes of zeros
+    uint64_t at_once;           // reads among these that no thread had to be woken for
+    uint64_t delayed;           // requests that a limit made wait
+};
 
 // Takes `below` over, also on failure. draining ignores the limits, so that a VM can stop.
 err_t block_throttle_new(struct block *below, const struct throttle_limits *limits,
@@ -62,3 +69,4 @@ err_t block_throttle_new(struct block *below, const struct throttle_limits *limi
 // Of a block that block_throttle_new() made. Any thread; what waits follows the new limits at once.
 void block_throttle_set(struct block *block, const struct throttle_limits *limits);
 void block_throttle_get(struct block *block, struct throttle_limits *limits);
+void block_throttle_counters(struct block *block, struct block_counters *out);

@@ -185,8 +185,9 @@ static void show_vm(const json_t *vm)
     size_t i;
     const json_t *disk;
     json_array_foreach(json_object_get(vm, "disks"), i, disk)
-        printf("disk       %s%s\n", text(disk, "path"),
-               json_is_true(json_object_get(disk, "read_only")) ? " (read-only)" : "");
+        printf("disk       %s%s%s%s\n", *text(disk, "path") ? text(disk, "path") : "no disc",
+               json_is_true(json_object_get(disk, "read_only")) ? " (read-only)" : "",
+               *text(disk, "io") ? ", by " : "", text(disk, "io"));
 }
 
 int info_of_vm(const struct verb *verb)

@@ -13,6 +13,7 @@
 #include "host/clock.h"
 #include "host/memory.h"
 #include "host/sandbox.h"
+#include "host/uring.h"
 
 const char info_help[] =
     "usage: berth info [--json] [VM]\n"
@@ -31,6 +32,8 @@ struct info {
     struct host_memory memory;
     struct host_tsc_info tsc;
     struct sandbox_layer layers[SANDBOX_LAYERS];
+    bool uring;             // io_uring is usable
+    struct error uring_why; // else
 };
 
 static const char *const feature_names[FEATURE_COUNT] = {
@@ -64,6 +67,7 @@ static void gather(struct info *info)
     host_memory_read(&info->memory);
     host_tsc_calibrate(&info->tsc);
     sandbox_probe(info->layers);
+    info->uring = uring_probe(&info->uring_why) == OK;
 }
 
 // Whether a guest can be shown this model here; else why has the words.
@@ -128,6 +132,9 @@ static void show_text(const struct info *info)
            info->memory.available / MIB);
     show_engines();
     show_models(info);
+    printf("disk I/O   io_uring: %s%s%s\n",
+           info->uring ? "usable" : "not usable: ", info->uring_why.text,
+           info->uring ? "" : "; threads do its work");
     for (int i = 0; i < SANDBOX_LAYERS; i++) {
         const struct sandbox_layer *layer = &info->layers[i];
         printf("sandbox    %s: %s%s%s%s\n", layer->name, layer->usable ? "usable" : "not usable",
@@ -186,14 +193,16 @@ static json_t *sandbox_json(const struct info *info)
 
 static int show_json(const struct info *info)
 {
-    json_t *root = json_pack(
-        "{s:s, s:{s:s, s:I, s:o}, s:{s:I, s:s, s:b}, s:s, s:{s:I, s:I}, s:o, s:o, s:o}", "version",
-        BERTH_VERSION, "cpu", "model", info->cpu, "online", (json_int_t)info->cpus, "features",
-        features_json(&info->features), "tsc", "khz", (json_int_t)info->tsc.khz, "source",
-        info->tsc.source, "invariant", info->tsc.invariant, "kernel", info->os.release, "memory",
-        "total_mib", (json_int_t)(info->memory.total / MIB), "available_mib",
-        (json_int_t)(info->memory.available / MIB), "engines", engines_json(), "cpu_models",
-        models_json(info), "sandbox", sandbox_json(info));
+    json_t *root = json_pack("{s:s, s:{s:s, s:I, s:o}, s:{s:I, s:s, s:b}, s:s, s:{s:I, s:I}, s:o, "
+                             "s:o, s:o, s:{s:b, s:s}}",
+                             "version", BERTH_VERSION, "cpu", "model", info->cpu, "online",
+                             (json_int_t)info->cpus, "features", features_json(&info->features),
+                             "tsc", "khz", (json_int_t)info->tsc.khz, "source", info->tsc.source,
+                             "invariant", info->tsc.invariant, "kernel", info->os.release, "memory",
+                             "total_mib", (json_int_t)(info->memory.total / MIB), "available_mib",
+                             (json_int_t)(info->memory.available / MIB), "engines", engines_json(),
+                             "cpu_models", models_json(info), "sandbox", sandbox_json(info),
+                             "io_uring", "usable", info->uring, "why", info->uring_why.text);
     if (!root || json_dumpf(root, stdout, JSON_INDENT(2)) < 0)
         return complain(EXIT_HOST, "cannot write the information");
     printf("\n");

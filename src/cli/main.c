@@ -17,6 +17,7 @@ const struct command commands[] = {
     {"stop", "shut a VM down", stop_help, cmd_stop},
     {"events", "follow what happens to a VM", events_help, cmd_events},
     {"stats", "show a VM's counters", stats_help, cmd_stats},
+    {"limit", "say what a running VM's disk may take of the host", limit_help, cmd_limit},
     {"explain", "say what holds a VM back, and what would help", explain_help, cmd_explain},
     {"image", "make a disk with Debian on it", image_help, cmd_image},
     {"screen", "print the text on a VM's screen", screen_help, cmd_screen},

@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include "control/control.h"
+#include "control/disk_requests.h"
 #include "control/display_requests.h"
 #include "control/nic_requests.h"
 #include "host/clock.h"
@@ -20,12 +21,13 @@ static err_t help(void *context, const json_t *args, struct reply *reply, struct
     return OK;
 }
 
-static json_t *disks(const struct vm_config *config)
+static json_t *disks(struct vm *vm, const struct vm_config *config)
 {
     json_t *list = json_array();
     for (uint32_t i = 0; i < config->disks; i++)
-        json_array_append_new(list, json_pack("{s:s?, s:b}", "path", config->disk[i].path,
-                                              "read_only", config->disk[i].read_only));
+        json_array_append_new(list, json_pack("{s:s?, s:b, s:s}", "path", config->disk[i].path,
+                                              "read_only", config->disk[i].read_only, "io",
+                                              vm_disk_io(vm, i)));
     return list;
 }
 
@@ -41,7 +43,7 @@ static err_t info(void *context, const json_t *args, struct reply *reply, struct
                   "memory_mib", (json_int_t)(config->memory_bytes / MIB), "cpu", config->cpu,
                   "uptime_seconds", (double)(host_now() - c->started) / NS_PER_SEC, "guest_seconds",
                   (double)vm_time(c->vm) / NS_PER_SEC, "kernel", config->kernel, "serial",
-                  config->serial, "disks", disks(config), "nics", nics_describe(c));
+                  config->serial, "disks", disks(c->vm, config), "nics", nics_describe(c));
     if (!more)
         return error_set(e, ERR_NO_MEMORY, "no memory for an answer");
     json_object_update(reply->result, more);
@@ -163,6 +165,8 @@ const struct request vm_requests[] = {
     {"plug", "connects a network card to the network port that comes along", plug_fields,
      request_plug},
     {"unplug", "takes a network card's cable out", unplug_fields, request_unplug},
+    {"limit", "what a disk may take of the host, from now on; without limits: what holds",
+     limit_fields, limit_request},
     {"nmi", "a non-maskable interrupt, as from a crash-dump button", nmi_fields, nmi},
     {0},
 };

@@ -92,6 +92,14 @@ err_t vm_cdrom_parse(struct vm_config *config, const char *text, struct error *e
 err_t vm_nic_parse(struct vm_config *config, const char *text, struct error *e);
 void vm_nic_mac(const struct vm_config *config, unsigned nic, uint8_t mac[6]);
 
+// The member of limits that a name means, "bps", "iops-read" or "bps_burst" (- and _ are one);
+// NULL: none.
+uint64_t *vm_limit_member(struct throttle_limits *limits, const char *name, size_t len);
+// "10M" and the like: K, M and G are powers of 1024. The name is for the words of an error.
+err_t vm_rate_parse(const char *name, size_t name_len, const char *text, size_t len, uint64_t *out,
+                    struct error *e);
+err_t vm_limits_check(const struct throttle_limits *limits, struct error *e);
+
 // Ranges and names, not whether files exist. The text says which key, what is wrong and what is
 // right.
 err_t vm_config_check(const struct vm_config *config, struct error *e);

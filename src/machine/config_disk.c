@@ -85,14 +85,14 @@ static const struct prop *find_prop(const char *word, size_t len)
     return NULL;
 }
 
-// "iops_read" is a rate, "iops_read_burst" its burst. NULL: no limit has that name.
-static uint64_t *find_limit(struct vm_disk *disk, const char *word, size_t len)
+// "iops_read" is a rate, "iops_read_burst" its burst.
+uint64_t *vm_limit_member(struct throttle_limits *limits, const char *word, size_t len)
 {
     static const char burst[] = "_burst";
     size_t tail = sizeof burst - 1;
     bool is_burst = len > tail && same_name(burst, word + len - tail, tail);
     for (size_t i = 0; i < THROTTLE_KINDS; i++) {
-        struct throttle_limit *limit = &disk->limits.of[i];
+        struct throttle_limit *limit = &limits->of[i];
         if (same_name(throttle_names[i], word, is_burst ? len - tail : len))
             return is_burst ? &limit->burst : &limit->rate;
     }
@@ -112,9 +112,8 @@ static bool find_bus(const char *name, size_t len, enum vm_disk_bus *bus)
 
 // --- words on a command line
 
-// "10M" and the like: K, M and G are powers of 1024.
-static err_t parse_rate(const char *name, size_t name_len, const char *text, size_t len,
-                        uint64_t *out, struct error *e)
+err_t vm_rate_parse(const char *name, size_t name_len, const char *text, size_t len, uint64_t *out,
+                    struct error *e)
 {
     uint64_t n = 0, unit = 1;
     size_t i = 0;
@@ -159,9 +158,9 @@ static err_t set_word(struct vm_disk *disk, const char *word, size_t len, struct
     size_t value_len = equals ? len - name - 1 : 0;
     const struct prop *p =
         len == 2 && !strncmp(word, "ro", 2) ? find_prop("read_only", 9) : find_prop(word, name);
-    uint64_t *limit = find_limit(disk, word, name);
+    uint64_t *limit = vm_limit_member(&disk->limits, word, name);
     if (limit && equals)
-        return parse_rate(word, name, value, value_len, limit, e);
+        return vm_rate_parse(word, name, value, value_len, limit, e);
     if (!p || !strcmp(p->name, "path") || !strcmp(p->name, "cdrom") ||
         (p->kind == PROP_BOOL) != !equals)
         return unknown_word(word, len, e);
@@ -211,6 +210,19 @@ err_t vm_cdrom_parse(struct vm_config *config, const char *text, struct error *e
 
 // --- checks
 
+err_t vm_limits_check(const struct throttle_limits *limits, struct error *e)
+{
+    for (unsigned i = 0; i < THROTTLE_KINDS; i++) {
+        const struct throttle_limit *l = &limits->of[i];
+        if (l->rate > THROTTLE_RATE_MAX || l->burst > THROTTLE_RATE_MAX)
+            return error_set(e, ERR_INVALID, "%s: at most 1 T", throttle_names[i]);
+        if (l->burst && !l->rate)
+            return error_set(e, ERR_INVALID, "%s-burst needs %s, too", throttle_names[i],
+                             throttle_names[i]);
+    }
+    return OK;
+}
+
 static err_t check_disk(const struct vm_disk *d, struct error *e)
 {
     if (d->path ? !*d->path : !d->cdrom)
@@ -231,15 +243,7 @@ static err_t check_disk(const struct vm_disk *d, struct error *e)
         if (*c < ' ' || *c > '~')
             return error_set(e, ERR_INVALID, "the serial number is not plain ASCII");
     }
-    for (unsigned i = 0; i < THROTTLE_KINDS; i++) {
-        const struct throttle_limit *l = &d->limits.of[i];
-        if (l->rate > THROTTLE_RATE_MAX || l->burst > THROTTLE_RATE_MAX)
-            return error_set(e, ERR_INVALID, "%s: at most 1 T", throttle_names[i]);
-        if (l->burst && !l->rate)
-            return error_set(e, ERR_INVALID, "%s-burst needs %s, too", throttle_names[i],
-                             throttle_names[i]);
-    }
-    return OK;
+    return vm_limits_check(&d->limits, e);
 }
 
 err_t vm_disks_check(const struct vm_config *config, struct error *e)
@@ -348,7 +352,7 @@ static err_t prop_from_json(struct vm_disk *disk, const char *key, const json_t 
                             struct error *e)
 {
     const struct prop *p = strchr(key, '-') ? NULL : find_prop(key, strlen(key));
-    uint64_t *limit = strchr(key, '-') ? NULL : find_limit(disk, key, strlen(key));
+    uint64_t *limit = strchr(key, '-') ? NULL : vm_limit_member(&disk->limits, key, strlen(key));
     if (limit)
         return limit_from_json(limit, key, value, e);
     if (!p)

@@ -518,6 +518,25 @@ static void add_counter(struct vm_counter *out, unsigned max, unsigned *n, const
     snprintf(c->name, sizeof c->name, "%s%s%s", prefix, *prefix ? "." : "", name);
 }
 
+static void add_disk_counters(struct vm *vm, unsigned disk, struct vm_counter *out, unsigned max,
+                              unsigned *n)
+{
+    struct block_counters c;
+    char id[16];
+    snprintf(id, sizeof id, "disk%u", disk);
+    if (!vm_disk_counters(vm, disk, &c))
+        return;
+    const struct {
+        const char *name;
+        uint64_t value;
+    } all[] = {{"reads", c.reads},     {"read_bytes", c.read_bytes},
+               {"writes", c.writes},   {"written_bytes", c.written_bytes},
+               {"flushes", c.flushes}, {"discards", c.discards},
+               {"at_once", c.at_once}, {"delayed", c.delayed}};
+    for (unsigned i = 0; i < ARRAY_LEN(all); i++)
+        add_counter(out, max, n, id, all[i].name, all[i].value);
+}
+
 // Those of a device only once it was used: a machine has many that a guest never touches.
 unsigned vm_counters(struct vm *vm, struct vm_counter *out, unsigned max)
 {
@@ -536,6 +555,8 @@ unsigned vm_counters(struct vm *vm, struct vm_counter *out, unsigned max)
         if (interrupts)
             add_counter(out, max, &n, o->dev->id, "interrupts", interrupts);
     }
+    for (unsigned i = 0; i < vm->config->disks; i++)
+        add_disk_counters(vm, i, out, max, &n);
     return n;
 }
 

@@ -98,6 +98,13 @@ void vm_nic_set_link(struct vm *vm, unsigned nic, bool up);
 void vm_serial_writable(struct vm *vm);
 void vm_console_writable(struct vm *vm);
 
+// Disks, by their place in the definition; false: there is none, or no disc in the drive. Limits
+// hold from now on, until the VM ends.
+bool vm_disk_set_limits(struct vm *vm, unsigned disk, const struct throttle_limits *limits);
+bool vm_disk_limits(struct vm *vm, unsigned disk, struct throttle_limits *out);
+bool vm_disk_counters(struct vm *vm, unsigned disk, struct block_counters *out);
+const char *vm_disk_io(struct vm *vm, unsigned disk); // how the host is asked; "": not at all
+
 // Named counters of the engine and, as DEVICE.NAME, of the devices; values only grow.
 struct vm_counter {
     char name[48];

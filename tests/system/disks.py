@@ -105,6 +105,85 @@ def virtio(opts, work):
     whole_disk(opts, work, "virtio", VIRTIO, "/dev/vda", cpus="2")
 
 
+def berth(opts, *args):
+    """Asks a running VM; returns the answer."""
+    return json.loads(subprocess.run([opts.berth, args[0], "--json", *args[1:]], check=True, capture_output=True).stdout)
+
+
+def virtio_guest(opts, work, image, *options, cpus="1", more=()):
+    """Debian's cloud kernel with a virtio disk: the guest, and its name."""
+    vm = f"disks-{os.getpid()}-{time.monotonic_ns()}"
+    initrd = initramfs_with(work, "cloud-virtio" + "-more" * bool(more), "cloud", *VIRTIO, more=more)
+    return Guest(opts, "--name", vm, "-m", "256", "-c", cpus, "--kernel", kernel("cloud"), "--initrd", initrd, "--append",
+                 ARGS + " quiet", "--disk", ",".join((image,) + options), timeout=opts.timeout), vm
+
+
+def libraries(program):
+    return [(f, f.lstrip("/")) for f in re.findall(r"(/\S+)", subprocess.run(["ldd", program], capture_output=True,
+                                                                            text=True).stdout)]
+
+
+def virtio_requests(opts, work):
+    """what a virtio disk offers: a queue for each vCPU, its serial number, discards, zeros, flushes"""
+    program = shutil.which("blkdiscard", path="/usr/sbin:/sbin")
+    if not program:
+        raise Skip("no blkdiscard of util-linux")
+    image = new_image(work, "requests.img")
+    g, vm = virtio_guest(opts, work, image, "serial=tell-tale", cpus="2",
+                         more=[(program, "bin/blkdiscard-all")] + libraries(program))
+    with g:
+        g.expect("guest# ")
+        g.send("while [ ! -b /dev/vda ]; do sleep 0.1; done; mount -t sysfs s /sys; cd /sys/block/vda\n")
+        for what, want in (("ls mq | wc -l", "2"), ("cat serial", "tell-tale"), ("cat queue/write_cache", "write back"),
+                           ("cat queue/discard_granularity", "512")):
+            if (said := answer(g, what, "ASKED")) != want:
+                raise Failure(f"'{what}' says '{said}', not '{want}'")
+        answer(g, "tr '\\0' x < /dev/zero | dd of=/dev/vda bs=1M count=32 iflag=fullblock conv=fsync 2>/dev/null; echo ok", "WROTE")
+        before = os.stat(image).st_blocks
+        answer(g, "blkdiscard -o 8388608 -l 8388608 /dev/vda; blkdiscard-all -z -o 20971520 -l 1048576 /dev/vda; sync; echo ok", "GONE")
+        if before - os.stat(image).st_blocks < 8 * 2048:
+            raise Failure("discarding gives no space back")
+        left = answer(g, "echo 3 > /proc/sys/vm/drop_caches; for at in 8 15 20 7 21; do dd if=/dev/vda bs=1M skip=$at count=1"
+                      " 2>/dev/null | tr -d '\\0' | wc -c; done", "LEFT").split()
+        if left != ["0", "0", "0", "1048576", "1048576"]:
+            raise Failure(f"discards and zeros left {left}")
+        counters = berth(opts, "stats", vm)["counters"]
+        for name in ("disk0.reads", "disk0.written_bytes", "disk0.flushes", "disk0.discards"):
+            if not counters.get(name):
+                raise Failure(f"{name} is not counted")
+        power_off(g)
+
+
+def seconds_of(g, megabytes):
+    """How long the guest takes to read so much past its cache, 64 KiB at a time."""
+    up = "$(cut -d ' ' -f 1 /proc/uptime)"
+    start, end = answer(g, f"echo {up}; dd if=/dev/vda of=/dev/null bs=64k count={megabytes * 16} iflag=direct 2>/dev/null; "
+                        f"echo {up}", "TOOK").split()
+    return float(end) - float(start)
+
+
+def limits(opts, work):
+    """bandwidth and operations are what the limits say within 5 %, and limits change while the guest runs"""
+    image = new_image(work, "limits.img")
+    g, vm = virtio_guest(opts, work, image, "bps=2M", "bps-burst=1M")
+    shares = []
+    with g:
+        g.expect("guest# ")
+        g.send("while [ ! -b /dev/vda ]; do sleep 0.1; done\n")
+        # What has been saved up goes at once, and then the rate holds.
+        for mib, saved, rate, change in ((16, 1, 2, ()), (32, 1, 4, ("bps=4M",)), (28, 8, 4, ("bps-burst=8M",)),
+                                         (20, 20 / 16, 40 / 16, ("bps=0", "iops-read=40", "iops-read-burst=20"))):
+            if change:
+                berth(opts, "limit", vm, "disk0", *change)
+            time.sleep(saved / rate)
+            shares.append((mib - saved) / seconds_of(g, mib) / rate)
+        if any(abs(share - 1) > 0.05 for share in shares):
+            raise Failure("measured, as a part of the limit: " + " ".join(f"{share:.3f}" for share in shares))
+        if berth(opts, "limit", vm, "disk0") != {"iops_read": 40, "iops_read_burst": 20}:
+            raise Failure("the limits that hold are not those that were set")
+        power_off(g)
+
+
 def cdrom(opts, work):
     """a SATA CD-ROM drive: an ISO image is mounted and read; an empty drive says so"""
     maker = shutil.which("xorrisofs") or shutil.which("genisoimage") or shutil.which("mkisofs")
@@ -195,7 +274,7 @@ def qcow2_killed(opts, work):
     print(f"# {last} flushed writes")
 
 
-CASES = [ahci, nvme, virtio, cdrom, qcow2, qcow2_killed]
+CASES = [ahci, nvme, virtio, virtio_requests, limits, cdrom, qcow2, qcow2_killed]
 
 if __name__ == "__main__":
     boot.CASES = CASES

@@ -137,3 +137,38 @@ void board_close_disks(struct vm *vm)
     for (unsigned i = 0; i < ARRAY_LEN(vm->board->disk); i++)
         block_close(vm->board->disk[i]);
 }
+
+static struct block *disk_of(struct vm *vm, unsigned disk)
+{
+    return disk < ARRAY_LEN(vm->board->disk) ? vm->board->disk[disk] : NULL;
+}
+
+bool vm_disk_set_limits(struct vm *vm, unsigned disk, const struct throttle_limits *limits)
+{
+    struct block *block = disk_of(vm, disk);
+    if (block)
+        block_throttle_set(block, limits);
+    return block;
+}
+
+bool vm_disk_limits(struct vm *vm, unsigned disk, struct throttle_limits *out)
+{
+    struct block *block = disk_of(vm, disk);
+    if (block)
+        block_throttle_get(block, out);
+    return block;
+}
+
+bool vm_disk_counters(struct vm *vm, unsigned disk, struct block_counters *out)
+{
+    struct block *block = disk_of(vm, disk);
+    if (block)
+        block_throttle_counters(block, out);
+    return block;
+}
+
+const char *vm_disk_io(struct vm *vm, unsigned disk)
+{
+    const struct block *block = disk_of(vm, disk);
+    return block ? block->io : "";
+}
