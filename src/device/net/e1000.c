@@ -298,19 +298,19 @@ static void reset_registers(struct e1000 *n)
     n->offload = (struct e1000_offload){0};
     n->shift = 0;
     n->shifted_in = n->shift_out = n->clock = 0;
-    n->stalled = n->starved = 0;
+    n->stalled = 0;
     n->quiet_until = 0;
     dev->env->set_timer(dev, TIMER_THROTTLE, NS_NEVER);
     dev->env->set_timer(dev, TIMER_TRANSMIT, NS_NEVER);
     reset_phy(n);
     update_interrupt(n);
+    e1000_buffers_added(n); // what waits for them goes nowhere now
 }
 
 static void write_ctrl(struct e1000 *n, uint32_t value)
 {
     if (value & CTRL_RST) {
         reset_registers(n);
-        e1000_buffers_added(n); // what waits for them goes nowhere now
         return;
     }
     if (value & CTRL_PHY_RST)

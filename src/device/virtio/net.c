@@ -224,7 +224,7 @@ static bool receive(struct device *dev, uint8_t *packet, size_t len)
     struct virtio_net *net = net_of(virtio_of(dev));
     struct virtio_pci *v = &net->virtio;
 
-    if (!(v->config[CONFIG_STATUS] & STATUS_LINK_UP))
+    if (!(v->config[CONFIG_STATUS] & STATUS_LINK_UP) || !virtio_running(v))
         return true;
     virtio_begin(v);
     net->short_of_buffers = 0;
@@ -336,8 +336,8 @@ static void net_started(struct virtio_pci *v)
 
     net->takes = (uint8_t)takes_of(v->driver_features);
     net->pairs = 1;
-    net->starved = 0;
     net->stalled = 0;
+    buffers_added(net); // who waited for the driver before this one
 }
 
 static const struct virtio_model net_model = {

@@ -428,6 +428,8 @@ static void it_survives_a_move_and_a_reset(void)
     fake_device_free(copy);
     fake_guest_free(to);
     set_reg(CTRL, 1 << 26);
+    CHECK_EQ(s.wire.resumed, 1); // the frame that waited may come, and goes nowhere
+    CHECK(receive(everyone, 60));
     CHECK_EQ(reg(RDBAL), 0);
     CHECK_EQ(reg(0x5400), 0x01005452);
     tear_down();

@@ -311,10 +311,10 @@ static const struct nic_config *net_config(struct wire *wire)
     static struct nic_config config;
 
     config = (struct nic_config){.mac = {0x52, 0x54, 0, 1, 2, 3},
-                                        .mtu = 1400,
-                                        .send = take_frame,
-                                        .resume = room_again,
-                                        .opaque = wire};
+                                 .mtu = 1400,
+                                 .send = take_frame,
+                                 .resume = room_again,
+                                 .opaque = wire};
     return &config;
 }
 
@@ -418,6 +418,21 @@ static void net_drops_packets_while_the_link_is_down(void)
     CHECK_EQ(config_word(&s, 6, 2), 3); // and the guest is asked to announce itself
     CHECK(virtio_nic.receive(s.dev, packet, sizeof packet));
     CHECK(fake_get(&s.d, 0, &written) && written == 72);
+    tear_down(&s);
+}
+
+static void net_without_a_driver_holds_nothing_up(void)
+{
+    struct wire wire = {0};
+    uint8_t packet[72] = {0};
+    struct setup s;
+
+    set_up(&s, &virtio_net_type, net_config(&wire), 3);
+    CHECK(!virtio_nic.receive(s.dev, packet, sizeof packet)); // no buffers yet
+    s.dev->type->reset(s.dev);
+    CHECK(virtio_nic.receive(s.dev, packet, sizeof packet)); // lost
+    fake_driver_start(&s.d, s.g, s.dev, 0, 3, false);
+    CHECK_EQ(wire.resumed, 1);
     tear_down(&s);
 }
 
@@ -778,9 +793,10 @@ TEST_MAIN(TEST(rng_fills_buffers_at_a_bounded_rate), TEST(rng_survives_a_move_wi
           TEST(net_keeps_what_the_wire_has_no_room_for),
           TEST(net_spreads_a_packet_over_merged_buffers_or_waits),
           TEST(net_drops_packets_while_the_link_is_down),
-          TEST(net_obeys_commands_and_refuses_others), TEST(net_survives_a_move),
-          TEST(disk_reads_and_writes), TEST(disk_tells_its_shape_and_serial),
-          TEST(disk_discards_and_zeroes), TEST(disk_refuses_what_is_outside_or_unknown),
+          TEST(net_without_a_driver_holds_nothing_up), TEST(net_obeys_commands_and_refuses_others),
+          TEST(net_survives_a_move), TEST(disk_reads_and_writes),
+          TEST(disk_tells_its_shape_and_serial), TEST(disk_discards_and_zeroes),
+          TEST(disk_refuses_what_is_outside_or_unknown),
           TEST(read_only_disk_says_so_and_refuses_writes),
           TEST(disk_request_without_a_status_byte_stops_the_device),
           TEST(disk_reset_waits_for_requests_in_flight), TEST(disk_serves_a_full_ring),
