@@ -175,7 +175,7 @@ static err_t take_forward(const char *value, struct run_given *given, struct err
 static err_t settle_networks(struct vm_config *config, const struct run_given *given,
                              struct error *e)
 {
-    bool boots = config->firmware && strcmp(config->firmware, "none") != 0;
+    bool boots = !config->kernel || (config->firmware && strcmp(config->firmware, "none") != 0);
     err_t err = OK;
     if (!given->net && (boots || given->forwards[0]))
         err = vm_nic_parse(config, "default", e);

@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""Virtual networks under Debian's kernels, without root: VMs reach each other, the host, and come back.
+
+    networks.py [--berth FILE] [--engine ENGINE] CASE...
+    networks.py --list
+
+Exit status: 0 all cases passed, 1 some failed, 77 all were skipped.
+"""
+import glob
+import hashlib
+import http.server
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.request
+
+import boot
+from boot import ARGS, Failure, Guest, initramfs_with, kernel, power_off
+from disks import answer
+
+VIRTIO = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "failover",
+          "net_failover", "virtio_net")
+LEASE = """#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr flush dev $interface; ip addr add $ip/$mask dev $interface; ip link set $interface mtu ${mtu:-1500}
+[ -n "$router" ] && ip route replace default via $router
+echo "search $domain" > /etc/resolv.conf
+for d in $dns; do echo "nameserver $d" >> /etc/resolv.conf; done
+"""
+UP = ("mkdir -p /etc; ip link set lo up; ip link set eth0 up; printf '%s' '" + LEASE.replace("'", "'\\''") +
+      "' > /lease; chmod +x /lease; udhcpc -i eth0 -s /lease -n -q -t 10 >/dev/null 2>&1 && echo up || echo down")
+
+
+def private_home(work):
+    """Networks of this test alone."""
+    for name in ("XDG_RUNTIME_DIR", "XDG_DATA_HOME"):
+        os.environ[name] = os.path.join(work, name)
+        os.makedirs(os.environ[name], mode=0o700, exist_ok=True)
+
+
+def define(name, **keys):
+    path = os.path.join(os.environ["XDG_DATA_HOME"], "berth/networks")
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    with open(os.path.join(path, name + ".json"), "w") as f:
+        json.dump({"berth_network": 1, "name": name, **keys}, f)
+
+
+def ask(name, request, **args):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(10)
+        s.connect(os.path.join(os.environ["XDG_RUNTIME_DIR"], "berth/net", name, "control.sock"))
+        s.sendall(json.dumps({"request": request, **args}).encode() + b"\n")
+        line = json.loads(s.makefile().readline())
+    if "ok" not in line:
+        raise Failure(f"{request}: {line}")
+    return line["ok"]
+
+
+def end_switches():
+    for path in glob.glob(os.path.join(os.environ["XDG_RUNTIME_DIR"], "berth/net/*")):
+        try:
+            os.kill(ask(os.path.basename(path), "info")["pid"], signal.SIGKILL)
+        except (OSError, ValueError):
+            pass
+
+
+def vm(opts, work, name, *args, flavour="cloud", modules=VIRTIO):
+    initrd = initramfs_with(work, "net-" + flavour, flavour, *modules)
+    return Guest(opts, "-n", name, "-m", "192", "--kernel", kernel(flavour), "--initrd", initrd, "--append",
+                 ARGS + " quiet", *args, timeout=opts.timeout)
+
+
+def bring_up(g):
+    g.expect("guest# ")
+    got = answer(g, UP, "LINK")
+    if got != "up":
+        raise Failure(f"the guest got no address: {got}; {g.output[-500:]}")
+    return answer(g, "ip -4 -o addr show eth0 | awk '{print $4}' | cut -d/ -f1", "ADDRESS")
+
+
+def expect(g, command, want, what):
+    got = answer(g, command, "GOT")
+    if got != want:
+        raise Failure(f"{what}: '{command}' gives '{got}' and not '{want}'")
+
+
+class Server:
+    """A web server on the host's loopback with 4 MiB in /file."""
+
+    def __enter__(self):
+        data = os.urandom(4 << 20)
+        self.sum = hashlib.md5(data).hexdigest()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_port
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def serve_file(g):
+    g.send("mkdir -p /www; head -c 1000000 /dev/urandom > /www/file; httpd -p 80 -h /www\n")
+    return answer(g, "md5sum < /www/file | cut -d' ' -f1", "SUM")
+
+
+def friends(opts, work):
+    """two VMs ping each other by name and fetch a file over HTTP, at a large MTU, too"""
+    private_home(work)
+    define("lan", kind="private", mtu=9000)
+    try:
+        with vm(opts, work, "web", "--net", "lan,queues=2") as web, vm(opts, work, "client", "--net", "lan") as client:
+            address = bring_up(web)
+            bring_up(client)
+            total = serve_file(web)
+            expect(client, "ping -c 1 -W 5 web >/dev/null && echo yes", "yes", "ping by name")
+            expect(client, "ping -c 1 -W 5 -s 8000 web >/dev/null && echo yes", "yes", "ping with large frames")
+            expect(client, "nslookup web.berth | awk '/^Address: /{print $2}' | head -n 1", address, "DNS")
+            expect(client, "wget -q -O - http://web.berth/file | md5sum | cut -d' ' -f1", total, "HTTP between VMs")
+            expect(web, "ping -c 1 -W 5 client.berth >/dev/null && echo yes", "yes", "ping back")
+            power_off(client)
+            power_off(web)
+    finally:
+        end_switches()
+
+
+def reach_host(opts, work, name, *args, **kw):
+    private_home(work)
+    port = free_port()
+    try:
+        with Server() as server, vm(opts, work, name, "-p", f"{port}:80", *args, **kw) as g:
+            bring_up(g)
+            gateway = answer(g, "ip route | awk '/default/{print $3}'", "GATEWAY")
+            expect(g, f"wget -q -O - http://{gateway}:{server.port}/file | md5sum | cut -d' ' -f1", server.sum,
+                   "a server on the host's loopback")
+            total = serve_file(g)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/file", timeout=60) as reply:
+                if hashlib.md5(reply.read()).hexdigest() != total:
+                    raise Failure("the forwarded port leads elsewhere")
+            power_off(g)
+    finally:
+        end_switches()
+
+
+def host(opts, work):
+    """a VM reaches a server on the host's loopback through NAT, and the host the VM by a forwarded port"""
+    reach_host(opts, work, "vm")
+
+
+def e1000(opts, work):
+    """the same with Intel's card"""
+    reach_host(opts, work, "old", "--net", "default,model=e1000", flavour="generic", modules=("e1000",))
+
+
+def comeback(opts, work):
+    """the switch is killed: the VM runs on and is plugged into its successor"""
+    private_home(work)
+    define("lan", kind="private", subnet="10.99.0.0/24")
+    try:
+        with vm(opts, work, "a", "--net", "lan") as a, vm(opts, work, "b", "--net", "lan") as b:
+            address = bring_up(a)
+            bring_up(b)
+            expect(b, f"ping -c 1 -W 5 {address} >/dev/null && echo yes", "yes", "ping before")
+            before = ask("lan", "info")["pid"]
+            os.kill(before, signal.SIGKILL)
+            expect(b, f"for i in $(seq 100); do ping -c 1 -W 1 {address} >/dev/null && break; sleep 0.2; done && echo yes",
+                   "yes", "ping after")
+            if ask("lan", "info")["pid"] == before:
+                raise Failure("the switch was not killed")
+            power_off(b)
+            power_off(a)
+    finally:
+        end_switches()
+
+
+def idle(opts, work):
+    """a switch that nobody is plugged into any more ends by itself"""
+    private_home(work)
+    define("lan", kind="private", idle_seconds=1)
+    try:
+        with vm(opts, work, "a", "--net", "lan") as g:
+            g.expect("guest# ")
+            pid = ask("lan", "info")["pid"]
+            time.sleep(1.5)
+            os.kill(pid, 0)
+            power_off(g)
+        for _ in range(100):
+            try:
+                os.kill(pid, 0)
+            except OSError:
+                return
+            time.sleep(0.1)
+        raise Failure("the switch still runs")
+    finally:
+        end_switches()
+
+
+CASES = [friends, host, e1000, comeback, idle]
+
+if __name__ == "__main__":
+    boot.CASES = CASES
+    boot.__doc__ = __doc__
+    sys.exit(boot.main())
