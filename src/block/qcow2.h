@@ -65,6 +65,9 @@ err_t qcow2_snapshot_create(struct qcow2 *q, const char *name, struct error *e);
 err_t qcow2_snapshot_apply(struct qcow2 *q, const char *name, struct error *e);
 err_t qcow2_snapshot_delete(struct qcow2 *q, const char *name, struct error *e);
 
+// Lets an image that is open read-only be what it was then. After an error: close it.
+err_t qcow2_snapshot_show(struct qcow2 *q, const char *name, struct error *e);
+
 struct qcow2_check {
     uint64_t errors; // counts too low, pointers to nowhere, wrong flags
     uint64_t leaks;  // clusters counted and not used

@@ -544,3 +544,41 @@ err_t qcow2_snapshot_delete(struct qcow2 *q, const char *name, struct error *e)
 {
     return act(q, DELETE, name, e);
 }
+
+// --- looking at one
+
+static err_t show(struct qcow2 *q, const struct qcow2_snapshot *snap, struct error *e)
+{
+    uint64_t *l1 = NULL, *old = q->l1;
+    err_t err = load_l1(q, snap, &l1, e);
+
+    if (err != OK) {
+        free(l1);
+        return err;
+    }
+    l1_replace(q, l1, snap->l1_offset, snap->l1_entries);
+    free(old);
+    q->header.size = snap->size_bytes;
+    q->block.limits.size_bytes = align_up(q->header.size, q->block.limits.logical_block);
+    q->plain_entry = 0;
+    return header_check(q, e);
+}
+
+err_t qcow2_snapshot_show(struct qcow2 *q, const char *name, struct error *e)
+{
+    struct qcow2_snapshot snap;
+    struct snaps s;
+    uint64_t at;
+
+    if (!q->read_only)
+        return error_set(e, ERR_INVALID, "%s: is open for writing", q->path);
+    structure_begin(q);
+    err_t err = load(q, &s, e);
+    if (err == OK)
+        err = find(q, &s, name, &snap, &at, e);
+    if (err == OK)
+        err = show(q, &snap, e);
+    free(s.bytes);
+    structure_end(q);
+    return err;
+}

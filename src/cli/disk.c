@@ -29,6 +29,7 @@ const char disk_help[] =
     "  -F, --backing-format F   its format (what its content looks like)\n"
     "  -c, --compress           pack the new image's clusters\n"
     "      --force              replace a file that is there\n"
+    "      --snapshot NAME      convert, map: the image as it was then\n"
     "      --shrink             resize: cut off the disk's end\n"
     "      --repair=WHAT        check: leaks, or all\n"
     "      --unsafe             rebase: change the name only, whatever the content\n"
@@ -59,6 +60,7 @@ enum { // options without a letter, as one, for the verbs' lists
     OPT_COMPRESSION = 'z',
     OPT_REFCOUNT = 'n',
     OPT_VERSION = 'v',
+    OPT_SNAPSHOT = 't',
 };
 
 static const struct option options[] = {
@@ -80,6 +82,7 @@ static const struct option options[] = {
     {"compression", required_argument, NULL, OPT_COMPRESSION},
     {"refcount-bits", required_argument, NULL, OPT_REFCOUNT},
     {"qcow2-version", required_argument, NULL, OPT_VERSION},
+    {"snapshot", required_argument, NULL, OPT_SNAPSHOT},
     {0},
 };
 
@@ -94,12 +97,12 @@ static const struct disk_verb {
     {"create", "fbFX" NEW_QCOW2, 1, 2, "FILE [SIZE]", disk_create},
     {"info", "fC", 1, 1, "FILE", disk_info},
     {"check", "fr", 1, 1, "FILE", disk_check},
-    {"convert", "fOcX" NEW_QCOW2, 2, 2, "FILE NEW", disk_convert},
+    {"convert", "fOcXt" NEW_QCOW2, 2, 2, "FILE NEW", disk_convert},
     {"resize", "fS", 2, 2, "FILE SIZE", disk_resize},
     {"snapshot", "", 2, 3, "list|create|apply|delete FILE [NAME]", disk_snapshot},
     {"commit", "", 1, 1, "FILE", disk_commit},
     {"rebase", "bFu", 1, 1, "FILE", disk_rebase},
-    {"map", "f", 1, 1, "FILE", disk_map},
+    {"map", "ft", 1, 1, "FILE", disk_map},
 };
 
 // --- options
@@ -147,6 +150,7 @@ static err_t take(struct disk_args *a, int id, const char *value, struct error *
     case OPT_COMPRESSION: return choose("compression", value, "zlib", "zstd", &a->qcow2.zstd, e);
     case OPT_CLUSTER: return small_number("cluster-size", value, &a->qcow2.cluster_bytes, e);
     case OPT_REFCOUNT: return small_number("refcount-bits", value, &a->qcow2.refcount_bits, e);
+    case OPT_SNAPSHOT: a->snapshot = value; return OK;
     case OPT_VERSION: return small_number("qcow2-version", value, &a->qcow2.version, e);
     case OPT_REPAIR:
         err = choose("repair", value, "leaks", "all", &all, e);

@@ -14,6 +14,7 @@ struct disk_args {
     const char *to;      // of the image that is made
     const char *backing; // NULL: not given; "": none
     const char *backing_format;
+    const char *snapshot;       // of the image that is read; NULL: its present content
     struct qcow2_create qcow2;  // how a new one is made
     bool subclusters, compress; // also in qcow2; compress: its clusters
     bool json, quiet, shrink, unsafe, chain, force;
@@ -64,6 +65,10 @@ struct disk_new {
 err_t disk_new_begin(struct disk_new *n, const char *path, bool replace, struct error *e);
 // err: what became of the work. Puts the file in its place, or removes it; returns err, or why not.
 err_t disk_new_end(struct disk_new *n, err_t err, struct error *e);
+
+// Opens an image to be read, with what is below it; as its snapshot has it, if one was given.
+err_t disk_open_to_read(const struct disk_args *a, const char *path, const char *format,
+                        struct block **out, struct error *e);
 
 // The format of an image, by its content and name: "raw" when nothing else fits.
 err_t disk_guess(const char *path, const char **format, struct error *e);

@@ -179,12 +179,11 @@ static bool is_block_device(const char *path)
 
 static err_t convert(struct disk_args *a, const char *from, const char *to, struct error *e)
 {
-    const struct block_options options = {.format = from, .read_only = true};
     struct block *block;
     err_t err = check_format(to, e);
 
     if (err == OK)
-        err = block_open(a->words[0], &options, &block, e);
+        err = disk_open_to_read(a, a->words[0], from, &block, e);
     if (err != OK)
         return err;
     if (!strcmp(to, "raw") && is_block_device(a->words[1]))
@@ -210,6 +209,8 @@ err_t disk_convert(struct disk_args *a, struct error *e)
 
     if (err == OK && strcmp(to, "qcow2") && asks_for_qcow2(a))
         err = error_set(e, ERR_INVALID, "only qcow2 images have these options; give -O qcow2");
+    if (err == OK && a->snapshot && (disk_is_foreign(from) || disk_is_foreign(to)))
+        err = error_set(e, ERR_INVALID, "a snapshot can be converted to raw and qcow2 only");
     if (err != OK)
         return err;
     err = disk_is_foreign(from) || disk_is_foreign(to) ? convert_foreign(a, from, to, e)

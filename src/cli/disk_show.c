@@ -369,9 +369,8 @@ static err_t show_map(const struct disk_args *a, struct block *block, struct err
 
 err_t disk_map(struct disk_args *a, struct error *e)
 {
-    const struct block_options options = {.format = a->format, .read_only = true};
     struct block *block;
-    err_t err = block_open(a->words[0], &options, &block, e);
+    err_t err = disk_open_to_read(a, a->words[0], a->format, &block, e);
 
     if (err != OK)
         return err;

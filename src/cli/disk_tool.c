@@ -207,3 +207,21 @@ err_t disk_guess(const char *path, const char **format, struct error *e)
     close(fd);
     return len < 0 ? error_set(e, ERR_IO, "%s: cannot be read: %s", path, strerror(reason)) : OK;
 }
+
+// --- images
+
+err_t disk_open_to_read(const struct disk_args *a, const char *path, const char *format,
+                        struct block **out, struct error *e)
+{
+    const struct block_options options = {.format = format, .read_only = true};
+    err_t err = block_open(path, &options, out, e);
+
+    if (err != OK || !a->snapshot)
+        return err;
+    struct qcow2 *q = qcow2_of(*out);
+    err = q ? qcow2_snapshot_show(q, a->snapshot, e)
+            : error_set(e, ERR_INVALID, "%s: only qcow2 images have snapshots", path);
+    if (err != OK)
+        block_close(*out);
+    return err;
+}

@@ -46,9 +46,15 @@ static const struct qcow2_create kinds[] = {
     {.size_bytes = DISK_BYTES, .cluster_bytes = 1024, .refcount_bits = 64, .backing = "/dev/null"},
 };
 
-static err_t open_path(int fd, bool tool, struct block **out)
+enum use { WRITE, READ, REPAIR };
+
+static err_t open_path(int fd, enum use use, struct block **out)
 {
-    const struct block_options options = {.format = "qcow2", .no_backing = true, .repair = tool};
+    const struct block_options options = {.format = "qcow2",
+                                          .no_backing = true,
+                                          .threads = true,
+                                          .read_only = use == READ,
+                                          .repair = use == REPAIR};
     char path[40];
 
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
@@ -61,7 +67,7 @@ static bool make_sound(int fd, const struct qcow2_create *kind)
     char path[40];
 
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    if (qcow2_create(path, kind, NULL) != OK || open_path(fd, false, &block) != OK)
+    if (qcow2_create(path, kind, NULL) != OK || open_path(fd, WRITE, &block) != OK)
         return false;
     memset(buffer, 'x', sizeof buffer);
     bool good =
@@ -136,7 +142,7 @@ static void act_on_structure(struct qcow2 *q, uint64_t action, struct input *in)
     unsigned count;
     err_t err = OK;
 
-    switch (action % 8) {
+    switch (action % 9) {
     case 0: err = qcow2_check(q, (enum qcow2_repair)(take(in, 1) % 3), &check, NULL); break;
     case 1: err = qcow2_snapshot_create(q, take(in, 1) % 2 ? "two" : "three", NULL); break;
     case 2: err = qcow2_snapshot_apply(q, take(in, 1) % 2 ? "one" : "two", NULL); break;
@@ -145,6 +151,7 @@ static void act_on_structure(struct qcow2 *q, uint64_t action, struct input *in)
     case 5: err = qcow2_resize(q, take(in, 2) * 512, true, NULL); break;
     case 6: err = qcow2_set_backing(q, take(in, 1) % 2 ? "a" : "", "raw", NULL); break;
     case 7: err = take(in, 1) % 4 ? OK : qcow2_empty(q, NULL); break;
+    case 8: err = qcow2_snapshot_show(q, take(in, 1) % 2 ? "one" : "1", NULL); break;
     }
     (void)err;
     free(list);
@@ -155,6 +162,8 @@ static void act(struct block *block, struct input *in)
 {
     uint64_t action = take(in, 1), len, at;
     struct block_extent extent;
+    struct block_request r;
+    struct iovec iov;
     err_t err = OK;
 
     if (action >= 192) {
@@ -163,8 +172,14 @@ static void act(struct block *block, struct input *in)
     }
     at = place(block, in, &len);
     switch (action % 8) {
-    case 0:
-    case 1: err = block_read(block, at, buffer, len, NULL); break;
+    case 0: err = block_read(block, at, buffer, len, NULL); break;
+    case 1:
+        iov = (struct iovec){buffer, len};
+        r = (struct block_request){
+            .op = BLOCK_READ, .offset = at, .len = len, .iov = &iov, .iovs = 1};
+        if (!block_at_once(block, &r, &err))
+            err = block_read(block, at, buffer, len, NULL);
+        break;
     case 2:
     case 3: err = block_write(block, at, buffer, len, NULL); break;
     case 4: err = block_request(block, BLOCK_WRITE_ZEROES, at, len, NULL); break;
@@ -193,8 +208,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (fd < 0 || !make_sound(fd, &kinds[take(&in, 1) % ARRAY_LEN(kinds)]))
         abort();
     damage(fd, &in);
-    bool tool = take(&in, 1) % 4 == 0;
-    for (unsigned opens = 0; opens < 3 && in.at < in.end && open_path(fd, tool, &block) == OK;
+    enum use use = (enum use)(take(&in, 1) % 3);
+    for (unsigned opens = 0; opens < 3 && in.at < in.end && open_path(fd, use, &block) == OK;
          opens++) {
         for (unsigned i = 0; i < 40 && in.at < in.end; i++)
             act(block, &in);

@@ -199,6 +199,11 @@ def snapshots_are_listed_applied_and_deleted():
     disk("snapshot", "create", "a.qcow2", "before the change")
     disk("resize", "a.qcow2", "+1M")
     refuses("already", "snapshot", "create", "a.qcow2", "before the change")
+    disk("convert", "--snapshot", "before the change", "-O", "raw", "a.qcow2", "then.raw")
+    with open("then.raw", "rb") as f:
+        assert f.read() == old
+    refuses("has no snapshot", "map", "--snapshot", "after", "a.qcow2")
+    refuses("only qcow2", "map", "--snapshot", "after", "plain.raw")
     names = [s["name"] for s in disk_json("info", "a.qcow2")["snapshots"]]
     assert names == ["before the change"], names
     assert "before the change" in disk("snapshot", "list", "a.qcow2")
