@@ -73,6 +73,7 @@ static void build(struct fuzz *f)
     f->nvme = how & 1;
     f->bar = f->nvme ? BAR : BAR32;
     f->disk = ram_disk_new(how & 2);
+    f->disk->cached = how & 8;
     f->g = fake_guest_new();
     ahci_config = (struct ahci_config){.drives = 2};
     ahci_config.drive[0] = (struct ahci_drive_config){.block = &f->disk->block};

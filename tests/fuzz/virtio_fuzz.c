@@ -38,19 +38,34 @@ static uint64_t take(struct input *in, unsigned size)
 struct back_end {
     struct block block;
     struct block_request *queued;
+    bool cached; // reads are answered at once
 };
 
-static void submit(struct block *block, struct block_request *r)
+static void transfer(const struct block_request *r)
 {
-    struct back_end *b = container_of(block, struct back_end, block);
-
     if (r->op <= BLOCK_WRITE && (r->offset > DISK_BYTES || r->len > DISK_BYTES - r->offset))
         abort();
     for (unsigned i = 0; i < r->iovs; i++) // touch all of it, as a transfer would
         memset(r->iov[i].iov_base, r->op == BLOCK_READ ? 0x5a : ((uint8_t *)r->iov[i].iov_base)[0],
                r->iov[i].iov_len);
+}
+
+static void submit(struct block *block, struct block_request *r)
+{
+    struct back_end *b = container_of(block, struct back_end, block);
+
+    transfer(r);
     r->next = b->queued;
     b->queued = r;
+}
+
+static bool at_once(struct block *block, const struct block_request *r, err_t *result)
+{
+    if (!container_of(block, struct back_end, block)->cached || r->op != BLOCK_READ)
+        return false;
+    transfer(r);
+    *result = r->offset & 0x400 ? OK : ERR_IO;
+    return true;
 }
 
 static void complete(struct back_end *b, unsigned most)
@@ -62,7 +77,7 @@ static void complete(struct back_end *b, unsigned most)
     }
 }
 
-static const struct block_type block_type = {.name = "fuzz", .submit = submit};
+static const struct block_type block_type = {.name = "fuzz", .submit = submit, .at_once = at_once};
 
 static void fill(void *opaque, void *data, size_t len)
 {
@@ -133,6 +148,7 @@ static const struct device_type *choose(struct fuzz *f, unsigned which, const vo
         return &virtio_net_type;
     default:
         f->back_end.block.type = &block_type;
+        f->back_end.cached = take(&f->in, 1) & 1;
         f->back_end.block.limits = (struct block_limits){DISK_BYTES, 512, 512, false, true, true};
         configs[4].blk = (struct virtio_blk_config){.block = &f->back_end.block, .queues = 2};
         *queues = 2;

@@ -347,6 +347,14 @@ static void drop(struct ahci_slot *s)
         port->tfd = ATA_READY;
 }
 
+static void go_on(struct ahci_slot *s)
+{
+    if (s->port->cdrom)
+        atapi_io_ended(s);
+    else
+        ata_io_ended(s);
+}
+
 static void io_ended(struct device *dev, void *argument)
 {
     struct ahci_slot *s = argument;
@@ -355,10 +363,8 @@ static void io_ended(struct device *dev, void *argument)
     port->in_flight--;
     if (s->dropped)
         drop(s);
-    else if (port->cdrom)
-        atapi_io_ended(s);
     else
-        ata_io_ended(s);
+        go_on(s);
     port_run(port);
     ahci_update(port->hba);
 }
@@ -383,6 +389,10 @@ void port_submit(struct ahci_slot *s, enum block_op op, uint64_t offset, uint64_
                                    .iov = data ? s->data.iov : NULL,
                                    .iovs = data ? s->data.count : 0,
                                    .done = io_done};
+    if (block_at_once(block, &s->io, &s->result)) {
+        go_on(s);
+        return;
+    }
     s->port->in_flight++;
     block->type->submit(block, &s->io);
 }

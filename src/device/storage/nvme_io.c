@@ -93,19 +93,42 @@ static void io_done(struct block_request *io, err_t result)
     storage_enter(c->nvme->config.enter, &c->nvme->pci.dev, io_ended, c);
 }
 
-static void submit(struct nvme_command *c, enum block_op op, uint64_t offset, uint64_t len)
+static struct block_request request(struct nvme_command *c, enum block_op op, uint64_t offset,
+                                    uint64_t len)
 {
     bool data = op == BLOCK_READ || op == BLOCK_WRITE;
+
+    return (struct block_request){.op = op,
+                                  .offset = offset,
+                                  .len = len,
+                                  .iov = data ? c->data.iov : NULL,
+                                  .iovs = data ? c->data.count : 0,
+                                  .done = io_done};
+}
+
+static void submit(struct nvme_command *c, enum block_op op, uint64_t offset, uint64_t len)
+{
     struct block *block = c->nvme->config.block;
 
-    c->io = (struct block_request){.op = op,
-                                   .offset = offset,
-                                   .len = len,
-                                   .iov = data ? c->data.iov : NULL,
-                                   .iovs = data ? c->data.count : 0,
-                                   .done = io_done};
+    c->io = request(c, op, offset, len);
     c->nvme->in_flight++;
     block->type->submit(block, &c->io);
+}
+
+// A read of what the host has in memory.
+static bool read_at_once(struct nvme_command *c, uint64_t offset, uint64_t len)
+{
+    err_t result;
+
+    c->io = request(c, BLOCK_READ, offset, len);
+    if (!block_at_once(c->nvme->config.block, &c->io, &result))
+        return false;
+    c->status = result == OK ? SC_OK : SC_READ_ERROR;
+    if (result == OK)
+        scatter_filled(&c->data, &c->nvme->pci.dev, len);
+    count(c);
+    nvme_finish(c, c->status, 0);
+    return true;
 }
 
 // --- Commands ---
@@ -144,7 +167,8 @@ static void transfer(struct nvme_command *c, bool write)
         return;
     }
     c->sync = write && must_sync(c);
-    submit(c, write ? BLOCK_WRITE : BLOCK_READ, offset, len);
+    if (write || !read_at_once(c, offset, len))
+        submit(c, write ? BLOCK_WRITE : BLOCK_READ, offset, len);
 }
 
 static void write_zeroes(struct nvme_command *c)

@@ -383,6 +383,23 @@ static void queued_commands_end_in_any_order(void)
     tear_down(&s);
 }
 
+static void reads_of_what_is_in_memory_end_at_once(void)
+{
+    struct setup s;
+
+    set_up(&s, false);
+    s.disk->cached = true;
+    memset(s.disk->data + 8 * 512, 0x99, 512);
+    set_reg(&s, PORT + P_SACT, 1);
+    issue(&s, &(struct command){
+                  .code = 0x60, .features = 1, .lba = 8, .device = 0x40, .data = B, .len = 512});
+    CHECK_EQ(reg(&s, PORT + P_SACT), 0);
+    CHECK_EQ(reg(&s, PORT + P_IS), 1 << 3);
+    CHECK_EQ(s.g->ram[B + 511], 0x99);
+    CHECK_EQ(s.disk->ops[BLOCK_READ], 0);
+    tear_down(&s);
+}
+
 static void a_failed_queued_command_is_found_in_the_log(void)
 {
     struct command log = {.code = 0x2f, .lba = 0x10, .count = 1, .data = B, .len = 512};
@@ -721,6 +738,7 @@ TEST_MAIN(TEST(ahci_says_what_it_is_and_has),
           TEST(soft_reset_ends_with_a_signature), TEST(identify_describes_the_disk),
           TEST(disk_reads_and_writes_in_every_form),
           TEST(old_addresses_are_cylinder_head_and_sector), TEST(queued_commands_end_in_any_order),
+          TEST(reads_of_what_is_in_memory_end_at_once),
           TEST(a_failed_queued_command_is_found_in_the_log),
           TEST(write_cache_off_makes_every_write_last), TEST(trim_discards_its_ranges),
           TEST(errors_stop_the_port_until_it_is_started_again),

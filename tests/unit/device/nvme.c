@@ -231,6 +231,23 @@ static void nvme_moves_data_through_pages_and_lists(void)
     tear_down(&s);
 }
 
+static void nvme_answers_what_is_in_memory_at_once(void)
+{
+    struct setup s;
+
+    set_up(&s, false, true);
+    make_queue(&s, 1);
+    s.disk->cached = true;
+    memset(s.disk->data + 4096, 0x5a, 4096);
+    CHECK_EQ(run_io(&s, io(2, 8, 8, B, 0)), 0);
+    CHECK_EQ(s.g->ram[B + 4095], 0x5a);
+    CHECK_EQ(s.disk->ops[BLOCK_READ], 0);
+    CHECK_EQ(s.g->msi_data, 0x41);
+    s.disk->fail = true;
+    CHECK_EQ(run_io(&s, io(2, 8, 8, B, 0)) & 0x7ff, 0x281);
+    tear_down(&s);
+}
+
 static void nvme_refuses_wrong_data_pointers(void)
 {
     struct setup s;
@@ -491,7 +508,8 @@ static void nvme_survives_a_move(void)
 
 TEST_MAIN(TEST(nvme_becomes_ready_only_with_usable_settings),
           TEST(nvme_describes_itself_and_its_namespace),
-          TEST(nvme_moves_data_through_pages_and_lists), TEST(nvme_refuses_wrong_data_pointers),
+          TEST(nvme_moves_data_through_pages_and_lists),
+          TEST(nvme_answers_what_is_in_memory_at_once), TEST(nvme_refuses_wrong_data_pointers),
           TEST(nvme_refuses_what_is_outside_or_unknown), TEST(nvme_flushes_zeroes_and_deallocates),
           TEST(nvme_read_only_namespace_refuses_writes),
           TEST(nvme_waits_with_commands_until_completions_have_room),
