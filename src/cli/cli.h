@@ -16,7 +16,8 @@ extern const struct command commands[]; // ended by a NULL name
 
 extern const char run_help[], info_help[], limit_help[], version_help[], ls_help[], pause_help[], resume_help[],
     reset_help[], stop_help[], events_help[], stats_help[], explain_help[], control_help[],
-    screen_help[], screenshot_help[], sendkey_help[], image_help[], disk_help[];
+    screen_help[], screenshot_help[], sendkey_help[], image_help[], disk_help[], net_help[],
+    port_help[];
 int cmd_run(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_limit(int argc, char **argv);
@@ -33,6 +34,8 @@ int cmd_screen(int argc, char **argv);
 int cmd_screenshot(int argc, char **argv);
 int cmd_sendkey(int argc, char **argv);
 int cmd_disk(int argc, char **argv);
+int cmd_net(int argc, char **argv);
+int cmd_port(int argc, char **argv);
 int cmd_control(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_help(int argc, char **argv);

@@ -24,6 +24,8 @@ const struct command commands[] = {
     {"screenshot", "save a picture of a VM's screen", screenshot_help, cmd_screenshot},
     {"sendkey", "press keys on a VM's keyboard", sendkey_help, cmd_sendkey},
     {"disk", "make, show, check and change disk images", disk_help, cmd_disk},
+    {"net", "virtual networks, and how VMs are plugged into them", net_help, cmd_net},
+    {"port", "ports of this host that lead to VMs", port_help, cmd_port},
     {"control", "send a VM any request", control_help, cmd_control},
     {"version", "show the version", version_help, cmd_version},
     {"help", "show this, or the help of a command", help_help, cmd_help},

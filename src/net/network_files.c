@@ -130,9 +130,13 @@ err_t network_remove(const char *name, struct error *e)
     err_t err = path_of(name, path, e);
     if (err)
         return err;
-    if (unlink(path) < 0)
-        return errno == ENOENT ? none_defined(name, e) : failed("remove", path, e);
-    return OK;
+    if (unlink(path) == 0)
+        return OK;
+    if (errno != ENOENT)
+        return failed("remove", path, e);
+    if (!strcmp(name, DEFAULT))
+        return error_set(e, ERR_INVALID, "the network 'default' is always there");
+    return none_defined(name, e);
 }
 
 // --- all of them

@@ -25,6 +25,8 @@ void outq_release(struct outq *q)
 // head == tail means empty, so a record never fills the last gap.
 static bool place(struct outq *q, size_t need)
 {
+    if (outq_empty(q))
+        q->head = q->tail = 0;
     if (q->tail < q->head)
         return q->head - q->tail > need;
     if (OUTQ_BYTES - q->tail >= need)

@@ -281,6 +281,308 @@ def ports_of_the_host_lead_to_vms():
         assert net.plug("other", forwards=f"tcp:{LOOPBACK}:{first}:80").address
 
 
+# --- who reaches whom
+
+def vms_reach_each_other_and_large_segments_stay_whole():
+    with network() as net:
+        a, b, c = net.plug("a"), net.plug("b"), net.plug("c")
+        assert talk(a, b) and talk(b, a)
+        c.drain()
+        body = tcp(a.address, b.address, 1, 2, 1, 1, ACK, os.urandom(60000))
+        header = struct.pack("<BBHHHHH", 1, 1, 54, 1448, 34, 16, 0)
+        packet = header + ether(b.mac, a.mac, 0x800, ipv4(a.address, b.address, 6, body))
+        b.drain()
+        a.port.send(packet)
+        assert select.select([b.port], [], [], WAIT)[0] and b.port.recv(70000) == packet
+        assert not c.receive(lambda f: f.protocol == 6, 0.2), "a frame for one reached another"
+        a.send(ether(BROADCAST, a.mac, 0x88b5, b"hello"))
+        assert b.receive(lambda f: f.kind == 0x88b5) and c.receive(lambda f: f.kind == 0x88b5)
+
+
+def vlans_keep_ports_apart_and_trunks_see_them_tagged():
+    with network() as net:
+        a, b = net.plug("a", vlan=10), net.plug("b", vlan=10)
+        c, plain, trunk = net.plug("c", vlan=20), net.plug("plain"), net.plug("router", trunk=True)
+        assert talk(a, b) and not talk(a, c) and not talk(a, plain)
+        assert a.dhcp(1)[2] == a.address and c.dhcp(1)[2] == c.address
+        assert a.exchange_udp(a.gateway, udp_echo(), b"hi") == b"echo hi"
+        assert c.ask_dns("a") == (0, [a.address])
+        for host in (b, c, trunk):
+            host.drain()
+        a.send(ether(BROADCAST, a.mac, 0x88b5, b"from ten"))
+        assert trunk.receive(lambda f: f.kind == 0x88b5).vlan == 10
+        assert b.receive(lambda f: f.kind == 0x88b5).vlan == 0
+        assert not c.receive(lambda f: f.kind == 0x88b5, 0.2)
+        station = "52:54:00:77:00:01"
+        trunk.send(ether(c.mac, station, 0x88b5, b"to twenty", vlan=20))
+        assert c.receive(lambda f: f.kind == 0x88b5).payload == b"to twenty"
+        c.send(ether(station, c.mac, 0x88b5, b"back"))
+        assert trunk.receive(lambda f: f.kind == 0x88b5 and f.payload == b"back").vlan == 20
+        c.send(ether(a.mac, c.mac, 0x88b5, b"hop", vlan=10))
+        assert not a.receive(lambda f: f.kind == 0x88b5, 0.2) and net.dropped("c", "vlan") == 1
+
+
+def isolated_ports_reach_the_gateway_only():
+    with network(isolated=True) as net:
+        a, b = net.plug("a"), net.plug("b")
+        assert not talk(a, b) and net.dropped("a", "isolated") == 1
+        assert a.ask_dns("b") == (0, [b.address])
+        net.ask("set", vm="a", isolated=False)
+        net.ask("set", vm="b", isolated=False)
+        assert talk(a, b)
+        net.ask("set", vm="b", up=False)
+        assert not talk(a, b)
+        net.ask("set", vm="b", up=True)
+        assert talk(a, b)
+
+
+# --- what is kept out
+
+def a_port_cannot_use_others_addresses():
+    with network() as net:
+        a, b = net.plug("a"), net.plug("b")
+
+        def kept_out(frame, header=bytes(12)):
+            b.drain()
+            before = net.dropped("a", "spoofed") + net.dropped("a", "invalid")
+            a.packet(header, frame)
+            after = net.dropped("a", "spoofed") + net.dropped("a", "invalid")
+            assert after == before + 1, frame
+            assert not b.receive(lambda f: f.kind != 0x86dd, 0.05), frame
+
+        other = "52:54:00:12:34:56"
+        hello = udp(a.address, b.address, 1, 2, b"hello")
+        kept_out(ether(b.mac, other, 0x800, ipv4(a.address, b.address, 17, hello)))
+        kept_out(ether(b.mac, a.gateway_mac, 0x800, ipv4(a.address, b.address, 17, hello)))
+        kept_out(ether(b.mac, a.mac, 0x800, ipv4("10.99.1.250", b.address, 17, hello)))
+        kept_out(ether(b.mac, a.mac, 0x800, ipv4(a.gateway, b.address, 17, hello)))
+        kept_out(ether(b.mac, a.mac, 0x800, ipv4("0.0.0.0", b.address, 17, hello)))
+        kept_out(ether(BROADCAST, a.mac, 0x806, arp(1, a.mac, b.address, BROADCAST, a.address)))
+        kept_out(ether(BROADCAST, a.mac, 0x806, arp(2, other, a.address, BROADCAST, a.address)))
+        kept_out(ether(b.mac, a.mac, 0x806, arp(2, a.mac, a.gateway, b.mac, b.address)))
+        offer = udp(a.address, "255.255.255.255", 67, 68, bytes(240))
+        kept_out(ether(BROADCAST, a.mac, 0x800, ipv4(a.address, "255.255.255.255", 17, offer)))
+        kept_out(ether(b.mac, a.mac, 0x86dd, ipv6(b.address6, a.address6, 17, udp(b.address6, a.address6, 1, 2, b""))))
+        router = icmp6(a.address6, "ff02::1", 134, bytes(12))
+        kept_out(ether("33:33:00:00:00:01", a.mac, 0x86dd, ipv6(a.address6, "ff02::1", 58, router)))
+        claim = icmp6(a.address6, "ff02::1", 136, bytes([0x20, 0, 0, 0]) + ip_bytes(b.address6))
+        kept_out(ether("33:33:00:00:00:01", a.mac, 0x86dd, ipv6(a.address6, "ff02::1", 58, claim)))
+        # a checksum to be filled in where the sender's address is
+        header = struct.pack("<BBHHHHH", 1, 0, 0, 0, 14, 12, 0)
+        kept_out(ether(b.mac, a.mac, 0x800, ipv4(a.address, b.address, 17, hello)), header)
+        assert talk(a, b)
+        trusting = net.plug("t", trusting=True)
+        trusting.send(ether(b.mac, other, 0x800, ipv4("192.0.2.9", b.address, 17, hello)))
+        assert b.receive(lambda f: f.protocol == 17 and f.source == other)
+
+
+def ipv6_addresses_belong_to_whoever_had_them_first():
+    with network() as net:
+        a, b = net.plug("a"), net.plug("b")
+        prefix = a.address6.split(":5054")[0]
+        mine = str(ipaddress.ip_address(prefix + ":1:2:3:4"))
+
+        def detect(host):
+            ask = icmp6("::", "ff02::1:ff03:4", 135, bytes(4) + ip_bytes(mine))
+            host.send(ether("33:33:ff:03:00:04", host.mac, 0x86dd, ipv6("::", "ff02::1:ff03:4", 58, ask)))
+
+        detect(a)
+        assert b.receive(lambda f: f.protocol == 58 and f.body[0] == 135)
+        detect(b)
+        b.send(ether(a.mac, b.mac, 0x86dd, ipv6(mine, a.address6, 17, udp(mine, a.address6, 1, 2, b"x"))))
+        a.send(ether(b.mac, a.mac, 0x86dd, ipv6(mine, b.address6, 17, udp(mine, b.address6, 1, 2, b"y"))))
+        assert b.receive(lambda f: f.protocol == 17).data == b"y"
+        assert net.dropped("b", "spoofed") == 2 and net.dropped("a", "spoofed") == 0
+        assert not a.receive(lambda f: f.protocol == 17, 0.1)
+
+
+def routers_are_advertised_and_neighbours_answered_over_ipv6():
+    for kind, lifetime in (("nat", 1800), ("private", 0)):
+        with network(kind=kind) as net:
+            web = net.plug("web")
+            web.drain()
+            link = "fe80::" + web.address6.split("::")[-1] if "::" in web.address6 else "fe80::1:2"
+            ask = icmp6(web.address6, "ff02::2", 133, bytes(4))
+            web.send(ether("33:33:00:00:00:02", web.mac, 0x86dd, ipv6(web.address6, "ff02::2", 58, ask)))
+            f = web.receive(lambda f: f.protocol == 58 and f.body[0] == 134)
+            assert f.right_sum() and struct.unpack("!H", f.body[6:8])[0] == lifetime, link
+            assert ip_bytes(web.address6)[:8] == f.body[48:56]
+            if kind == "private":
+                continue
+            gateway = net.ask("info")[0]["gateway6"]
+            ask = icmp6(web.address6, "ff02::1:ff00:1", 135, bytes(4) + ip_bytes(gateway))
+            web.send(ether("33:33:ff:00:00:01", web.mac, 0x86dd, ipv6(web.address6, "ff02::1:ff00:1", 58, ask)))
+            f = web.receive(lambda f: f.protocol == 58 and f.body[0] == 136)
+            assert f.right_sum() and mac_text(f.body[26:32]) == web.gateway_mac
+
+
+def storms_are_cut_off():
+    with network() as net:
+        a, b = net.plug("a"), net.plug("b")
+        b.drain()
+        start = time.monotonic()
+        for _ in range(3000):
+            a.port.setblocking(True)
+            a.send(ether(BROADCAST, a.mac, 0x88b5, b"!"))
+        took = time.monotonic() - start
+        passed = 0
+        while b.receive(lambda f: f.kind == 0x88b5, 0.3):
+            passed += 1
+        assert passed <= 500 + 1100 * (took + 0.5), f"{passed} in {took:.2f} s"
+        assert net.dropped("a", "storm") + passed + net.dropped("b", "full") == 3000
+        assert talk(a, b), "frames for one were held up"
+
+
+def hostile_packets_disturb_nobody():
+    with network() as net:
+        evil, a, b = net.plug("evil"), net.plug("a"), net.plug("b")
+        good = ether(a.mac, evil.mac, 0x800, ipv4(evil.address, a.address, 6,
+                                                  tcp(evil.address, a.address, 1, 2, 3, 4, ACK, bytes(200))))
+        seed = int(os.environ.get("SEED", "1"))
+        numbers = __import__("random").Random(seed)
+        for round_ in range(3000):
+            packet = bytearray(bytes(12) + good)
+            if round_ % 3 == 0:
+                packet[:12] = struct.pack("<BBHHHHH", 1, numbers.choice((0, 1, 4)), 54, numbers.randrange(2000), 34, 16, 0)
+            for _ in range(numbers.randrange(8)):
+                packet[numbers.randrange(len(packet))] = numbers.randrange(256)
+            packet = packet[:numbers.randrange(len(packet) + 1)] if numbers.random() < 0.3 else packet
+            if packet:
+                evil.port.setblocking(True)
+                evil.port.send(packet)
+            if round_ % 100 == 0:
+                a.drain()
+        evil.port.send(bytes(65535 + 18 + 12 + 100))
+        net.ask("unplug", vm="evil")
+        a.drain()
+        assert talk(a, b) and a.ask_dns("b") == (0, [b.address])
+        assert net.process.poll() is None
+
+
+# --- limits
+
+def rate(sender, receiver, seconds, size=1400):
+    """Bits a second of frames that arrive, while the sender sends what it can."""
+    frame = bytes(12) + ether(receiver.mac, sender.mac, 0x800, ipv4(sender.address, receiver.address, 17, udp(
+        sender.address, receiver.address, 1, 2, bytes(size))))
+    end, count, first = time.monotonic() + seconds, 0, time.monotonic()
+    sender.port.setblocking(False)
+    receiver.drain()
+    while (now := time.monotonic()) < end:
+        readable, writable, _ = select.select([receiver.port], [sender.port], [], end - now)
+        for _ in range(32):
+            try:
+                if writable:
+                    sender.port.send(frame)
+            except BlockingIOError:
+                break
+        for _ in range(64):
+            try:
+                count += len(receiver.port.recv(70000)) > 200
+            except BlockingIOError:
+                break
+    sender.port.setblocking(True)
+    return count * (len(frame) - 12) * 8 / (time.monotonic() - first)
+
+
+def limits_hold_within_five_per_cent():
+    with network() as net:
+        a, b = net.plug("a", limit_out=20_000_000), net.plug("b")
+        a.port.setblocking(False)
+        b.port.setblocking(False)
+        for way, arguments in (("out", {}), ("in", {"vm": "b", "limit_in": 8_000_000})):
+            if way == "in":
+                net.ask("set", vm="a", limit_out=0)
+                net.ask("set", **arguments)
+            want = 20e6 if way == "out" else 8e6
+            rate(a, b, 0.5)
+            got = rate(a, b, 4)
+            print(f"# {way}: {got / 1e6:.2f} of {want / 1e6:.0f} Mbit/s")
+            assert abs(got - want) < 0.05 * want, f"{way}: {got / 1e6:.2f} Mbit/s of {want / 1e6}"
+        net.ask("set", vm="b", limit_in=0)
+        got = rate(a, b, 1)
+        print(f"# without: {got / 1e6:.0f} Mbit/s")
+        assert got > 40e6
+
+
+def a_slow_port_blocks_nobody():
+    with network() as net:
+        a, slow, b = net.plug("a"), net.plug("slow"), net.plug("b")
+        a.port.setblocking(True)
+        for _ in range(200):  # more than is kept for the slow one
+            body = tcp(a.address, slow.address, 1, 2, 1, 1, ACK, bytes(60000))
+            a.packet(struct.pack("<BBHHHHH", 1, 1, 54, 1448, 34, 16, 0),
+                     ether(slow.mac, a.mac, 0x800, ipv4(a.address, slow.address, 6, body)))
+        assert talk(a, b) and net.dropped("slow", "full") > 0
+
+
+# --- policy
+
+def a_policy_says_where_a_vm_may_connect_to():
+    with network() as net:
+        open_, closed = udp_echo(), udp_echo()
+        port = free_port()
+        web = net.plug("web", policy=f"allow host:{open_}/udp", forwards=f"tcp:{LOOPBACK}:{port}:80")
+        assert web.exchange_udp(web.gateway, open_, b"hi") == b"echo hi"
+        assert web.exchange_udp(web.gateway, closed, b"hi", 0.5) is None
+        assert net.dropped("web", "policy") == 1
+        # a forward is answered whatever the policy says
+        net.ask("set", vm="web", policy="none")
+        assert web.exchange_udp(web.gateway, open_, b"hi", 0.5) is None
+        with socket.create_connection((LOOPBACK, port)) as s:
+            s.settimeout(WAIT)
+            c = Tcp.accept(web, 80)
+            s.sendall(b"GET")
+            c.expect(b"GET")
+            c.put(ACK | PSH, b"page")
+            assert s.recv(100) == b"page"
+        assert web.ask_dns("web.berth")[0] == 0 and web.ask_dns("example.org")[0] == 5
+        # a connection that the new policy does not allow ends
+        net.ask("set", vm="web", policy="open")
+        c = Tcp.connect(web, web.gateway, tcp_echo())
+        net.ask("set", vm="web", policy="deny host/tcp")
+        c.put(ACK | PSH, b"hello")
+        assert not c.take(0.7)
+        assert web.exchange_udp(web.gateway, open_, b"hi") == b"echo hi"
+        refused("policy", net.ask, "set", vm="web", policy="allow 10.0.0.1/8")
+        assert net.port("web")["policy"] == "deny host/tcp"
+
+
+def connections_are_bounded():
+    with network() as net:
+        web, db = net.plug("web"), net.plug("db")
+        server = udp_echo()
+        web.port.setblocking(True)
+        for port in range(20000, 24000):
+            web.send_udp(web.gateway, server, b"x", port=port, mac=web.gateway_mac)
+            if port % 64 == 0:
+                web.drain()
+        end = time.monotonic() + WAIT
+        while net.dropped("web", "flows") <= 1000:
+            assert time.monotonic() < end, net.port("web")
+            web.drain()
+        assert db.exchange_udp(db.gateway, server, b"hi") == b"echo hi"
+
+
+# --- seeing
+
+def a_capture_is_a_mirror_in_pcap():
+    with network() as net:
+        a, b = net.plug("a"), net.plug("b")
+        answer, fd = net.ask("capture", vm="a")
+        with socket.socket(fileno=fd) as mirror:
+            mirror.settimeout(WAIT)
+            assert mirror.recv(100)[:4] == struct.pack("<I", 0xa1b23c4d)
+            body = tcp(a.address, b.address, 1, 2, 1, 1, ACK, bytes(range(250)) * 12)
+            a.packet(struct.pack("<BBHHHHH", 1, 1, 54, 1000, 34, 16, 0),
+                     ether(b.mac, a.mac, 0x800, ipv4(a.address, b.address, 6, body)))
+            frames = [mirror.recv(70000) for _ in range(3)]
+            assert b"".join(f[16 + 54:] for f in frames) == bytes(range(250)) * 12
+            assert all(struct.unpack("<I", f[8:12])[0] == len(f) - 16 for f in frames)
+            assert talk(b, a) and Frame(bytes(12) + mirror.recv(70000)[16:]).source == b.mac
+        assert talk(a, b)
+
+
 CASES = [
     a_port_has_stable_addresses_that_dhcp_gives,
     ports_are_checked_when_they_are_plugged_in,
@@ -294,6 +596,19 @@ CASES = [
     addresses_that_mean_the_host_by_another_name_go_nowhere,
     a_host_network_reaches_the_host_and_nothing_else,
     ports_of_the_host_lead_to_vms,
+    vms_reach_each_other_and_large_segments_stay_whole,
+    vlans_keep_ports_apart_and_trunks_see_them_tagged,
+    isolated_ports_reach_the_gateway_only,
+    a_port_cannot_use_others_addresses,
+    ipv6_addresses_belong_to_whoever_had_them_first,
+    routers_are_advertised_and_neighbours_answered_over_ipv6,
+    storms_are_cut_off,
+    hostile_packets_disturb_nobody,
+    limits_hold_within_five_per_cent,
+    a_slow_port_blocks_nobody,
+    a_policy_says_where_a_vm_may_connect_to,
+    connections_are_bounded,
+    a_capture_is_a_mirror_in_pcap,
 ]
 
 
