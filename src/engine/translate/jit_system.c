@@ -75,12 +75,54 @@ static bool trans_selector(struct trans *t)
     return true;
 }
 
+static struct address string_address(const struct trans *t, unsigned reg)
+{
+    return (struct address){.base = (uint8_t)reg,
+                            .index = REG_NONE,
+                            .scale = 1,
+                            .width = t->code64 ? 8 : 4,
+                            .segment = SEG_COUNT};
+}
+
+// One element forwards; with DF set the interpreter's.
+static void trans_element(struct trans *t)
+{
+    struct emit *e = t->e;
+    unsigned size = t->in->opsize, width = t->code64 ? 8 : 4, value = host_reg(RAX);
+    struct address source = string_address(t, RSI), dest = string_address(t, RDI);
+    emit_load(e, 4, T0, GS(s.rflags));
+    emit_rorx(e, 4, T0, T0, 11); // DF, bit 10, comes to the top
+    emit_mov_ri(e, T2, 31);
+    emit_shrx(e, 4, T0, T0, T2);
+    uint8_t *forwards = emit_jrcxz(e);
+    trans_step(t);
+    emit_land_short(e, forwards);
+    if (t->in->op == OP_MOVS) {
+        struct emit_mem from = trans_check(t, &source, size, ACCESS_READ);
+        emit_load(e, size, T2, from);
+        emit_store(e, 8, GS(hot.spill[0]), T2);
+    }
+    struct emit_mem to = trans_check(t, &dest, size, ACCESS_WRITE);
+    if (t->in->op == OP_MOVS) {
+        emit_load(e, 8, T2, GS(hot.spill[0]));
+        value = T2;
+    }
+    emit_store(e, size, to, value);
+    if (t->in->op == OP_MOVS)
+        emit_lea(e, width, host_reg(RSI), emit_at(host_reg(RSI), (int32_t)size));
+    emit_lea(e, width, host_reg(RDI), emit_at(host_reg(RDI), (int32_t)size));
+}
+
 // STOS and MOVS through flat segments.
 static bool trans_string(struct trans *t)
 {
     const struct insn *in = t->in;
     if (in->addrsize != (t->code64 ? 8 : 4) || in->seg == SEG_FS || in->seg == SEG_GS)
         return false;
+    if (t->jit->bmi2 && !(in->prefix & (PREFIX_REP | PREFIX_REPNE))) {
+        trans_element(t);
+        return true;
+    }
     uint32_t site = trans_site(t, ACCESS_WRITE, in->opsize);
     uint8_t kind = in->op == OP_MOVS ? SITE_MOVS : 0;
     kind |= in->prefix & (PREFIX_REP | PREFIX_REPNE) ? SITE_REP : 0;
