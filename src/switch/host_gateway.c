@@ -34,19 +34,24 @@ static bool routable6(const struct site *site, const uint8_t *to)
     return (global || local) && !site_contains6(site, to) && site->network->kind == NETWORK_NAT;
 }
 
-static bool routable(const struct host *host, const struct frame *f, bool *gateway)
+static bool routable(const struct site *site, const struct frame *f)
 {
-    const struct site *site = host->site;
-    if (f->kind == FRAME_IPV6) {
-        *gateway = site_is_gateway6(site, f->l3 + 24);
-        // from an address of the network, since only those are brought back
-        return site->network->ipv6 && site_contains6(site, f->l3 + 8) &&
-               routable6(site, f->l3 + 24);
-    }
-    uint32_t to = load_be32(f->l3 + 16);
-    *gateway = to == site->gateway;
-    return f->kind == FRAME_IPV4 && site_contains(site, load_be32(f->l3 + 12)) &&
-           routable4(site, to);
+    return f->kind == FRAME_IPV6 ? routable6(site, f->l3 + 24)
+                                 : routable4(site, load_be32(f->l3 + 16));
+}
+
+// Only to addresses of the network anything is brought back.
+static bool from_inside(const struct site *site, const struct frame *f)
+{
+    if (f->kind == FRAME_IPV6)
+        return site_contains6(site, f->l3 + 8);
+    return f->kind == FRAME_IPV4 && site_contains(site, load_be32(f->l3 + 12));
+}
+
+static bool is_gateway(const struct site *site, const struct frame *f)
+{
+    return f->kind == FRAME_IPV6 ? site_is_gateway6(site, f->l3 + 24)
+                                 : load_be32(f->l3 + 16) == site->gateway;
 }
 
 // --- the switch's address and the name server's
@@ -92,15 +97,16 @@ static void deny(struct port *from, enum port_drop why)
 
 void host_gateway(struct host *host, struct port *from, struct frame *f, uint64_t now)
 {
-    bool gateway = false, asks = f->kind == FRAME_IPV4 && is_asked4(host, f);
+    const struct site *site = host->site;
+    bool asks = f->kind == FRAME_IPV4 && is_asked4(host, f);
     if (!host->outside || (f->kind != FRAME_IPV4 && f->kind != FRAME_IPV6))
         return;
-    if (asks ? host->site->network->kind != NETWORK_NAT : !routable(host, f, &gateway)) {
+    if (!from_inside(site, f) || (asks ? site->network->kind != NETWORK_NAT : !routable(site, f))) {
         deny(from, DROP_POLICY);
         return;
     }
     if (from->egress) {
-        enum egress_verdict verdict = egress_out(from->egress, f, gateway, asks, now);
+        enum egress_verdict verdict = egress_out(from->egress, f, is_gateway(site, f), asks, now);
         if (verdict != EGRESS_PASS) {
             deny(from, verdict == EGRESS_DENIED ? DROP_POLICY : DROP_FLOWS);
             return;
