@@ -73,6 +73,7 @@ struct virtio_blk {
     struct virtio_blk_config config;
     struct request *requests; // IN_FLIGHT of them, owned
     struct request *free;
+    size_t linked; // how many of them were ever in the free list
     uint32_t in_flight;
     uint32_t starved; // bit per queue: requests wait for a free slot
 };
@@ -82,6 +83,7 @@ static const struct state_field blk_fields[] = {
     SKIP(struct virtio_blk, config, "wiring, rebuilt from configuration"),
     SKIP(struct virtio_blk, requests, "none is in flight when state is saved"),
     SKIP(struct virtio_blk, free, "none is in flight when state is saved"),
+    SKIP(struct virtio_blk, linked, "none is in flight when state is saved"),
     SKIP(struct virtio_blk, in_flight, "none is in flight when state is saved"),
     SKIP(struct virtio_blk, starved, "none is in flight when state is saved"),
     FIELDS_END,
@@ -269,12 +271,23 @@ static unsigned start(struct virtio_blk *blk, struct request *r, const uint8_t *
     }
 }
 
+// One that is free, still in the free list; NULL: none. Those that were never needed are linked
+// when they are: most guests use few, and each has pages of its own.
+static struct request *free_request(struct virtio_blk *blk)
+{
+    if (!blk->free && blk->linked < IN_FLIGHT) {
+        blk->free = &blk->requests[blk->linked++];
+        blk->free->blk = blk;
+    }
+    return blk->free;
+}
+
 // Takes what the guest has queued, as long as there are free slots for it.
 static void serve(struct virtio_blk *blk, unsigned queue)
 {
     struct request *r;
 
-    while ((r = blk->free) && virtio_pop(&blk->virtio, queue, &r->chain)) {
+    while ((r = free_request(blk)) && virtio_pop(&blk->virtio, queue, &r->chain)) {
         uint8_t header[HEADER_BYTES];
         bool submitted = false;
         unsigned status;
@@ -289,7 +302,7 @@ static void serve(struct virtio_blk *blk, unsigned queue)
         if (!submitted)
             finish(blk, r, status);
     }
-    if (!blk->free)
+    if (!free_request(blk))
         blk->starved |= 1u << queue;
     virtio_signal(&blk->virtio, queue);
 }
@@ -358,14 +371,9 @@ static void fill_config(uint8_t *config, const struct block_limits *limits, unsi
 static err_t make_requests(struct virtio_blk *blk, struct error *e)
 {
     blk->requests = calloc(IN_FLIGHT, sizeof *blk->requests);
-    if (!blk->requests)
-        return error_set(e, ERR_NO_MEMORY, "%s: no memory for requests", blk->virtio.pci.dev.id);
-    for (unsigned i = 0; i < IN_FLIGHT; i++) {
-        blk->requests[i].blk = blk;
-        blk->requests[i].next_free = blk->free;
-        blk->free = &blk->requests[i];
-    }
-    return OK;
+    return blk->requests
+               ? OK
+               : error_set(e, ERR_NO_MEMORY, "%s: no memory for requests", blk->virtio.pci.dev.id);
 }
 
 static err_t blk_init(struct device *dev, const void *config, struct error *e)
@@ -407,6 +415,7 @@ static void blk_fini(struct device *dev)
     virtio_pci_fini(&blk->virtio);
     free(blk->requests);
     blk->requests = blk->free = NULL;
+    blk->linked = 0;
 }
 
 const struct device_type virtio_blk_type = {
