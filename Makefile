@@ -10,7 +10,8 @@ $(BUILD)/build.ninja:
 	@tools/install-packages build
 	@meson setup --prefix $(PREFIX) $(BUILD)
 
-# Unit, machine and other tests; the last line is "N passed, N failed". SUITE=unit runs one suite; slow is for SUITE only.
+# Unit, machine and other tests; the last line is "N passed, N failed". SUITE=unit runs one suite; slow and kvm (the
+# part of slow that runs on a real KVM) are for SUITE only.
 test: all
 	@tools/run-tests $(BUILD) $(if $(SUITE),--suite $(SUITE),--no-suite fuzz --no-suite slow)
 
@@ -27,6 +28,7 @@ soak: all
 bench: all
 	@tools/install-packages bench
 	@bench/run.py
+	@bench/kvm.py --build $(BUILD) || [ $$? = 77 ]
 
 bench-disk: all
 	@tools/install-packages bench

@@ -63,6 +63,9 @@ def all_tests(build):
         "engine": [os.path.join(build, "tests/unit/test_engine_kvm")],
         "chips": [os.path.join(build, "tests/unit/test_engine_kvm_chips")],
         "cpu": [os.path.join(build, "tests/cpu/oracle"), "--engine", "kvm", "--count", "1", "--integer"],
+        "choice": [sys.executable, os.path.join(HERE, "engines.py"), berth, berth + "-vmm",
+                   os.path.join(build, "tests/machine/guest_boot.multiboot"),
+                   os.path.join(build, "tests/system/fake_kvm.so")],
         "move": move + ["translate", "kvm", "translate", "kvm"],
         "move_chips": move + ["kvm,irqchip=split", "kvm,irqchip=kernel", "translate", "kvm,irqchip=user", "kvm"],
     }
