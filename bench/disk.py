@@ -22,7 +22,7 @@ import tempfile
 import time
 
 import run
-from run import KERNEL_ARGS, TOP, geomean, initramfs, sh
+from run import KERNEL_ARGS, TOP, geomean, initramfs, module_files, program_files, sh
 
 # name: (fio's workload, block size, depth, more)
 CASES = {
@@ -51,27 +51,6 @@ $b poweroff -f
 """
 
 
-def fio_files():
-    """fio with its libraries, as (source, target)."""
-    fio = shutil.which("fio")
-    if not fio:
-        sys.exit("bench: fio is not installed; try: tools/install-packages bench")
-    libraries = re.findall(r"(/\S+)", subprocess.run(["ldd", fio], capture_output=True, text=True).stdout)
-    return [(fio, "bin/fio")] + [(path, path.lstrip("/")) for path in libraries]
-
-
-def module_files(kernel):
-    top = os.path.dirname(os.path.dirname(kernel))
-    names = {m.replace("_", "-"): m for m in MODULES}
-    found = []
-    for folder, _, files in os.walk(os.path.join(top, "lib/modules")):
-        found += [(os.path.join(folder, f), f"modules/{names[f[:-3].replace('_', '-')]}.ko")
-                  for f in files if f.endswith(".ko") and f[:-3].replace("_", "-") in names]
-    if len(found) != len(MODULES):
-        sys.exit(f"bench: {top} lacks virtio modules")
-    return found
-
-
 def make_initrd(work, kernel, cases, seconds):
     lines = []
     for name in cases:
@@ -80,7 +59,7 @@ def make_initrd(work, kernel, cases, seconds):
         lines.append(f"$b echo CASE {name} $(fio --name={name} --rw={rw} --bs={size} --iodepth={depth} "
                      f"--runtime={seconds} {more})")
     init = INIT % {"modules": " ".join(MODULES), "cases": "\n".join(lines)}
-    return initramfs(work, "disk", init, fio_files() + module_files(kernel))
+    return initramfs(work, "disk", init, program_files("fio") + module_files(kernel, MODULES))
 
 
 def make_images(work, formats, megabytes):

@@ -68,6 +68,28 @@ def initramfs(work, name, init, extra=()):
     return out
 
 
+def program_files(name):
+    """A program of the host with its libraries, as (source, target)."""
+    program = shutil.which(name)
+    if not program:
+        sys.exit(f"bench: {name} is not installed; try: tools/install-packages bench")
+    libraries = re.findall(r"(/\S+)", subprocess.run(["ldd", program], capture_output=True, text=True).stdout)
+    return [(program, "bin/" + name)] + [(path, path.lstrip("/")) for path in libraries]
+
+
+def module_files(kernel, modules):
+    """These modules of the kernel, as (source, target)."""
+    top = os.path.dirname(os.path.dirname(kernel))
+    names = {m.replace("_", "-"): m for m in modules}
+    found = []
+    for folder, _, files in os.walk(os.path.join(top, "lib/modules")):
+        found += [(os.path.join(folder, f), f"modules/{names[f[:-3].replace('_', '-')]}.ko")
+                  for f in files if f.endswith(".ko") and f[:-3].replace("_", "-") in names]
+    if len(found) != len(modules):
+        sys.exit(f"bench: {top} lacks some of the modules {', '.join(modules)}")
+    return found
+
+
 def compiler_files(work):
     """The host's own C compiler proper with its libraries, and something to compile."""
     cc1 = subprocess.run(["gcc", "-print-prog-name=cc1"], capture_output=True, text=True).stdout.strip()
