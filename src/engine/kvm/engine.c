@@ -16,6 +16,36 @@
 
 // --- VMs
 
+static int has(const struct engine_vm *vm, int capability)
+{
+    int value = ioctl(vm->fd, KVM_CHECK_EXTENSION, capability);
+    return value > 0 ? value : 0;
+}
+
+// What this KVM and its CPU can do beyond what the engine needs.
+static void look_around(struct engine_vm *vm)
+{
+    struct cpuid_table host;
+    cpuid_read_host(&host);
+    xsave_layout_of(&host, &vm->layout);
+    vm->xsave_bytes = max_u64((uint64_t)has(vm, KVM_CAP_XSAVE2), sizeof(struct kvm_xsave));
+    vm->tsc_offset = has(vm, KVM_CAP_VCPU_ATTRIBUTES);
+    vm->scales_tsc = has(vm, KVM_CAP_TSC_CONTROL);
+    vm->guest_debug = (uint32_t)has(vm, KVM_CAP_SET_GUEST_DEBUG2);
+    vm->spaces = has(vm, KVM_CAP_X86_SMM) && has(vm, KVM_CAP_MULTI_ADDRESS_SPACE) > 1 ? 2 : 1;
+}
+
+// No CPU model has performance counters, yet KVM gives them to guests of AMD's CPUs: what they hold
+// is not part of the state. Kernels before 5.18 cannot be told.
+static void forgo_counters(struct engine_vm *vm)
+{
+    const struct kvm_enable_cap none = {.cap = KVM_CAP_PMU_CAPABILITY,
+                                        .args = {KVM_PMU_CAP_DISABLE}};
+    if (has(vm, KVM_CAP_PMU_CAPABILITY) & KVM_PMU_CAP_DISABLE &&
+        ioctl(vm->fd, KVM_ENABLE_CAP, &none) < 0)
+        kvm_log_failed("keep performance counters from the guest");
+}
+
 static err_t make_vm(struct engine_vm *vm, struct error *e)
 {
     const uint64_t identity = IDENTITY_MAP;
@@ -25,28 +55,19 @@ static err_t make_vm(struct engine_vm *vm, struct error *e)
     vm->fd = ioctl(vm->kvm, KVM_CREATE_VM, 0);
     if (vm->fd < 0)
         return kvm_failed(e, errno, "make a VM");
-    int most = ioctl(vm->kvm, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
+    int most = has(vm, KVM_CAP_MAX_VCPUS);
     if (vm->config.vcpus > (unsigned)most)
         return error_set(e, ERR_UNSUPPORTED, "this host's KVM runs 1 to %d vCPUs, not %u", most,
                          vm->config.vcpus);
     if (ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 ||
         ioctl(vm->fd, KVM_SET_TSS_ADDR, TSS_ADDRESS) < 0)
         return kvm_failed(e, errno, "place its own pages");
-    int xsave = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
-    vm->xsave_bytes = max_u64(xsave > 0 ? (uint64_t)xsave : 0, sizeof(struct kvm_xsave));
-    struct cpuid_table host;
-    cpuid_read_host(&host);
-    xsave_layout_of(&host, &vm->layout);
-    vm->tsc_offset = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_VCPU_ATTRIBUTES) > 0;
-    vm->scales_tsc = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) > 0;
-    int debug = ioctl(vm->kvm, KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG2);
-    vm->guest_debug = debug > 0 ? (uint32_t)debug : 0;
-    bool smm = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_X86_SMM) > 0;
-    vm->spaces = smm && ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_MULTI_ADDRESS_SPACE) > 1 ? 2 : 1;
     int bytes = ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
     if (bytes < (int)sizeof(struct kvm_run))
         return kvm_failed(e, bytes < 0 ? errno : EINVAL, "say how large a vCPU's page is");
     vm->run_bytes = (size_t)bytes;
+    look_around(vm);
+    forgo_counters(vm);
     if (!(vm->config.debug & ENGINE_DEBUG_DIRTY_BITMAP))
         kvm_ring_choose(vm);
     err_t err = kvm_choose_chips(vm, e);

@@ -120,7 +120,7 @@ void kvm_get_events(struct engine_vcpu *v, struct cpu_state *out)
     kvm_deliver_nmi(v);
     get_activity(v); // first: KVM takes a waiting INIT or SIPI now
     if (ioctl(v->fd, KVM_GET_VCPU_EVENTS, &events) < 0)
-        log_line(LOG_ERROR, "vCPU %u: KVM does not tell its events", v->index);
+        kvm_log_failed("tell a vCPU's pending events");
     out->activity = v->activity;
     out->interrupt_shadow = shadow_from(events.interrupt.shadow);
     out->nmi_blocked = events.nmi.masked;

@@ -35,13 +35,14 @@ static err_t set_logging(struct engine_vm *vm, struct slot *slot, bool on, struc
         return error_set(e, ERR_NO_MEMORY, "no memory for a log of changed pages");
     pthread_mutex_lock(&vm->dirty_lock);
     err_t err = kvm_ring_harvest_locked(vm); // what is left of a log that ends
+    if (err)
+        err = kvm_failed(e, errno, "empty its log of changed pages");
     free(slot->dirty);
     slot->dirty = dirty;
     pthread_mutex_unlock(&vm->dirty_lock);
     slot->flags =
         (uint32_t)(slot->flags & ~KVM_MEM_LOG_DIRTY_PAGES) | (on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
-    return err ? error_set(e, err, "KVM cannot empty its log of changed pages")
-               : tell(vm, slot, "log changed pages", e);
+    return err ? err : tell(vm, slot, "log changed pages", e);
 }
 
 err_t kvm_map(struct engine_vm *vm, gpa_t at, uint64_t len, void *host, enum engine_map_flags flags,

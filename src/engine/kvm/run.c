@@ -242,7 +242,7 @@ static bool handle(struct engine_vcpu *v)
     case KVM_EXIT_SET_TPR:
     case KVM_EXIT_INTR: return true;
     case KVM_EXIT_DIRTY_RING_FULL:
-        return kvm_ring_harvest(v->vm) == OK || fail(v, "KVM cannot empty its dirty rings");
+        return kvm_ring_harvest(v->vm) == OK || fail_ioctl(v, "empty its log of changed pages");
     case KVM_EXIT_DEBUG: kvm_note_stop(v); return leave(v, ENGINE_STOPPED);
     case KVM_EXIT_SHUTDOWN: v->activity = CPU_SHUTDOWN; return true;
     case KVM_EXIT_INTERNAL_ERROR: return internal_error(v);
@@ -250,8 +250,11 @@ static bool handle(struct engine_vcpu *v)
         return fail(v, "the CPU refused to enter the guest (reason %#llx); dmesg may say more",
                     (unsigned long long)v->run->fail_entry.hardware_entry_failure_reason);
     default:
-        return fail(v, "KVM left the guest for a reason that Berth does not know (%u)",
-                    v->run->exit_reason);
+        return fail(
+            v,
+            "KVM left the guest for a reason that Berth does not know (%u); an older kernel "
+            "or --engine translate may run this guest",
+            v->run->exit_reason);
     }
 }
 
