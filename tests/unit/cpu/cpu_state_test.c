@@ -50,12 +50,14 @@ static void init_keeps_vector_state_and_msrs(void)
     s.xsave[160] = 0x77;
     s.lstar = 0x1000;
     s.tsc = 99;
+    s.smbase = 0x50000;
     s.cr0 = 0x80000011; // caching on, paging
     s.efer = EFER_LME | EFER_LMA;
     cpu_state_init(&s, false, 1);
     CHECK_EQ(s.xsave[160], 0x77);
     CHECK_EQ(s.lstar, 0x1000);
     CHECK_EQ(s.tsc, 99);
+    CHECK_EQ(s.smbase, 0x50000);
     CHECK_EQ(s.cr0, 0x10);
     CHECK_EQ(s.efer, 0);
     CHECK_EQ(s.activity, CPU_WAIT_FOR_SIPI);
@@ -89,6 +91,10 @@ static void impossible_states_are_refused(void)
     REFUSED(s.xsave[27] = 1);
     REFUSED(s.activity = 9);
     REFUSED(s.event_pending = 2);
+    REFUSED(s.smm = 8);
+    REFUSED(s.smm = CPU_SMM_IN_NMI);
+    REFUSED(s.smi_pending = 2);
+    REFUSED(s.smbase = 1ull << 32);
     REFUSED(s.mtrr_def_type = 2);
 #undef REFUSED
 }

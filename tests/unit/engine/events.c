@@ -327,6 +327,22 @@ static void overlong_instruction_is_gp(void)
     box_free(b);
 }
 
+static void system_management_mode_is_refused_in_words(void)
+{
+    struct box *b = box_new(0);
+    struct error e = {0};
+    b->s.smm = CPU_SMM;
+    CHECK_EQ(engine_translate.set(b->vcpu, ENGINE_ALL, &b->s, &e), ERR_UNSUPPORTED);
+    CHECK(strstr(e.text, "engine kvm") != NULL);
+    b->s.smm = 0;
+    b->s.smbase = 0x7f000; // carried for a later move
+    CHECK_EQ(engine_translate.set(b->vcpu, ENGINE_ALL, &b->s, &e), OK);
+    b->s.smbase = 0;
+    engine_translate.get(b->vcpu, ENGINE_ALL, &b->s);
+    CHECK_EQ(b->s.smbase, 0x7f000);
+    box_free(b);
+}
+
 TEST_MAIN(TEST(ud2_faults_at_itself_without_an_error_code), TEST(bad_selector_is_the_error_code),
           TEST(absent_segment_is_np_and_absent_stack_is_ss),
           TEST(software_interrupt_needs_the_gates_privilege),
@@ -343,4 +359,5 @@ TEST_MAIN(TEST(ud2_faults_at_itself_without_an_error_code), TEST(bad_selector_is
           TEST(data_breakpoint_traps_after_the_write), TEST(general_detect_guards_debug_registers),
           TEST(kick_is_remembered_until_run_returns),
           TEST(changed_code_is_seen_by_the_next_instruction),
-          TEST(code_that_ends_at_an_unmapped_page_faults_there), TEST(overlong_instruction_is_gp))
+          TEST(code_that_ends_at_an_unmapped_page_faults_there), TEST(overlong_instruction_is_gp),
+          TEST(system_management_mode_is_refused_in_words))
