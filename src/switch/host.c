@@ -24,6 +24,23 @@ void host_send(struct host *host, size_t payload, uint64_t now)
                      NET_HEADER_BYTES + ETH_BYTES + payload, now);
 }
 
+static void arrive(void *opaque, uint8_t *packet, size_t len)
+{
+    struct host *host = opaque;
+    bridge_from_host(host->bridge, packet, len, host->now);
+}
+
+void host_init(struct host *host)
+{
+    host->coming.emit = arrive;
+    host->coming.opaque = host;
+}
+
+void host_flush(struct host *host)
+{
+    coalesce_flush(&host->coming);
+}
+
 static bool to_self(const struct host *host, const struct frame *f)
 {
     uint32_t to = f->kind == FRAME_IPV4 ? load_be32(f->l3 + 16) : 0;

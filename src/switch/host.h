@@ -6,6 +6,7 @@
 #pragma once
 
 #include "switch/bridge.h"
+#include "switch/coalesce.h"
 #include "switch/dns.h"
 
 struct host {
@@ -14,15 +15,21 @@ struct host {
     // A frame for the outside; without checksums or segments left to be made. NULL: there is none.
     void (*outside)(void *opaque, const uint8_t *frame, size_t len);
     void *opaque;
+    struct coalesce coming;                        // segments from the outside
+    uint64_t now;                                  // of what is coming
     uint8_t out[BRIDGE_HEADROOM + NET_PACKET_MAX]; // what is being sent
     uint8_t scratch[NET_PACKET_MAX];
 };
 
+// The four above are the caller's to set before this.
+void host_init(struct host *host);
+
 // The bridge's to_host.
 void host_input(struct host *host, struct port *from, struct frame *f, uint64_t now);
 
-// A frame from the outside.
+// A frame from the outside. It may wait for one that follows, until host_flush().
 void host_from_outside(struct host *host, const uint8_t *frame, size_t len, uint64_t now);
+void host_flush(struct host *host);
 
 // Tells everybody (to NULL) or one port which prefix and router there are.
 void host_advertise(struct host *host, const struct port *to, uint64_t now);

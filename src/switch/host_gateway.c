@@ -165,5 +165,6 @@ void host_gateway_back(struct host *host, struct frame *f, uint64_t now)
         if (answer && f->l4 && f->protocol == PROTOCOL_UDP && f->from == DNS_PORT && !f->more)
             dns_each_address(f->l4 + UDP_BYTES, f->l4_len - UDP_BYTES, &q, learn, &learning);
     }
-    bridge_from_host(host->bridge, f->packet, f->len, now);
+    host->now = now;
+    coalesce_add(&host->coming, f);
 }

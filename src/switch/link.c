@@ -11,8 +11,6 @@
 
 #include "host/clock.h"
 
-#define BURST_SECONDS_INVERSE 50 // a bucket holds 20 ms' worth
-
 static void ready(void *opaque, uint32_t events);
 static void go_on(void *opaque);
 
@@ -78,18 +76,12 @@ static void watch(struct link *link, uint64_t now)
         loop_timer_set(link->loop, &link->timer, wait ? now + wait : NS_NEVER);
 }
 
-static struct throttle_limit limit_of(uint64_t bits)
-{
-    uint64_t rate = bits / 8, burst = rate / BURST_SECONDS_INVERSE;
-    return (struct throttle_limit){rate, rate && burst < 2048 ? 2048 : burst};
-}
-
 void link_limit(struct link *link, uint64_t in, uint64_t out)
 {
     struct throttle_limits limits = {0};
     uint64_t now = host_now();
-    limits.of[THROTTLE_BPS_READ] = limit_of(in);
-    limits.of[THROTTLE_BPS_WRITE] = limit_of(out);
+    limits.of[THROTTLE_BPS_READ].rate = in / 8;
+    limits.of[THROTTLE_BPS_WRITE].rate = out / 8;
     throttle_set(&link->throttle, &limits, now);
     link->limit_in = in;
     link->limit_out = out;

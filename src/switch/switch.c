@@ -64,6 +64,12 @@ static void from_outside(void *opaque, const uint8_t *frame, size_t len)
     host_from_outside(&sw->host, frame, len, host_now());
 }
 
+static void outside_done(void *opaque)
+{
+    struct vswitch *sw = opaque;
+    host_flush(&sw->host);
+}
+
 // --- time and signals
 
 static void advertise(void *opaque)
@@ -115,6 +121,7 @@ static void join_parts(struct vswitch *sw)
     sw->host.site = &sw->site;
     sw->host.bridge = &sw->bridge;
     sw->host.opaque = sw;
+    host_init(&sw->host);
     sw->started = host_now();
     sw->advert = (struct loop_timer){.fire = advertise, .opaque = sw};
     sw->idle = (struct loop_timer){.fire = idle, .opaque = sw};
@@ -122,7 +129,7 @@ static void join_parts(struct vswitch *sw)
 
 static err_t open_outside(struct vswitch *sw, struct error *e)
 {
-    const struct uplink_options options = {sw->loop, &sw->site, from_outside, sw};
+    const struct uplink_options options = {sw->loop, &sw->site, from_outside, outside_done, sw};
     if (!site_has_gateway(&sw->site))
         return OK;
     err_t err = uplink_new(&options, &sw->uplink, e);

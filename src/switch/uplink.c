@@ -28,6 +28,7 @@ struct watch {
 struct uplink {
     struct loop *loop;
     void (*receive)(void *opaque, const uint8_t *frame, size_t len);
+    void (*received)(void *opaque);
     void *opaque;
     Slirp *slirp;
     struct watch **watch; // by descriptor; NULL: not watched
@@ -172,6 +173,7 @@ static void act(void *opaque)
         u->asked[i].revents = 0;
     poll(u->asked, u->asked_count, 0);
     slirp_pollfds_poll(u->slirp, 0, get_revents, u);
+    u->received(u->opaque);
     ask(u);
 }
 
@@ -290,6 +292,7 @@ err_t uplink_new(const struct uplink_options *options, struct uplink **out, stru
         return error_set(e, ERR_NO_MEMORY, "no memory for the way out");
     u->loop = options->loop;
     u->receive = options->receive;
+    u->received = options->received;
     u->opaque = options->opaque;
     u->update = (struct loop_work){.run = act, .opaque = u};
     u->slow = (struct loop_timer){.fire = act, .opaque = u};
@@ -323,6 +326,7 @@ void uplink_free(struct uplink *u)
 void uplink_send(struct uplink *u, const uint8_t *frame, size_t len)
 {
     slirp_input(u->slirp, frame, (int)len);
+    u->received(u->opaque);
     loop_post(u->loop, &u->update);
 }
 

@@ -13,6 +13,7 @@ struct uplink_options {
     struct loop *loop;
     const struct site *site;
     void (*receive)(void *opaque, const uint8_t *frame, size_t len); // to the network
+    void (*received)(void *opaque);                                  // for now no more come
     void *opaque;
 };
 

@@ -90,6 +90,7 @@ static void begin(struct ctx *ctx)
     ctx->host.bridge = &ctx->bridge;
     ctx->host.outside = outside;
     ctx->host.opaque = ctx;
+    host_init(&ctx->host);
     ctx->now = NOW;
     for (int i = 0; i < PORTS; i++) {
         const char name[] = {(char)('a' + i), '\0'};
@@ -276,6 +277,7 @@ static void play(const uint8_t *data, size_t size)
     begin(ctx);
     while (size >= 3)
         data = act(ctx, data, &size);
+    host_flush(&ctx->host);
     end(ctx);
     free(ctx);
 }

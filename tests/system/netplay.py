@@ -124,6 +124,8 @@ class Frame:
             self.data = self.body[(offset >> 4) * 4:]
 
     def right_sum(self):
+        if self.header[0] & 1:  # left to the receiver
+            return True
         return checksum(pseudo(self.ip_from, self.ip_to, self.protocol, len(self.body)) + self.body) == 0
 
 
