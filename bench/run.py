@@ -113,6 +113,19 @@ def monitors(engine, kernel, initrd, memory):
             "-initrd", initrd, "-append", KERNEL_ARGS]
 
 
+def group_cpu(group):
+    """CPU seconds so far of the processes of a group."""
+    total = 0.0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            f = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(f[2]) == group:
+            total += (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
 def run(engine, kernel, initrd, memory=512, timeout=900):
     """Runs one boot to its end. Returns output lines with the wall and CPU seconds at which they came."""
     start = time.monotonic()
@@ -121,22 +134,11 @@ def run(engine, kernel, initrd, memory=512, timeout=900):
     lines = []
     group = child.pid
 
-    def cpu():
-        total = 0.0
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                f = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if int(f[2]) == group:
-                total += (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK")
-        return total
-
     signal.signal(signal.SIGALRM, lambda *_: os.killpg(group, signal.SIGKILL))
     signal.alarm(timeout)
     for raw in child.stdout:
         line = raw.decode(errors="replace").strip()
-        at_cpu = cpu() if "INIT-REACHED" in line else 0.0
+        at_cpu = group_cpu(group) if "INIT-REACHED" in line else 0.0
         lines.append((line, time.monotonic() - start, at_cpu))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     child.wait()
