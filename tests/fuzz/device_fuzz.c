@@ -14,6 +14,7 @@
 #include "device/irq/lapic.h"
 #include "device/irq/pic.h"
 #include "device/misc/debugcon.h"
+#include "device/misc/flash.h"
 #include "device/misc/fw_cfg.h"
 #include "device/misc/i8042.h"
 #include "device/platform.h"
@@ -26,7 +27,7 @@
 #define CPUS 3
 #define FIRES_PER_MS (CPUS * 21 + 200) // at most 20 kHz for each of the periodic timers
 
-enum chip { PIC, IOAPIC, LAPIC, UART = LAPIC + CPUS, I8042, PM, SIMPLE, CHIPS = SIMPLE + 9 };
+enum chip { PIC, IOAPIC, LAPIC, UART = LAPIC + CPUS, I8042, PM, SIMPLE, CHIPS = SIMPLE + 10 };
 
 struct world {
     struct fake_env *env;
@@ -110,6 +111,8 @@ static void build(struct world *w)
     static const struct rtc_config rtc = {GIB, GIB, {1, 2, 3}, CPUS};
     static const struct hpet_config hpet = {PC_HPET};
     static const struct fw_cfg_config fw_cfg = {CPUS, GIB};
+    static uint8_t flash_content[2 * FLASH_BLOCK];
+    static const struct flash_config flash = {0xffc00000, flash_content, sizeof flash_content};
     static const struct debugcon_config debugcon = {DEBUGCON_PORT, NULL, NULL};
     w->env = fake_env_new();
     w->env->wall_base = 1700000000ll * (int64_t)NS_PER_SEC;
@@ -137,6 +140,7 @@ static void build(struct world *w)
     add(w, SIMPLE + 6, "debugcon", &debugcon);
     add(w, SIMPLE + 7, "fast-a20", NULL);
     add(w, SIMPLE + 8, "reset-control", NULL);
+    add(w, SIMPLE + 9, "flash", &flash);
     connect(w);
 }
 

@@ -9,6 +9,7 @@
 #include "device/platform.h"
 #include "firmware/aml.h"
 #include "firmware/layout.h"
+#include "firmware/rom_tables.h"
 #include "test.h"
 
 #include "fake_memory.h"
@@ -77,6 +78,58 @@ static void every_table_is_reachable_and_sums_to_zero(void)
     CHECK_EQ(memcmp(m.ram + load_le32(fadt + 36), "FACS", 4), 0);
     CHECK_EQ(load_le32(fadt + 36) % 64, 0);
     fake_release(&m);
+}
+
+// What firmware makes of the loader's script with both files where it has put them.
+struct placed {
+    struct rom_tables *files;
+    gpa_t tables, rsdp;
+    unsigned allocated;
+};
+
+static uint8_t *file_data(struct placed *p, const uint8_t *name, gpa_t *at)
+{
+    bool rsdp = !strcmp((const char *)name, ROM_RSDP_FILE);
+    CHECK(rsdp || !strcmp((const char *)name, ROM_TABLES_FILE));
+    *at = rsdp ? p->rsdp : p->tables;
+    return rsdp ? p->files->rsdp : p->files->tables.data;
+}
+
+static void follow(struct placed *p, const uint8_t *command)
+{
+    gpa_t at, target;
+    uint8_t *data = file_data(p, command + 4, &at);
+    if (load_le32(command) == 1) {
+        CHECK_EQ(at % load_le32(command + 60), 0);
+        p->allocated++;
+    } else if (load_le32(command) == 2) {
+        file_data(p, command + 60, &target);
+        uint8_t *field = data + load_le32(command + 116);
+        store_le(field, command[120], load_le(field, command[120]) + target);
+    } else {
+        const uint8_t *from = data + load_le32(command + 64);
+        data[load_le32(command + 60)] -= sum(from, load_le32(command + 68));
+    }
+}
+
+static void firmware_places_the_same_tables_by_its_script(void)
+{
+    struct placed p = {.tables = 0x7fe3000, .rsdp = 0xf5b70};
+    struct rom_tables files;
+    struct acpi_tables direct;
+    uint8_t rsdp[ACPI_RSDP_BYTES];
+    CHECK_EQ(rom_tables_build(&config, &files, NULL), OK);
+    CHECK_EQ(acpi_build(&config, &direct, NULL), OK);
+    p.files = &files;
+    for (size_t at = 0; at < files.loader.len; at += 128)
+        follow(&p, files.loader.data + at);
+    acpi_place(&direct, p.tables, rsdp);
+    CHECK_EQ(p.allocated, 2);
+    CHECK_EQ(files.tables.len, direct.blob.len);
+    CHECK_EQ(memcmp(files.tables.data, direct.blob.data, direct.blob.len), 0);
+    CHECK_EQ(memcmp(files.rsdp, rsdp, sizeof rsdp), 0);
+    acpi_release(&direct);
+    rom_tables_release(&files);
 }
 
 static void rsdt_and_xsdt_list_the_same_tables(void)
@@ -240,8 +293,10 @@ static void dmidecode_reads_the_smbios_tables(void)
     buffer_release(&file);
 }
 
-TEST_MAIN(TEST(every_table_is_reachable_and_sums_to_zero), TEST(rsdt_and_xsdt_list_the_same_tables),
-          TEST(processors_above_254_have_x2apic_entries), TEST(tables_for_the_most_processors_fit),
+TEST_MAIN(TEST(every_table_is_reachable_and_sums_to_zero),
+          TEST(firmware_places_the_same_tables_by_its_script),
+          TEST(rsdt_and_xsdt_list_the_same_tables), TEST(processors_above_254_have_x2apic_entries),
+          TEST(tables_for_the_most_processors_fit),
           TEST(smbios_entry_sums_to_zero_and_points_to_its_table),
           TEST(memory_map_is_sorted_and_splits_at_the_io_window),
           TEST(aml_lengths_use_as_few_bytes_as_they_need),

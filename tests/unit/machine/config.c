@@ -72,6 +72,24 @@ static void errors_name_the_key_and_what_is_right(void)
                   "serial: there is no 'com'; give stdio, pty, file:PATH or none");
 }
 
+static void firmware_is_for_what_it_can_start(void)
+{
+#define VM(more) "{\"berth-vm\": 1, " more "}"
+    CHECK_REFUSED(VM("\"kernel\": \"k\", \"firmware\": \"auto\""),
+                  "firmware: auto is for disks; a kernel from a file starts with none or uefi");
+    CHECK_REFUSED(VM("\"kernel\": \"k\", \"firmware\": \"bios\""),
+                  "firmware: a BIOS does not start a kernel from a file; give none or uefi");
+    CHECK_REFUSED(VM("\"kernel\": \"k\", \"uefi_vars\": \"v\""), "uefi_vars: needs firmware uefi");
+    CHECK_REFUSED(VM("\"firmware\": \"bios:\""),
+                  "firmware: there is no 'bios:'; give auto, none, bios, uefi, bios:FILE or "
+                  "uefi:FILE");
+    CHECK_REFUSED(VM("\"memory_mib\": 64, \"firmware\": \"uefi\""),
+                  "memory: this firmware needs at least 96 MiB");
+    CHECK_REFUSED(VM("\"firmware\": \"uefi:/f\", \"uefi_vars\": \"v\""), "");
+    CHECK_REFUSED(VM("\"uefi_vars\": \"v\""), ""); // guessed: may be UEFI
+#undef VM
+}
+
 static void engine_may_have_options(void)
 {
     struct vm_engine engine;
@@ -130,7 +148,7 @@ static void debug_words_are_checked(void)
 }
 
 TEST_MAIN(TEST(a_definition_survives_the_round_trip), TEST(errors_name_the_key_and_what_is_right),
-          TEST(engine_may_have_options),
+          TEST(firmware_is_for_what_it_can_start), TEST(engine_may_have_options),
           TEST(repeated_keys_and_broken_json_are_refused_with_their_place),
           TEST(more_than_sixteen_disks_are_refused),
           TEST(memory_amounts_are_mib_unless_a_unit_is_given), TEST(debug_words_are_checked))
