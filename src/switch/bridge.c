@@ -212,10 +212,12 @@ static struct port *lookup(struct bridge *bridge, const uint8_t *mac, uint16_t v
     return i >= 0 ? &bridge->port[i] : NULL;
 }
 
-static bool in_a_storm(struct port *port, uint64_t now)
+bool bridge_in_a_storm(struct port *port, uint64_t now)
 {
-    if (throttle_wait(&port->storm, BLOCK_WRITE, now))
+    if (throttle_wait(&port->storm, BLOCK_WRITE, now)) {
+        drop(port, DROP_STORM);
         return true;
+    }
     throttle_take(&port->storm, BLOCK_WRITE, 0, now);
     return false;
 }
@@ -267,10 +269,8 @@ static void forward(struct bridge *bridge, struct port *port, struct frame *f, u
             give_one(bridge, to, f->packet, f->len, vlan);
         return;
     }
-    if (in_a_storm(port, now)) {
-        drop(port, DROP_STORM);
+    if (bridge_in_a_storm(port, now))
         return;
-    }
     if (host && frame_is_multicast(f))
         bridge->ops.to_host(bridge->ops.opaque, port, f);
     flood(bridge, port, f->packet, f->len, vlan);

@@ -56,5 +56,7 @@ struct port *bridge_find_address(struct bridge *bridge, uint32_t address);
 // A packet from a port, not checked yet, with BRIDGE_HEADROOM before it. Changed by this.
 void bridge_input(struct bridge *bridge, struct port *port, uint8_t *packet, size_t len,
                   uint64_t now);
+// Whether the port has sent too many of the frames that cost others most; counts one.
+bool bridge_in_a_storm(struct port *port, uint64_t now);
 // A packet of the network's own, with BRIDGE_HEADROOM, to whoever has its MAC, or to everybody.
 void bridge_from_host(struct bridge *bridge, uint8_t *packet, size_t len, uint64_t now);

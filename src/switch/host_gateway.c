@@ -112,6 +112,9 @@ void host_gateway(struct host *host, struct port *from, struct frame *f, uint64_
             return;
         }
     }
+    // The NAT keeps fragments until they are whole or half a minute old, however many they are.
+    if ((f->fragment || f->more) && bridge_in_a_storm(from, now))
+        return;
     struct leaving leaving = {host, asks};
     net_packet_lower(f->packet, f->len, 0, host->scratch, leave, &leaving);
 }

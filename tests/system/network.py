@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -153,6 +154,20 @@ def after_a_kill_the_same_addresses_come_back():
         after = net.plug("web", address="10.99.1.200")
         assert (after.mac, after.address) == (before.mac, before.address)
         assert after.ask_dns("web") == (0, [after.address])
+
+
+def the_process_locks_itself_in():
+    sanitized = b"__asan_init" in open(PROGRAM, "rb").read()
+    for kind in ("nat", "private"):
+        with network(kind=kind) as net:
+            net.plug("web")
+            with open(f"/proc/{net.process.pid}/status") as f:
+                status = dict(line.split(":", 1) for line in f)
+            assert status["NoNewPrivs"].strip() == "1" and status["Threads"].strip() == "1"
+            assert sanitized or status["Seccomp"].strip() == "2"
+            may = subprocess.run(["unshare", "-n" if os.geteuid() == 0 else "-Un", "true"], capture_output=True)
+            apart = os.readlink(f"/proc/{net.process.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+            assert apart == (kind == "private" and may.returncode == 0)
 
 
 # --- names
@@ -608,6 +623,7 @@ CASES = [
     closing_the_socket_unplugs,
     a_switch_that_nobody_uses_ends_itself,
     after_a_kill_the_same_addresses_come_back,
+    the_process_locks_itself_in,
     names_of_vms_are_answered_both_ways,
     a_private_network_answers_for_its_own_only,
     hosts_reach_the_hosts_loopback_through_the_gateway,

@@ -23,7 +23,8 @@ static int in_sandbox(int thread_class, int (*fn)(void))
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
-        if (sandbox_enter(NULL, 0, NULL))
+        bool network = thread_class == HOST_THREAD_SWITCH || thread_class == HOST_THREAD_NAT;
+        if (network ? sandbox_shed(NULL, 0, NULL) : sandbox_enter(NULL, 0, NULL))
             _exit(99);
         if (thread_class != SETUP)
             sandbox_confine((enum host_thread_class)thread_class);
@@ -49,6 +50,27 @@ static bool works(int thread_class, int (*fn)(void))
 static int make_socket(void)
 {
     return socket(AF_UNIX, SOCK_STREAM, 0) < 0;
+}
+
+static int make_internet_socket(void)
+{
+    return socket(AF_INET, SOCK_STREAM, 0) < 0 || socket(AF_INET6, SOCK_DGRAM, 0) < 0;
+}
+
+static int make_packet_socket(void)
+{
+    return socket(AF_PACKET, SOCK_RAW, 0) < 0;
+}
+
+static int make_pair(void)
+{
+    int pair[2];
+    return socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) < 0;
+}
+
+static int write_file(void)
+{
+    return open("/dev/null", O_WRONLY) < 0;
 }
 
 static int start_program(void)
@@ -189,6 +211,27 @@ static void each_class_has_what_is_its_own(void)
     CHECK(dies(HOST_THREAD_VCPU, sync_standard_output));
 }
 
+static void networks_have_their_sockets_and_nothing_else(void)
+{
+    for (int c = HOST_THREAD_SWITCH; c <= HOST_THREAD_NAT; c++) {
+        CHECK(works(c, make_pair));
+        CHECK(works(c, use_heap));
+        CHECK(dies(c, make_socket));
+        CHECK(dies(c, make_packet_socket));
+        CHECK(dies(c, write_file));
+        CHECK(dies(c, map_code));
+        CHECK(dies(c, start_program));
+        CHECK(dies(c, make_process));
+        CHECK(dies(c, start_thread));
+        CHECK(dies(c, type_into_terminal));
+        CHECK(dies(c, signal_parent));
+    }
+    CHECK(works(HOST_THREAD_NAT, make_internet_socket));
+    CHECK(works(HOST_THREAD_NAT, open_file));
+    CHECK(dies(HOST_THREAD_SWITCH, make_internet_socket));
+    CHECK(dies(HOST_THREAD_SWITCH, open_file));
+}
+
 static void abort_still_ends_the_process_as_itself(void)
 {
     int status = in_sandbox(HOST_THREAD_VCPU, abort_call);
@@ -215,5 +258,6 @@ static void descriptors_from_the_caller_are_closed(void)
 TEST_MAIN(TEST(a_preparing_vm_makes_threads_but_no_programs_processes_or_sockets),
           TEST(no_class_opens_files_sockets_or_executable_memory),
           TEST(every_class_has_memory_and_writes_what_is_open),
-          TEST(each_class_has_what_is_its_own), TEST(abort_still_ends_the_process_as_itself),
+          TEST(each_class_has_what_is_its_own), TEST(networks_have_their_sockets_and_nothing_else),
+          TEST(abort_still_ends_the_process_as_itself),
           TEST(descriptors_from_the_caller_are_closed))
