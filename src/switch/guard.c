@@ -102,6 +102,11 @@ static bool own6(struct port *ports, struct port *port, const struct site *site,
     return true;
 }
 
+bool guard_shows6(struct port *port, const uint8_t address[16])
+{
+    return find_owned(port, address);
+}
+
 struct port *guard_owner6(struct port *ports, const uint8_t address[16])
 {
     for (int i = 0; i < PORTS_MAX; i++) {

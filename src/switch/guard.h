@@ -11,5 +11,8 @@
 bool guard_check(struct port *ports, struct port *port, const struct site *site,
                  const struct frame *f, uint64_t now);
 
+// Whether the port has been seen to use this IPv6 address.
+bool guard_shows6(struct port *port, const uint8_t address[16]);
+
 // The port that an IPv6 address belongs to; NULL: none.
 struct port *guard_owner6(struct port *ports, const uint8_t address[16]);

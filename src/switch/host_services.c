@@ -55,11 +55,12 @@ static void dhcp_input(struct host *host, struct port *from, const struct frame 
 
 // --- names
 
-static void add_port(const struct port *port, bool ipv6, struct dns_addresses *out)
+// A guest makes its IPv6 address itself, or has none: until it is seen, nobody is sent there.
+static void add_port(struct port *port, struct dns_addresses *out)
 {
     if (out->count4 < DNS_ADDRESSES_MAX)
         out->ipv4[out->count4++] = port->address;
-    if (ipv6 && out->count6 < DNS_ADDRESSES_MAX)
+    if (out->count6 < DNS_ADDRESSES_MAX && guard_shows6(port, port->address6))
         memcpy(out->ipv6[out->count6++], port->address6, 16);
 }
 
@@ -74,9 +75,9 @@ static bool addresses(void *opaque, const char *name, struct dns_addresses *out)
         return true;
     }
     for (unsigned i = 0; i < host->bridge->top; i++) {
-        const struct port *port = &host->bridge->port[i];
+        struct port *port = &host->bridge->port[i];
         if (port->used && !strcasecmp(port->vm, name))
-            add_port(port, site->network->ipv6, out);
+            add_port(port, out);
     }
     return out->count4 != 0;
 }

@@ -181,6 +181,10 @@ def names_of_vms_are_answered_both_ways():
         assert web.ask_dns("db.1.berth") == (0, [named.address])
         assert web.ask_dns("WEB.BERTH")[0] == 0
         assert web.ask_dns("gateway") == (0, ["10.99.1.1"])
+        assert web.ask_dns("db.1.berth", 28) == (0, [])  # it may have no IPv6 at all
+        named.send(ether(web.mac, named.mac, 0x86dd,
+                         ipv6(named.address6, web.address6, 17, udp(named.address6, web.address6, 1, 2, b"x"))))
+        assert web.receive(lambda f: f.protocol == 17 and f.data == b"x")
         assert web.ask_dns("db.1.berth", 28) == (0, [named.address6])
         assert web.ask_dns("nobody.berth") == (3, []) and web.ask_dns("nobody") == (3, [])
         reverse = ipaddress.ip_address(named.address).reverse_pointer

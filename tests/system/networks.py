@@ -83,7 +83,7 @@ def bring_up(g):
 
 
 def expect(g, command, want, what):
-    got = answer(g, command, "GOT")
+    got = answer(g, f"{command} || echo no", "GOT")
     if got != want:
         raise Failure(f"{what}: '{command}' gives '{got}' and not '{want}'")
 
