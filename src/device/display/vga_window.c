@@ -70,11 +70,10 @@ static uint8_t compare(const struct vga *v)
     return (uint8_t) ~(differ | differ >> 8 | differ >> 16 | differ >> 24);
 }
 
-static uint64_t window_read(struct device *dev, uint64_t at, unsigned size)
+static uint8_t read_byte(struct vga *v, uint32_t at)
 {
-    struct vga *v = vga_of(dev);
     uint32_t offset;
-    if (!window_offset(v, (uint32_t)at, &offset))
+    if (!window_offset(v, at, &offset))
         return 0xff;
     if (banked(v))
         return *linear_byte(v, offset);
@@ -107,29 +106,43 @@ static uint32_t combine(const struct vga *v, uint32_t value)
     }
 }
 
-static void window_write(struct device *dev, uint64_t at, unsigned size, uint64_t value)
+static void write_byte(struct vga *v, uint32_t at, uint8_t value)
 {
-    struct vga *v = vga_of(dev);
     uint32_t offset, bits;
-    if (!window_offset(v, (uint32_t)at, &offset))
+    if (!window_offset(v, at, &offset))
         return;
     if (banked(v)) {
         uint8_t *byte = linear_byte(v, offset);
-        *byte = (uint8_t)value;
+        *byte = value;
         vga_mark(v, (uint64_t)(byte - (uint8_t *)v->vram));
         return;
     }
     struct target t = find(v, offset);
     uint32_t planes = spread(t.planes), new = v->latch;
     if ((v->gfx[GFX_MODE] & 3) != 1) { // mode 1 copies the latches
-        new = combine(v, source(v, (uint8_t)value, &bits));
+        new = combine(v, source(v, value, &bits));
         new = (new &bits) | (v->latch & ~bits);
     }
     v->vram[t.word] = (v->vram[t.word] & ~planes) | (new &planes);
     vga_mark(v, t.word * 4ull);
 }
 
-static const struct io_ops window_ops = {window_read, window_write, 1, 1};
+// The bus is eight bits wide: larger accesses are many, one after the other.
+static uint64_t window_read(struct device *dev, uint64_t at, unsigned size)
+{
+    uint64_t value = 0;
+    for (unsigned i = 0; i < size; i++)
+        value |= (uint64_t)read_byte(vga_of(dev), (uint32_t)at + i) << (8 * i);
+    return value;
+}
+
+static void window_write(struct device *dev, uint64_t at, unsigned size, uint64_t value)
+{
+    for (unsigned i = 0; i < size; i++)
+        write_byte(vga_of(dev), (uint32_t)at + i, (uint8_t)(value >> (8 * i)));
+}
+
+static const struct io_ops window_ops = {window_read, window_write, 1, 8};
 
 err_t vga_claim_window(struct vga *v, struct error *e)
 {
