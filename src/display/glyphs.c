@@ -11,6 +11,8 @@
 #define WIDTH 8
 #define HEIGHT_MAX 19
 #define CURSOR_ROWS_MAX 4
+#define TEXT_ACROSS 0xc4
+#define TEXT_UPRIGHT 0xb3
 #define SURE 40 // characters: no better grid need be searched for
 
 static const unsigned heights[] = {16, 19};
@@ -88,6 +90,18 @@ static bool strip_cursor(uint8_t *rows, unsigned height)
     return n;
 }
 
+// Frames that are drawn without characters.
+static bool is_line(const uint8_t *rows, unsigned height, uint8_t *code)
+{
+    bool across = true, upright = true;
+    for (unsigned i = 0; i < height; i++) {
+        across &= rows[i] == 0 || rows[i] == 0xff;
+        upright &= rows[i] == rows[0];
+    }
+    *code = across ? TEXT_ACROSS : TEXT_UPRIGHT;
+    return across || upright;
+}
+
 static struct cell read_cell(const struct picture *p, unsigned x, unsigned y, unsigned height)
 {
     uint8_t rows[HEIGHT_MAX];
@@ -99,9 +113,14 @@ static struct cell read_cell(const struct picture *p, unsigned x, unsigned y, un
         cell.kind = KNOWN;
     if (cell.kind != UNKNOWN)
         return cell;
-    cell.code = TEXT_UNKNOWN;
-    if (!strip_cursor(rows, height))
+    if (!strip_cursor(rows, height)) {
+        if (is_line(rows, height, &cell.code))
+            cell.kind = PICTURE; // says nothing about where cells begin
+        else
+            cell.code = TEXT_UNKNOWN;
         return cell;
+    }
+    cell.code = TEXT_UNKNOWN;
     bool blank = is_blank(rows, height);
     if (blank)
         cell.code = ' ';

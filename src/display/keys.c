@@ -1,29 +1,56 @@
 // Keys by name and by character. Codes are scan code set 1 of the IBM enhanced keyboard, US layout.
 #include "display/keys.h"
 
+#include <ctype.h>
 #include <string.h>
 #include <strings.h>
 
 #include "display/display.h"
 
 #define EXT DISPLAY_KEY_EXTENDED
+#define NAME_MAX_LEN 16 // longer than any
 
+// Berth's names, and those that QEMU's sendkey and (after KEY_) Linux' input layer have for the
+// same keys; without underscores.
 static const struct {
     const char *name;
     uint16_t code;
 } names[] = {
     {"esc", 0x01},
     {"escape", 0x01},
+    {"minus", 0x0c},
+    {"equal", 0x0d},
     {"backspace", 0x0e},
     {"tab", 0x0f},
+    {"bracketleft", 0x1a},
+    {"leftbrace", 0x1a},
+    {"bracketright", 0x1b},
+    {"rightbrace", 0x1b},
     {"enter", 0x1c},
     {"return", 0x1c},
     {"ret", 0x1c},
     {"ctrl", KEY_CTRL},
     {"control", KEY_CTRL},
+    {"leftctrl", KEY_CTRL},
+    {"semicolon", 0x27},
+    {"apostrophe", 0x28},
+    {"grave", 0x29},
+    {"graveaccent", 0x29},
     {"shift", KEY_SHIFT},
+    {"leftshift", KEY_SHIFT},
+    {"backslash", 0x2b},
+    {"comma", 0x33},
+    {"dot", 0x34},
+    {"slash", 0x35},
     {"rshift", 0x36},
+    {"shiftr", 0x36},
+    {"rightshift", 0x36},
+    {"kptimes", 0x37},
+    {"kpmultiply", 0x37},
+    {"kpasterisk", 0x37},
+    {"asterisk", 0x37},
     {"alt", KEY_ALT},
+    {"leftalt", KEY_ALT},
     {"space", 0x39},
     {"spc", 0x39},
     {"capslock", 0x3a},
@@ -37,34 +64,41 @@ static const struct {
     {"f8", 0x42},
     {"f9", 0x43},
     {"f10", 0x44},
-    {"f11", 0x57},
-    {"f12", 0x58},
     {"numlock", 0x45},
     {"scrolllock", 0x46},
-    {"minus", 0x0c},
-    {"plus", 0x4e},
-    {"less", 0x56},
     {"kp7", 0x47},
     {"kp8", 0x48},
     {"kp9", 0x49},
     {"kpminus", 0x4a},
+    {"kpsubtract", 0x4a},
     {"kp4", 0x4b},
     {"kp5", 0x4c},
     {"kp6", 0x4d},
     {"kpplus", 0x4e},
+    {"kpadd", 0x4e},
+    {"plus", 0x4e},
     {"kp1", 0x4f},
     {"kp2", 0x50},
     {"kp3", 0x51},
     {"kp0", 0x52},
     {"kpdot", 0x53},
-    {"kptimes", 0x37},
-    {"kpdivide", EXT | 0x35},
+    {"kpdecimal", 0x53},
+    {"sysrq", 0x54},
+    {"less", 0x56},
+    {"102nd", 0x56},
+    {"f11", 0x57},
+    {"f12", 0x58},
     {"kpenter", EXT | 0x1c},
     {"rctrl", EXT | 0x1d},
-    {"ralt", EXT | 0x38},
-    {"altgr", EXT | 0x38},
+    {"ctrlr", EXT | 0x1d},
+    {"rightctrl", EXT | 0x1d},
+    {"kpdivide", EXT | 0x35},
+    {"kpslash", EXT | 0x35},
     {"print", EXT | 0x37},
-    {"sysrq", 0x54},
+    {"ralt", EXT | 0x38},
+    {"altr", EXT | 0x38},
+    {"rightalt", EXT | 0x38},
+    {"altgr", EXT | 0x38},
     {"home", EXT | 0x47},
     {"up", EXT | 0x48},
     {"pageup", EXT | 0x49},
@@ -82,8 +116,13 @@ static const struct {
     {"super", EXT | 0x5b},
     {"meta", EXT | 0x5b},
     {"win", EXT | 0x5b},
+    {"metal", EXT | 0x5b},
+    {"leftmeta", EXT | 0x5b},
     {"rsuper", EXT | 0x5c},
+    {"metar", EXT | 0x5c},
+    {"rightmeta", EXT | 0x5c},
     {"menu", EXT | 0x5d},
+    {"compose", EXT | 0x5d},
 };
 
 // Characters by scan code, without and with shift; a space where there is no key.
@@ -119,11 +158,23 @@ static err_t add(struct key_list *list, uint16_t code, bool down, struct error *
 
 static uint16_t find(const char *name, size_t len, bool *shift)
 {
+    char plain_name[NAME_MAX_LEN + 1];
+    size_t n = 0;
     *shift = false;
     if (len == 1)
         return key_of_char((unsigned char)name[0], shift);
+    if (len > 4 && !strncasecmp(name, "KEY_", 4)) {
+        name += 4;
+        len -= 4;
+    }
+    if (len == 1)
+        return key_of_char((unsigned char)tolower(name[0]), shift);
+    for (size_t i = 0; i < len; i++)
+        if (name[i] != '_' && n < NAME_MAX_LEN)
+            plain_name[n++] = name[i];
+    plain_name[n] = '\0';
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
-        if (strlen(names[i].name) == len && !strncasecmp(names[i].name, name, len))
+        if (!strcasecmp(names[i].name, plain_name))
             return names[i].code;
     return 0;
 }

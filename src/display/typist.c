@@ -4,7 +4,7 @@
 
 #include "host/clock.h"
 
-#define EVENT_NS (10 * NS_PER_MS) // about 50 characters a second: BIOSes and boot loaders follow
+#define EVENT_NS (20 * NS_PER_MS) // 25 characters a second: a BIOS buffers 15 and drops the rest
 
 static void again(struct typist *t)
 {

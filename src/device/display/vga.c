@@ -1,6 +1,6 @@
 // The VGA as a PCI function: BARs, reset, state.
 //
-// Specification: docs/device-display.md lists the sources of its parts. The ids are those under
+// Specification: docs/display.md lists the sources. The ids are those under
 // which QEMU's standard VGA is known, because drivers look for them: 1234:1111, revision 2 (with
 // the extended registers in BAR 2). BAR 0 is VRAM: mapped into the guest as memory; io_ops serve it
 // while the map changes. VRAM is not in the state table: like RAM it belongs to the machine. The

@@ -1,5 +1,5 @@
 // A VGA with the Bochs display interface ("DISPI"), as a PCI function: what SeaBIOS' and OVMF's
-// drivers, Linux' bochs-drm and every old program know. Docs: docs/device-display.md.
+// drivers, Linux' bochs-drm and every old program know. Docs: docs/display.md.
 #pragma once
 
 #include "device/device.h"

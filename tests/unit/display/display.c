@@ -43,6 +43,14 @@ static void chords_press_in_order_and_release_in_reverse(void)
     CHECK(chord("?", "2a+ 35+ 35- 2a-"));
 }
 
+static void keys_have_the_names_of_qemu_and_of_linux_too(void)
+{
+    CHECK(chord("KEY_LEFTCTRL-KEY_A", "1d+ 1e+ 1e- 1d-"));
+    CHECK(chord("meta_l-kp_enter", "15b+ 11c+ 11c- 15b-"));
+    CHECK(chord("bracket_left", "1a+ 1a-"));
+    CHECK(chord("grave_accent", "29+ 29-"));
+}
+
 static void unknown_keys_are_refused_by_name(void)
 {
     list.count = 0;
@@ -193,6 +201,7 @@ static void vnc_addresses_are_understood(void)
 }
 
 TEST_MAIN(TEST(chords_press_in_order_and_release_in_reverse),
+          TEST(keys_have_the_names_of_qemu_and_of_linux_too),
           TEST(unknown_keys_are_refused_by_name), TEST(every_printable_character_has_a_key),
           TEST(keysyms_follow_the_modifiers_of_a_us_keyboard), TEST(a_gone_viewer_lets_all_keys_go),
           TEST(screens_become_utf8_without_blanks_at_the_end),
