@@ -9,7 +9,6 @@
 
 #define VEC_DB 1
 #define VEC_NMI_NUMBER 2
-#define MSR_SMBASE 0x9e
 
 // AMD's CPUs know one kind of shadow, and KVM then says both: the stronger one does no harm.
 static uint8_t shadow_from(uint8_t kvm)
@@ -88,13 +87,11 @@ static void get_smm(struct engine_vcpu *v, const struct kvm_vcpu_events *events,
         out->smm = (uint8_t)(CPU_SMM | (events->smi.smm_inside_nmi ? CPU_SMM_IN_NMI : 0) |
                              (events->smi.latched_init ? CPU_SMM_INIT_WAITS : 0));
     out->smi_pending = has && events->smi.pending;
-    out->smbase = has ? kvm_get_msr(v, MSR_SMBASE) : v->smbase;
 }
 
 static err_t set_smm(struct engine_vcpu *v, const struct cpu_state *in,
                      struct kvm_vcpu_events *events, struct error *e)
 {
-    v->smbase = in->smbase;
     if (v->vm->spaces < 2)
         return in->smm
                    ? error_set(e, ERR_UNSUPPORTED,
@@ -106,9 +103,6 @@ static err_t set_smm(struct engine_vcpu *v, const struct cpu_state *in,
     events->smi.smm_inside_nmi = in->smm & CPU_SMM_IN_NMI ? 1 : 0;
     events->smi.latched_init = in->smm & CPU_SMM_INIT_WAITS ? 1 : 0;
     events->smi.pending = in->smi_pending;
-    if (!kvm_set_msr(v, MSR_SMBASE, in->smbase))
-        return error_set(e, ERR_UNSUPPORTED, "KVM does not take %#llx for SMBASE",
-                         (unsigned long long)in->smbase);
     return OK;
 }
 

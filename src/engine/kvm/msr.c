@@ -10,6 +10,7 @@
 
 #define MSRS 48
 #define OLD_WALL_CLOCK 0x11
+#define MSR_SMBASE 0x9e
 
 struct place {
     uint32_t index;
@@ -91,6 +92,7 @@ void kvm_get_msrs(struct engine_vcpu *v, struct cpu_state *out)
     }
     out->tsc = host_tsc(v->vm) + v->offset;
     out->tsc_adjust = v->adjust;
+    out->smbase = v->vm->spaces > 1 ? kvm_get_msr(v, MSR_SMBASE) : v->smbase;
 }
 
 uint64_t kvm_get_msr(struct engine_vcpu *v, uint32_t msr)
@@ -198,6 +200,10 @@ err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct err
                              (unsigned long long)msrs.entry[done].data, msrs.entry[done].index);
         first++;
     }
+    v->smbase = in->smbase;
+    if (v->vm->spaces > 1 && !kvm_set_msr(v, MSR_SMBASE, in->smbase))
+        return error_set(e, ERR_UNSUPPORTED, "KVM does not take %#llx for SMBASE",
+                         (unsigned long long)in->smbase);
     v->adjust = in->tsc_adjust;
     set_offset(v, in->tsc - host_tsc(v->vm));
     return OK;

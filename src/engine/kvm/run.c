@@ -250,11 +250,10 @@ static bool handle(struct engine_vcpu *v)
         return fail(v, "the CPU refused to enter the guest (reason %#llx); dmesg may say more",
                     (unsigned long long)v->run->fail_entry.hardware_entry_failure_reason);
     default:
-        return fail(
-            v,
-            "KVM left the guest for a reason that Berth does not know (%u); an older kernel "
-            "or --engine translate may run this guest",
-            v->run->exit_reason);
+        return fail(v,
+                    "KVM left the guest for a reason that Berth does not know (%u); "
+                    "--engine translate may run this guest",
+                    v->run->exit_reason);
     }
 }
 

@@ -111,7 +111,7 @@ static void load_handler(bool apic)
                                       0xeb, 0x0a};
     static const uint8_t end_apic[] = {0x66, 0x67, 0xc7, 0x05, 0xb0, 0x00,
                                        0xe0, 0xfe, 0,    0,    0,    0, // mov [0xfee000b0], 0
-                                       0x58, 0xcf}; // pop ax; iret
+                                       0x58, 0xcf};                     // pop ax; iret
     for (unsigned vector = 0; vector < 256; vector++) {
         put16(vector * 4, HANDLER);
         put16(vector * 4 + 2, 0);
@@ -197,7 +197,7 @@ static void local_apic_comes_back(void)
     set_chips(&in, NULL);
     CHECK_EQ(kvm->irqchip->get_lapic(box.vcpu, &out, &box.e), OK);
     CHECK_EQ(out.base, in.base);
-    static const uint8_t same[] = {ID,        TPR,       LDR,       DFR,       SVR,    IRR + 2,
+    static const uint8_t same[] = {ID,        TPR,       LDR,       DFR,       SVR,     IRR + 2,
                                    LVT_TIMER, LVT_LINT0, LVT_LINT1, LVT_ERROR, INITIAL, DIVIDE};
     for (size_t i = 0; i < sizeof same; i++)
         CHECK_EQ(out.reg[same[i]], in.reg[same[i]]);
@@ -284,8 +284,7 @@ static void pit_interrupts_through_the_pic(void)
     load_handler(false);
     put16(WANT, 5);
     board.pic[0].imr = 0xfe;
-    board.pit.channel[0] =
-        (struct chip_pit_channel){.reload = 1193, .control = 0x34, .gate = 1};
+    board.pit.channel[0] = (struct chip_pit_channel){.reload = 1193, .control = 0x34, .gate = 1};
     set_chips(&lapic, &board);
     set_code(wait_looking, sizeof wait_looking);
     CHECK_EQ(run(), ENGINE_KICKED);

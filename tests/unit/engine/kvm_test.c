@@ -241,6 +241,29 @@ static void triple_fault_is_a_shutdown(void)
     close_box();
 }
 
+static void nmi_wakes_a_halted_processor_once(void)
+{
+    static const uint8_t code[] = {0xf4};                      // hlt, with interrupts off
+    static const uint8_t handler[] = {0xfe, 0x06, 0, 5, 0xf4}; // inc byte [0x500]; hlt
+    static const uint8_t vector[] = {0, 0x90, 0, 0};
+    open_box();
+    memcpy(box.ram + 4 * 2, vector, sizeof vector);
+    memcpy(box.ram + 0x9000, handler, sizeof handler);
+    box.in.gpr[RSP] = 0x7000;
+    CHECK_EQ(run_code(code, sizeof code), ENGINE_HALTED);
+    CHECK_EQ(go_on(), ENGINE_HALTED);
+    CHECK_EQ(box.out.rip, KVM_BOX_CODE + 1);
+    kvm->nmi(box.vcpu);
+    CHECK_EQ(go_on(), ENGINE_HALTED);
+    CHECK_EQ(box.out.rip, 0x9000 + sizeof handler);
+    CHECK_EQ(box.out.nmi_blocked, 1);
+    kvm->nmi(box.vcpu); // waits for the IRET that never comes
+    CHECK_EQ(go_on(), ENGINE_HALTED);
+    CHECK_EQ(box.out.nmi_pending, 1);
+    CHECK_EQ(box.ram[0x500], 1);
+    close_box();
+}
+
 #define SMI_HANDLER 0x38000
 
 // In real mode at SMBASE + 0x8000: mov byte [0x500], 7; out 0x42; rsm.
@@ -407,6 +430,7 @@ static const struct test tests[] = {
     TEST(doorbell_counts_writes_and_is_no_upcall),
     TEST(msrs_of_the_machine_are_upcalls),
     TEST(triple_fault_is_a_shutdown),
+    TEST(nmi_wakes_a_halted_processor_once),
     TEST(smi_is_handled_and_its_state_comes_back),
     TEST(tsc_ratio_is_what_the_cpu_multiplies_by),
     TEST(halted_vcpus_may_be_polled_for),
