@@ -61,6 +61,7 @@ def all_tests(build):
     move = [os.path.join(build, "tests/machine/move_test"), guest]
     tests = {
         "engine": [os.path.join(build, "tests/unit/test_engine_kvm")],
+        "debug": [os.path.join(build, "tests/unit/test_engine_kvm_debug")],
         "chips": [os.path.join(build, "tests/unit/test_engine_kvm_chips")],
         "cpu": [os.path.join(build, "tests/cpu/oracle"), "--engine", "kvm", "--count", "1", "--integer"],
         "choice": [sys.executable, os.path.join(HERE, "engines.py"), berth, berth + "-vmm",
