@@ -5,7 +5,6 @@
 
 #include "cli/cli.h"
 #include "cli/net.h"
-#include "net/policy.h"
 
 static const char *text(const json_t *object, const char *key)
 {
@@ -22,14 +21,13 @@ static long long number(const json_t *object, const char *key)
 
 static err_t apply(struct net_args *a, struct network *network, struct error *e)
 {
-    struct policy policy;
     err_t err = a->kind ? network_parse_kind(network, a->kind, e) : OK;
     if (!err && a->subnet)
         err = network_parse_subnet(network, a->subnet, e);
     if (!err && a->subnet6)
         err = network_parse_subnet6(network, a->subnet6, e);
-    if (!err && a->policy)
-        err = policy_parse(&policy, a->policy, e);
+    if (!err && a->policy && strlen(a->policy) > NETWORK_POLICY_MAX)
+        err = error_set(e, ERR_INVALID, "policy: is longer than %d bytes", NETWORK_POLICY_MAX);
     if (err)
         return err;
     snprintf(network->policy, sizeof network->policy, "%s", a->policy ? a->policy : "");

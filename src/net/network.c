@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "net/policy.h"
 
 #define FORMAT_KEY "berth_network"
 #define FORMAT_VERSION 1
@@ -160,8 +161,11 @@ err_t network_check(const struct network *network, struct error *e)
     if (network->idle_seconds > NETWORK_IDLE_MAX)
         return error_set(e, ERR_INVALID, "idle_seconds: %u is more than %d", network->idle_seconds,
                          NETWORK_IDLE_MAX);
+    struct policy policy;
     err_t err = check_rate("limit_in", network->limit_in, e);
-    return err ? err : check_rate("limit_out", network->limit_out, e);
+    if (!err)
+        err = check_rate("limit_out", network->limit_out, e);
+    return err ? err : policy_parse(&policy, network->policy, e);
 }
 
 // --- JSON

@@ -35,7 +35,7 @@ struct port_owned6 {
     uint64_t seen; // host time; 0: none
 };
 
-struct policy_state;
+struct egress;
 
 struct port {
     bool used;

@@ -220,6 +220,24 @@ def hosts_reach_the_hosts_loopback_through_the_gateway():
         assert Tcp.connect(web, web.gateway, free_port()) is None
 
 
+def hosts_reach_the_hosts_loopback_over_ipv6():
+    try:
+        server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        server.bind(("::1", 0))
+    except OSError as why:
+        raise Skip(f"the host has no IPv6: {why}") from why
+    server.settimeout(WAIT)
+    with network() as net:
+        web = net.plug("web")
+        gateway, port = net.ask("info")[0]["gateway6"], server.getsockname()[1]
+        web.send(ether(web.gateway_mac, web.mac, 0x86dd,
+                       ipv6(web.address6, gateway, 17, udp(web.address6, gateway, 4000, port, b"six"))))
+        data, peer = server.recvfrom(100)
+        server.sendto(b"back " + data, peer)
+        f = web.receive(lambda f: f.protocol == 17 and f.port_to == 4000)
+        assert f.data == b"back six" and f.ip_from == gateway and f.source == web.gateway_mac and f.right_sum()
+
+
 def a_large_segment_goes_out_in_pieces():
     with network() as net:
         web = net.plug("web")
@@ -631,6 +649,7 @@ CASES = [
     names_of_vms_are_answered_both_ways,
     a_private_network_answers_for_its_own_only,
     hosts_reach_the_hosts_loopback_through_the_gateway,
+    hosts_reach_the_hosts_loopback_over_ipv6,
     a_large_segment_goes_out_in_pieces,
     segments_that_come_in_are_joined,
     addresses_that_mean_the_host_by_another_name_go_nowhere,

@@ -75,6 +75,7 @@ static void what_does_not_follow_the_format_is_refused_with_its_key(void)
     refused("{\"berth_network\":1,\"name\":\"x\",\"kind\":\"bridge\"}", "nat, host or private");
     refused("{\"berth_network\":1,\"name\":\"x\",\"isolated\":1}", "true or false");
     refused("{\"berth_network\":1,\"name\":\"x\",\"limit_in\":5}", "limit_in");
+    refused("{\"berth_network\":1,\"name\":\"x\",\"policy\":\"permit all\"}", "allow or deny");
 }
 
 static void subnets_that_cannot_be_are_refused(void)
