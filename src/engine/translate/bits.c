@@ -9,23 +9,10 @@
                  : [b] "r"(m->with)                                                   \
                  : "cc")
 
-#define COMPUTE(name, insn)                                           \
-    static uint64_t name(struct modify *m, unsigned size, uint64_t a) \
-    {                                                                 \
-        uint64_t ax = flags_pack(m->flags);                           \
-        switch (size) {                                               \
-        case 2: BITOP(insn, "w", "w"); break;                         \
-        case 4: BITOP(insn, "l", "k"); break;                         \
-        default: BITOP(insn, "q", "q"); break;                        \
-        }                                                             \
-        m->flags = flags_unpack(m->flags, ax);                        \
-        return a;                                                     \
-    }
-
-COMPUTE(do_bt, "bt")
-COMPUTE(do_bts, "bts")
-COMPUTE(do_btr, "btr")
-COMPUTE(do_btc, "btc")
+MODIFY_WORDS(do_bt, "bt", BITOP)
+MODIFY_WORDS(do_bts, "bts", BITOP)
+MODIFY_WORDS(do_btr, "btr", BITOP)
+MODIFY_WORDS(do_btc, "btc", BITOP)
 
 // A bit number in a register reaches beyond the operand: memory is a string of bits in both
 // directions.

@@ -54,6 +54,21 @@ static inline struct modify modify_init(const struct tcpu *c, const struct insn 
                            .locked = insn->prefix & PREFIX_LOCK};
 }
 
+// A modify_fn for operands of 2, 4 and 8 bytes: RUN(insn, suffix, operand modifier) is the host's
+// instruction on `a`, with m's other operands, and the flags in ax.
+#define MODIFY_WORDS(name, insn, RUN)                                 \
+    static uint64_t name(struct modify *m, unsigned size, uint64_t a) \
+    {                                                                 \
+        uint64_t ax = flags_pack(m->flags);                           \
+        switch (size) {                                               \
+        case 2: RUN(insn, "w", "w"); break;                           \
+        case 4: RUN(insn, "l", "k"); break;                           \
+        default: RUN(insn, "q", "q"); break;                          \
+        }                                                             \
+        m->flags = flags_unpack(m->flags, ax);                        \
+        return a;                                                     \
+    }
+
 // Locks that page-crossing LOCKed accesses of one VM take in turn (a host instruction cannot span
 // two pages that are not neighbours in host memory).
 void split_lock(struct tcpu *c);

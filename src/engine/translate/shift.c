@@ -26,18 +26,6 @@
         m->flags = flags_unpack(m->flags, ax);                        \
         return a;                                                     \
     }
-#define COMPUTE_DOUBLE(name, insn)                                    \
-    static uint64_t name(struct modify *m, unsigned size, uint64_t a) \
-    {                                                                 \
-        uint64_t ax = flags_pack(m->flags);                           \
-        switch (size) {                                               \
-        case 2: DOUBLE(insn, "w", "w"); break;                        \
-        case 4: DOUBLE(insn, "l", "k"); break;                        \
-        default: DOUBLE(insn, "q", "q"); break;                       \
-        }                                                             \
-        m->flags = flags_unpack(m->flags, ax);                        \
-        return a;                                                     \
-    }
 
 COMPUTE(do_rol, "rol")
 COMPUTE(do_ror, "ror")
@@ -46,8 +34,8 @@ COMPUTE(do_rcr, "rcr")
 COMPUTE(do_shl, "shl")
 COMPUTE(do_shr, "shr")
 COMPUTE(do_sar, "sar")
-COMPUTE_DOUBLE(do_shld, "shld")
-COMPUTE_DOUBLE(do_shrd, "shrd")
+MODIFY_WORDS(do_shld, "shld", DOUBLE)
+MODIFY_WORDS(do_shrd, "shrd", DOUBLE)
 
 static void shift(struct tcpu *c, const struct insn *insn, modify_fn *fn)
 {
