@@ -237,6 +237,9 @@ class Row:
             self.element = 8
         if 'whole' in self.words:
             self.form.add('WHOLE')
+        first = self.operands[0]
+        if first.place == 'W' and not self.element: # what a store leaves out must be known
+            raise ValueError(f'{self.op} stores under a writemask: say m1, m2, m4 or m8')
         if 'BROADCAST' in self.op:
             self.bits.add('SPREAD')
         if 'COMPRESS' in self.op or 'EXPAND' in self.op:
