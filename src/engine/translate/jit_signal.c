@@ -1,5 +1,6 @@
-// Host exceptions in translated code: the guest divides by zero, breaks an alignment rule, or has
-// unmasked a floating-point exception. The handler only notes where, and sends the thread through
+// Host exceptions in translated code: the guest divides by zero, breaks an alignment rule, has
+// unmasked a floating-point exception, or uses an instruction that the decoder and CPUID know and
+// this processor does not. The handler only notes where, and sends the thread through
 // GATE_TRAP; nothing is decided on the signal stack.
 //
 // Signals elsewhere are not ours: they get the default action back and strike again.
@@ -14,6 +15,7 @@ enum { CONTEXT_RIP = REG_RIP, CONTEXT_TRAP = REG_TRAPNO, CONTEXT_RSP = REG_RSP }
 #undef REG_RIP
 
 #include "engine/translate/jit_impl.h"
+#include "engine/translate/simd.h"
 
 static struct tcpu *current_vcpu(void)
 {
@@ -41,6 +43,11 @@ static void handle(int number, siginfo_t *info, void *context)
 {
     greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
     struct tcpu *c = current_vcpu();
+    if (c && number == SIGILL && simd_refused(c, (uint64_t)regs[CONTEXT_RIP])) {
+        regs[CONTEXT_RIP] = *(greg_t *)regs[CONTEXT_RSP]; // a stub keeps nothing on the stack
+        regs[CONTEXT_RSP] += 8;
+        return;
+    }
     if (!c || !in_cache(c, (uint64_t)regs[CONTEXT_RIP])) {
         signal(number, SIG_DFL);
         return;
@@ -56,7 +63,7 @@ static void handle(int number, siginfo_t *info, void *context)
 
 void jit_attach(struct tcpu *c)
 {
-    static const int numbers[] = {SIGSEGV, SIGFPE, SIGBUS};
+    static const int numbers[] = {SIGSEGV, SIGFPE, SIGBUS, SIGILL};
     fpu_to_memory(c); // the C library may use vector registers
     stack_t stack = {.ss_sp = c->jit->signal_stack, .ss_size = sizeof c->jit->signal_stack};
     sigaltstack(&stack, NULL);

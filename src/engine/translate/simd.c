@@ -242,6 +242,11 @@ static void run_on_host(struct tcpu *c, const struct insn *insn)
         cpu_raise(c, VEC_UD, 0);
     fpu_to_machine(c); // an upcall for MMIO may have taken it out
     run(c, insn, stub);
+    if (c->simd->refused) {
+        c->simd->refused = false;
+        settle(c);
+        cpu_raise(c, VEC_UD, 0);
+    }
     if (masked && memory->flags & OPERAND_WRITE)
         writemask_store(c, insn, memory, elements);
     else if (memory && memory->flags & OPERAND_WRITE)

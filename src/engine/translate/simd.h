@@ -12,6 +12,9 @@
 // Makes c->simd. Fails with ERR_UNSUPPORTED on a host without XSAVE.
 err_t simd_init(struct tcpu *c, struct error *e);
 void simd_release(struct tcpu *c); // accepts a half-made one
+// True when pc is in the code that runs single instructions for the interpreter. One that the host
+// refuses there is skipped, and is #UD for the guest.
+bool simd_refused(struct tcpu *c, uint64_t pc);
 // What the guest's extended state may consist of (bits of XCR0), and where that is in s.xsave.
 uint64_t simd_components(const struct tcpu *c);
 const struct xsave_layout *simd_layout(const struct tcpu *c);

@@ -33,6 +33,7 @@ struct simd {
     uint64_t components;        // XCR0 bits that guests can have: saved and restored here
     struct xsave_layout layout; // of the host, and so of s.xsave
     uint32_t mxcsr_mask;        // bits that LDMXCSR accepts
+    bool refused;               // the host knows no such instruction: set by the signal handler
     struct codebuf code;
     struct stub_key stub[STUB_SLOTS];
     unsigned stubs; // taken

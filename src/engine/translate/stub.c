@@ -77,6 +77,13 @@ static simd_stub *slot_code(const struct simd *simd, unsigned slot)
     return (simd_stub *)(uintptr_t)(simd->code.exec + slot * STUB_BYTES);
 }
 
+bool simd_refused(struct tcpu *c, uint64_t pc)
+{
+    struct simd *simd = c->simd;
+    simd->refused = pc - (uint64_t)(uintptr_t)simd->code.exec < simd->code.len;
+    return simd->refused;
+}
+
 static simd_stub *find_or_make(struct simd *simd, const struct stub_key *key)
 {
     unsigned slot = hash_key(key) % STUB_SLOTS;

@@ -25,6 +25,9 @@ struct guest {
     struct cpu_state state; // before and after a run
 };
 
+// Guests are shown GFNI, whether the host has it or not.
+static bool guest_claims_gfni;
+
 static uint64_t guest_mmio_read(void *opaque, unsigned vcpu, gpa_t at, unsigned size)
 {
     return 0x1122334455667788 ^ at;
@@ -142,6 +145,9 @@ static inline bool guest_init_smp(struct guest *g, uint32_t debug, bool code64, 
     struct cpuid_table host, *table = calloc(1, sizeof *table);
     struct cpuid_request request = {.model = "max", .vcpus = vcpus, .tsc_khz = 1000000};
     cpuid_read_host(&host);
+    for (uint32_t i = 0; i < host.count; i++)
+        if (host.leaf[i].function == 7 && host.leaf[i].index == 0)
+            host.leaf[i].ecx |= guest_claims_gfni ? 1u << 8 : 0;
     if (cpuid_build(&request, &host, table, &e) != OK) {
         printf("# %s\n", e.text);
         return false;

@@ -219,6 +219,24 @@ static void faults_name_their_instruction(void)
     RUN64(unmasked);
 }
 
+SNIPPET(refused, "xor ebx, ebx; movups xmm0, [rsi]; gf2p8mulb xmm0, xmm0; mov ebx, 1; hlt");
+
+static void what_the_host_refuses_is_undefined_for_the_guest(void)
+{
+    struct cpuid_table host;
+    struct feature_set features;
+    struct guest g;
+    guest_claims_gfni = true;
+    cpuid_read_host(&host);
+    cpuid_features(&host, &features);
+    CHECK(guest_init(&g, 0, true));
+    guest_code(&g, refused_start, (size_t)(refused_end - refused_start));
+    CHECK_EQ(guest_run(&g), ENGINE_HALTED);
+    CHECK_EQ(g.state.gpr[RBX], feature_has(&features, FEATURE_GFNI));
+    guest_release(&g);
+    guest_claims_gfni = false;
+}
+
 // The loop patches the immediate of the instruction ahead of it, in its own block.
 SNIPPET(patching, "mov ebx, 20; lea rdi, [rip+2f+1]; 1: inc byte ptr [rdi]; 2: mov eax, 0; add "
                   "r12, rax; dec ebx; jnz 1b;"
@@ -384,6 +402,7 @@ int main(void)
         TEST(strings_are_copied_and_filled),
         TEST(vector_and_x87_instructions_run_natively),
         TEST(faults_name_their_instruction),
+        TEST(what_the_host_refuses_is_undefined_for_the_guest),
         TEST(code_that_changes_itself_runs_as_changed),
         TEST(code_beside_data_that_changes_stays_fast),
         TEST(blocks_in_different_pages_find_each_other),
