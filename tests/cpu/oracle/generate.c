@@ -195,6 +195,17 @@ static uint8_t random_modrm(const struct template *t, struct random *r, bool pla
     return (uint8_t)(mod << 6 | reg << 3 | rm);
 }
 
+// An emulated processor takes EVEX.X for part of a general register's number.
+static bool disputed(const struct insn *in, const uint8_t *code)
+{
+    for (unsigned i = 0; i < in->operands; i++) {
+        const struct operand *o = &in->operand[i];
+        if (in->encoding == ENC_EVEX && o->kind == OPND_GPR && o->field == FIELD_RM)
+            return !(code[1] & 0x40);
+    }
+    return false;
+}
+
 bool encode(const struct template *t, struct random *r, uint8_t *code, struct insn *in)
 {
     for (unsigned attempt = 0; attempt < 60; attempt++) {
@@ -205,7 +216,7 @@ bool encode(const struct template *t, struct random *r, uint8_t *code, struct in
         uint64_t rest[2] = {draw(r), percent(r, 50) ? draw(r) : below(r, 64)};
         memcpy(code + at, rest, sizeof rest);
         if (insn_decode(code, INSN_MAX, t->mode, in) != INSN_OK || in->form != t->form ||
-            in->opcode != t->opcode || in->opsize != t->opsize)
+            in->opcode != t->opcode || in->opsize != t->opsize || disputed(in, code))
             continue;
         bool memory = in->has_modrm && in->modrm < 0xc0;
         if (memory != t->memory || in->addrsize != t->mode)
