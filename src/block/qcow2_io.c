@@ -466,6 +466,7 @@ static void work(void *opaque)
         q->queue = r->next;
         if (!r->next)
             q->queue_tail = &q->queue;
+        r->next = NULL;
         q->structural = true;
         serve(q, r);
         q->structural = false;

@@ -153,6 +153,56 @@ static void qcow2_writes_past_the_end_fail_and_change_nothing(void)
     block_close(block);
 }
 
+struct counted {
+    struct block_request io;
+    struct iovec iov;
+    unsigned done; // how often
+};
+
+static void count_done(struct block_request *io, err_t result)
+{
+    struct counted *c = container_of(io, struct counted, io);
+
+    __atomic_fetch_add(&c->done, result == OK ? 1 : 100, __ATOMIC_RELAXED);
+}
+
+static void submit_counted(struct block *block, struct counted *c, enum block_op op, uint64_t at)
+{
+    c->iov = (struct iovec){data + at, op == BLOCK_WRITE ? 512 : 0};
+    c->io = (struct block_request){.op = op,
+                                   .offset = op == BLOCK_WRITE ? at : 0,
+                                   .len = c->iov.iov_len,
+                                   .iov = &c->iov,
+                                   .iovs = 1,
+                                   .done = count_done};
+    block->type->submit(block, &c->io);
+}
+
+static void qcow2_answers_each_request_once_whatever_waits_beside_it(void)
+{
+    make("disk", (struct qcow2_create){.cluster_bytes = 512});
+    struct block *block = open_disk("disk");
+    struct counted c[64] = {0};
+    for (unsigned i = 0; i < DISK_BYTES; i++)
+        data[i] = (uint8_t)(i / 512 + 1);
+    for (unsigned round = 0; round < 15; round++) {
+        memset(c, 0, sizeof c);
+        for (unsigned i = 0; i < ARRAY_LEN(c); i++) // of new clusters, so that all go to the queue
+            submit_counted(block, &c[i], i % 5 == 1 ? BLOCK_FLUSH : BLOCK_WRITE,
+                           (round * ARRAY_LEN(c) + i) * 1024);
+        block->type->drain(block);
+        for (unsigned i = 0; i < ARRAY_LEN(c); i++)
+            CHECK_EQ(c[i].done, 1);
+    }
+    memcpy(back, data, sizeof back);
+    for (unsigned i = 0; i < 64; i++) {
+        CHECK(block_read(block, i * 1024, data, 512, NULL) == OK);
+        CHECK(i % 5 == 1 || !memcmp(data, back + i * 1024, 512));
+    }
+    block_close(block);
+    CHECK_EQ(errors_in("disk", QCOW2_REPAIR_NONE), 0);
+}
+
 static void qcow2_unpacks_zlib_and_zstd(void)
 {
     for (int zstd = 0; zstd < 2; zstd++) {
@@ -457,6 +507,7 @@ int main(void)
     static const struct test tests[] = {
         TEST(qcow2_reads_back_what_was_written),
         TEST(qcow2_writes_past_the_end_fail_and_change_nothing),
+        TEST(qcow2_answers_each_request_once_whatever_waits_beside_it),
         TEST(qcow2_unpacks_zlib_and_zstd),
         TEST(qcow2_shows_its_backing_file_where_it_has_nothing),
         TEST(qcow2_keeps_others_from_writing_its_backing_file),
