@@ -22,7 +22,8 @@ static uint32_t gpa_bucket(gpa_t gpa)
 
 static uint32_t block_bucket(uint32_t page, uint64_t rip)
 {
-    return (page * 0x9e3779b1u ^ (uint32_t)(rip & PAGE_MASK) * 0x85ebca6bu) >> 16;
+    return (page * 0x9e3779b1u ^ (uint32_t)(rip & PAGE_MASK) * 0x85ebca6bu) >>
+           (32 - JIT_BLOCK_HASH_BITS);
 }
 
 bool jit_eligible(const struct tcpu *c)
@@ -269,6 +270,18 @@ void jit_invalidate(struct tcpu *c, gpa_t at, uint64_t len)
                 drop_overlapping(c, &jit->page[i], at, len);
 }
 
+// A few blocks at a time, where the cache is small: then the table is larger than all that is in
+// it.
+static void forget_blocks(struct jit *jit)
+{
+    if (jit->blocks > JIT_BLOCK_HASH / 16) {
+        fill_bytes(jit->block_hash, 0, sizeof jit->block_hash);
+        return;
+    }
+    for (uint32_t i = 1; i < jit->blocks; i++)
+        jit->block_hash[block_bucket(jit->block[i].page, jit->block[i].rip)] = 0;
+}
+
 // Tables come as zeroes, which is free for all but the entry that rip 0 leads to.
 void jit_start_empty(struct tcpu *c)
 {
@@ -291,8 +304,8 @@ void jit_flush(struct tcpu *c)
     jit->hot.at = jit->hot_start;
     jit->cold.at = jit->cold_start;
     jit->hot.overflow = jit->cold.overflow = false;
+    forget_blocks(jit);
     jit->pages = jit->blocks = jit->marks = jit->sites = jit->links = 1;
     fill_bytes(jit->page_hash, 0, sizeof jit->page_hash);
     fill_bytes(jit->gpa_hash, 0, sizeof jit->gpa_hash);
-    fill_bytes(jit->block_hash, 0, sizeof jit->block_hash);
 }

@@ -113,7 +113,8 @@ struct jit_link {
 
 #define JIT_PAGES 65536u
 #define JIT_PAGE_HASH 16384u
-#define JIT_BLOCK_HASH 65536u
+#define JIT_BLOCK_HASH_BITS 18
+#define JIT_BLOCK_HASH (1u << JIT_BLOCK_HASH_BITS)
 
 #define CTLB_LISTED 1024
 
