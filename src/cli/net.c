@@ -145,8 +145,8 @@ static err_t take(struct net_args *a, int id, const char *value, struct error *e
     case OPT_MTU: a->has_mtu = true; return number("mtu", value, NETWORK_MTU_MAX, &a->mtu, e);
     case OPT_IDLE: a->has_idle = true; return number("idle", value, NETWORK_IDLE_MAX, &a->idle, e);
     case OPT_PRIORITY: a->has_priority = true; return number("priority", value, 7, &a->priority, e);
-    case OPT_IN: a->has_in = true; return net_rate_parse(value, &a->in, e);
-    case OPT_OUT: a->has_out = true; return net_rate_parse(value, &a->out, e);
+    case OPT_IN: a->has_in = true; return network_rate_parse(value, &a->in, e);
+    case OPT_OUT: a->has_out = true; return network_rate_parse(value, &a->out, e);
     default: return ERR_INVALID;
     }
 }

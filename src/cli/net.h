@@ -53,10 +53,6 @@ err_t net_ask(const char *network, const char *request, json_t *args, json_t **r
 // {"vm":, "nic":} of a card, to add to.
 json_t *net_card_json(const struct net_card *card);
 
-// "10M", "1.5G" or "none" to bits a second; and back.
-err_t net_rate_parse(const char *text, uint64_t *rate, struct error *e);
-void net_rate_text(uint64_t rate, char *out, size_t size);
-
 // Words, or with --json the object, which is taken over.
 void net_tell(const struct net_args *a, json_t *object, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

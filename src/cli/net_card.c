@@ -62,43 +62,6 @@ static err_t vm_ask(const char *vm, const char *request, json_t *args, int given
     return err;
 }
 
-err_t net_rate_parse(const char *text, uint64_t *rate, struct error *e)
-{
-    char *end;
-    double n = strtod(text, &end), unit = 1;
-    if (!strcmp(text, "none")) {
-        *rate = 0;
-        return OK;
-    }
-    if (*end == 'K' || *end == 'k')
-        unit = 1e3;
-    else if (*end == 'M')
-        unit = 1e6;
-    else if (*end == 'G')
-        unit = 1e9;
-    end += unit > 1;
-    if (text[0] < '0' || text[0] > '9' || *end || n * unit > (double)NETWORK_RATE_MAX ||
-        (n != 0 && n * unit < (double)NETWORK_RATE_MIN))
-        return error_set(e, ERR_INVALID,
-                         "'%.40s' is no rate; give bits a second from 66K on, as 10M or 1.5G, or "
-                         "none",
-                         text);
-    *rate = (uint64_t)(n * unit);
-    return OK;
-}
-
-void net_rate_text(uint64_t rate, char *out, size_t size)
-{
-    if (!rate)
-        snprintf(out, size, "no limit");
-    else if (rate >= 1000000000)
-        snprintf(out, size, "%g Gbit/s", (double)rate / 1e9);
-    else if (rate >= 1000000)
-        snprintf(out, size, "%g Mbit/s", (double)rate / 1e6);
-    else
-        snprintf(out, size, "%g kbit/s", (double)rate / 1e3);
-}
-
 // --- cards
 
 static err_t split(const char *words, struct net_card *out, struct error *e)
@@ -263,9 +226,10 @@ err_t net_limit(struct net_args *a, struct error *e)
     err = set(&card, args, &port, e);
     if (err)
         return err;
-    net_rate_text((uint64_t)json_integer_value(json_object_get(port, "limit_in")), in, sizeof in);
-    net_rate_text((uint64_t)json_integer_value(json_object_get(port, "limit_out")), out,
-                  sizeof out);
+    network_rate_text((uint64_t)json_integer_value(json_object_get(port, "limit_in")), in,
+                      sizeof in);
+    network_rate_text((uint64_t)json_integer_value(json_object_get(port, "limit_out")), out,
+                      sizeof out);
     long long priority = (long long)json_integer_value(json_object_get(port, "priority"));
     net_tell(a, port, "%s: in %s, out %s, priority %lld", a->words[0], in, out, priority);
     return OK;

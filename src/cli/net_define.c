@@ -180,7 +180,7 @@ err_t net_ls(struct net_args *a, struct error *e)
 static void show_limit(const char *word, long long rate)
 {
     char amount[32];
-    net_rate_text((uint64_t)rate, amount, sizeof amount);
+    network_rate_text((uint64_t)rate, amount, sizeof amount);
     if (rate)
         printf(", %s %s", word, amount);
 }

@@ -89,15 +89,46 @@ static err_t start_switch(const char *name, struct error *e)
 
 // --- a port
 
+static void add_text(json_t *args, const char *key, const char *value)
+{
+    if (value)
+        json_object_set_new(args, key, json_string(value));
+}
+
+static void add_number(json_t *args, const char *key, uint64_t value)
+{
+    if (value)
+        json_object_set_new(args, key, json_integer((json_int_t)value));
+}
+
+static void add_flag(json_t *args, const char *key, bool value)
+{
+    if (value)
+        json_object_set_new(args, key, json_true());
+}
+
+static void add_card(json_t *args, const struct vm_nic *card)
+{
+    add_text(args, "forwards", card->forwards);
+    add_text(args, "policy", card->policy);
+    add_text(args, "address", card->address);
+    add_number(args, "vlan", card->vlan);
+    add_number(args, "limit_in", card->in);
+    add_number(args, "limit_out", card->out);
+    add_number(args, "priority", card->priority);
+    add_flag(args, "isolated", card->isolated);
+    add_flag(args, "trunk", card->trunk);
+    add_flag(args, "trusting", card->trusting);
+}
+
 static json_t *arguments(const struct plug_request *r)
 {
     char mac[18];
     snprintf(mac, sizeof mac, "%02x:%02x:%02x:%02x:%02x:%02x", r->mac[0], r->mac[1], r->mac[2],
              r->mac[3], r->mac[4], r->mac[5]);
-    json_t *args = json_pack("{s:s, s:i, s:s, s:i}", "vm", r->vm, "nic", (int)r->nic, "mac", mac,
-                             "vlan", (int)r->vlan);
-    if (args && r->forwards)
-        json_object_set_new(args, "forwards", json_string(r->forwards));
+    json_t *args = json_pack("{s:s, s:i, s:s}", "vm", r->vm, "nic", (int)r->nic, "mac", mac);
+    if (args && r->card)
+        add_card(args, r->card);
     return args;
 }
 

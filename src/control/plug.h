@@ -4,14 +4,13 @@
 
 #include <jansson.h>
 
-#include "base/error.h"
+#include "machine/config.h"
 
 struct plug_request {
     const char *network, *vm; // names
     unsigned nic;             // number of the VM's card
     uint8_t mac[6];
-    unsigned vlan;        // 0: none
-    const char *forwards; // net/forward.h; NULL: none
+    const struct vm_nic *card; // what it is to have of its port; NULL: what the network gives
 };
 
 // *fd: the socket for the card. *result (may be NULL): what the switch says about the port, a new

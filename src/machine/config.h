@@ -33,11 +33,19 @@ enum vm_nic_model { VM_NIC_VIRTIO, VM_NIC_E1000, VM_NIC_MODELS };
 #define VM_NIC_QUEUES_MAX 4
 
 struct vm_nic {
-    char *network;   // owned; its name
-    char *mac;       // owned; "52:54:00:12:34:56"; NULL: one that follows from the VM's name
-    char *forwards;  // owned; ports of the host that lead to the guest, as berth-switch reads them
-    uint32_t vlan;   // 0: none
-    uint32_t queues; // pairs, 1..VM_NIC_QUEUES_MAX
+    char *network;  // owned; its name
+    char *mac;      // owned; "52:54:00:12:34:56"; NULL: one that follows from the VM's name
+    char *forwards; // owned; ports of the host that lead to the guest, as berth-switch reads them
+    char *policy;   // owned; where the guest may connect to (net/policy.h); NULL: the network's
+    char *
+        address; // owned; the IPv4 address that it would like; NULL: one that follows from its name
+    uint64_t in, out;  // limits to and from the guest, bits a second; 0: the network's
+    uint32_t priority; // share of a busy network, 0..7
+    uint32_t vlan;     // 0: none
+    uint32_t queues;   // pairs, 1..VM_NIC_QUEUES_MAX
+    bool isolated;     // it reaches the network's gateway only
+    bool trunk;        // it gets tagged frames of all VLANs
+    bool trusting;     // it may use any address
     enum vm_nic_model model;
 };
 

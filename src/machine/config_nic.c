@@ -1,5 +1,6 @@
 // The network cards of a VM's definition: words of the command line, JSON keys and checks.
 // docs/formats/vm-definition.md has the JSON form.
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -7,13 +8,15 @@
 #include <string.h>
 
 #include "machine/config_impl.h"
+#include "net/policy.h"
 
 #define FORWARDS_MAX 4000 // bytes
 #define VLAN_MAX 4094
+#define PRIORITY_MAX 7
 
 static const char *const model_names[VM_NIC_MODELS] = {"virtio", "e1000"};
 
-enum prop_kind { PROP_STRING, PROP_NUMBER, PROP_MODEL };
+enum prop_kind { PROP_STRING, PROP_NUMBER, PROP_MODEL, PROP_RATE, PROP_FLAG };
 
 static const struct prop {
     const char *name;
@@ -26,6 +29,14 @@ static const struct prop {
     {"model", PROP_MODEL, offsetof(struct vm_nic, model), true},
     {"queues", PROP_NUMBER, offsetof(struct vm_nic, queues), true},
     {"vlan", PROP_NUMBER, offsetof(struct vm_nic, vlan), true},
+    {"address", PROP_STRING, offsetof(struct vm_nic, address), true},
+    {"policy", PROP_STRING, offsetof(struct vm_nic, policy), true},
+    {"in", PROP_RATE, offsetof(struct vm_nic, in), true},
+    {"out", PROP_RATE, offsetof(struct vm_nic, out), true},
+    {"priority", PROP_NUMBER, offsetof(struct vm_nic, priority), true},
+    {"isolated", PROP_FLAG, offsetof(struct vm_nic, isolated), true},
+    {"trunk", PROP_FLAG, offsetof(struct vm_nic, trunk), true},
+    {"trusting", PROP_FLAG, offsetof(struct vm_nic, trusting), true},
     {"forwards", PROP_STRING, offsetof(struct vm_nic, forwards), false},
 };
 
@@ -48,6 +59,8 @@ void vm_nic_release(struct vm_nic *nic)
     free(nic->network);
     free(nic->mac);
     free(nic->forwards);
+    free(nic->policy);
+    free(nic->address);
     *nic = (struct vm_nic){0};
 }
 
@@ -105,6 +118,10 @@ static err_t set_text(struct vm_nic *nic, const struct prop *p, const char *valu
             return error_set(e, ERR_INVALID, "%s: '%.40s' is not a number", p->name, value);
         *(uint32_t *)prop_at(nic, p) = (uint32_t)n;
         return OK;
+    case PROP_RATE: return network_rate_parse(value, prop_at(nic, p), e);
+    case PROP_FLAG:
+        *(bool *)prop_at(nic, p) = true;
+        return *value ? error_set(e, ERR_INVALID, "%s: takes no value", p->name) : OK;
     case PROP_MODEL:
         for (unsigned i = 0; i < VM_NIC_MODELS; i++) {
             if (!strcmp(model_names[i], value)) {
@@ -120,13 +137,15 @@ static err_t set_text(struct vm_nic *nic, const struct prop *p, const char *valu
 
 static err_t set_word(struct vm_nic *nic, char *word, struct error *e)
 {
-    char *equals = strchr(word, '=');
-    const struct prop *p = equals ? find_prop(word, (size_t)(equals - word)) : NULL;
-    if (!p || !p->spoken)
+    size_t len = strcspn(word, "=");
+    const struct prop *p = find_prop(word, len);
+    if (!p || !p->spoken || (p->kind != PROP_FLAG && word[len] != '='))
         return error_set(
             e, ERR_INVALID,
-            "a network card has no option '%.40s'; it has mac=, model=, queues=, vlan=", word);
-    return set_text(nic, p, equals + 1, e);
+            "a network card has no option '%.40s'; it has mac=, model=, queues=, "
+            "vlan=, address=, policy=, in=, out=, priority=, isolated, trunk, trusting",
+            word);
+    return set_text(nic, p, word + len + (word[len] == '='), e);
 }
 
 err_t vm_nic_parse(struct vm_config *config, const char *text, struct error *e)
@@ -149,6 +168,8 @@ err_t vm_nic_parse(struct vm_config *config, const char *text, struct error *e)
 static err_t check_nic(const struct vm_nic *nic, struct error *e)
 {
     uint8_t mac[6];
+    struct in_addr in;
+    struct policy policy;
     if (!vm_name_valid(nic->network))
         return error_set(e, ERR_INVALID, "network: '%.64s' is not a name; " VM_NAME_RULE,
                          nic->network ? nic->network : "");
@@ -161,6 +182,14 @@ static err_t check_nic(const struct vm_nic *nic, struct error *e)
         return error_set(e, ERR_INVALID, "queues: give 1 to %d", VM_NIC_QUEUES_MAX);
     if (nic->vlan > VLAN_MAX)
         return error_set(e, ERR_INVALID, "vlan: give 1 to %d, or 0 for none", VLAN_MAX);
+    if (nic->vlan && nic->trunk)
+        return error_set(e, ERR_INVALID, "a card is in one VLAN, or a trunk for all; give one");
+    if (nic->priority > PRIORITY_MAX)
+        return error_set(e, ERR_INVALID, "priority: give 0 to %d", PRIORITY_MAX);
+    if (nic->address && inet_pton(AF_INET, nic->address, &in) != 1)
+        return error_set(e, ERR_INVALID, "address: '%.40s' is no IPv4 address", nic->address);
+    if (nic->policy && policy_parse(&policy, nic->policy, e))
+        return e ? e->code : ERR_INVALID;
     if (nic->forwards && strlen(nic->forwards) > FORWARDS_MAX)
         return error_set(e, ERR_INVALID, "forwards: there are too many");
     return OK;
@@ -188,6 +217,8 @@ static json_t *nic_to_json(const struct vm_nic *nic)
         case PROP_STRING: text = *(char *const *)at; break;
         case PROP_MODEL: text = model_names[nic->model]; break;
         case PROP_NUMBER: value = json_integer(*(const uint32_t *)at); break;
+        case PROP_RATE: value = json_integer((json_int_t)(*(const uint64_t *)at)); break;
+        case PROP_FLAG: value = json_boolean(*(const bool *)at); break;
         }
         if (text && !(value = json_string(text))) {
             json_decref(object);
@@ -218,13 +249,23 @@ static err_t prop_from_json(struct vm_nic *nic, const char *key, const json_t *v
     json_int_t n = json_integer_value(value);
     if (!p)
         return error_set(e, ERR_INVALID, "%.40s: no such key", key);
-    if (p->kind != PROP_NUMBER)
-        return json_is_string(value) ? set_text(nic, p, json_string_value(value), e)
-                                     : error_set(e, ERR_INVALID, "%s: must be a text", key);
-    if (!json_is_integer(value) || n < 0 || n > UINT32_MAX)
-        return error_set(e, ERR_INVALID, "%s: must be a whole number", key);
-    *(uint32_t *)prop_at(nic, p) = (uint32_t)n;
-    return OK;
+    switch (p->kind) {
+    case PROP_STRING:
+    case PROP_MODEL:
+        if (json_is_string(value))
+            return set_text(nic, p, json_string_value(value), e);
+        return error_set(e, ERR_INVALID, "%s: must be a text", key);
+    case PROP_FLAG:
+        *(bool *)prop_at(nic, p) = json_is_true(value);
+        return json_is_boolean(value) ? OK
+                                      : error_set(e, ERR_INVALID, "%s: must be true or false", key);
+    case PROP_RATE: *(uint64_t *)prop_at(nic, p) = (uint64_t)n; break;
+    case PROP_NUMBER: *(uint32_t *)prop_at(nic, p) = (uint32_t)n; break;
+    }
+    json_int_t max = p->kind == PROP_RATE ? (json_int_t)NETWORK_RATE_MAX : UINT32_MAX;
+    if (json_is_integer(value) && n >= 0 && n <= max)
+        return OK;
+    return error_set(e, ERR_INVALID, "%s: must be a whole number", key);
 }
 
 static err_t nic_from_json(struct vm_config *config, const json_t *value, struct error *e)

@@ -139,6 +139,43 @@ err_t network_parse_subnet6(struct network *network, const char *text, struct er
     return OK;
 }
 
+err_t network_rate_parse(const char *text, uint64_t *rate, struct error *e)
+{
+    char *end;
+    double n = strtod(text, &end), unit = 1;
+    if (!strcmp(text, "none")) {
+        *rate = 0;
+        return OK;
+    }
+    if (*end == 'K' || *end == 'k')
+        unit = 1e3;
+    else if (*end == 'M')
+        unit = 1e6;
+    else if (*end == 'G')
+        unit = 1e9;
+    end += unit > 1;
+    if (text[0] < '0' || text[0] > '9' || *end || n * unit > (double)NETWORK_RATE_MAX ||
+        (n != 0 && n * unit < (double)NETWORK_RATE_MIN))
+        return error_set(e, ERR_INVALID,
+                         "'%.40s' is no rate; give bits a second from 66K on, as 10M or 1.5G, or "
+                         "none",
+                         text);
+    *rate = (uint64_t)(n * unit);
+    return OK;
+}
+
+void network_rate_text(uint64_t rate, char *out, size_t size)
+{
+    if (!rate)
+        snprintf(out, size, "no limit");
+    else if (rate >= 1000000000)
+        snprintf(out, size, "%g Gbit/s", (double)rate / 1e9);
+    else if (rate >= 1000000)
+        snprintf(out, size, "%g Mbit/s", (double)rate / 1e6);
+    else
+        snprintf(out, size, "%g kbit/s", (double)rate / 1e3);
+}
+
 // --- checks
 
 static err_t check_rate(const char *key, uint64_t rate, struct error *e)

@@ -53,6 +53,10 @@ err_t network_parse_subnet(struct network *network, const char *text, struct err
 err_t network_parse_subnet6(struct network *network, const char *text, struct error *e);
 err_t network_parse_kind(struct network *network, const char *text, struct error *e);
 
+// "10M", "1.5G" or "none" to bits a second; and back.
+err_t network_rate_parse(const char *text, uint64_t *rate, struct error *e);
+void network_rate_text(uint64_t rate, char *out, size_t size);
+
 err_t network_check(const struct network *network, struct error *e);
 
 // JSON text, allocated with malloc(); and back. Unknown, repeated, mistyped and out-of-range keys

@@ -140,6 +140,19 @@ def policies_and_limits_change_while_the_vm_runs():
         assert "deny" not in berth("net", "policy", "web", "open")
 
 
+def what_a_card_is_given_at_its_start_outlives_the_networks_process():
+    with Vm("web", "--net", "default,policy=deny host,in=10M,priority=2,isolated"):
+        until(lambda: "web" in cards("default"))
+        for again in (True, False):
+            port = cards("default")["web"]
+            assert port["policy"] == "deny host" and port["limit_in"] == 10_000_000, port
+            assert port["priority"] == 2 and port["isolated"], port
+            if again:
+                os.kill(ask("net", "info", "default")["pid"], signal.SIGKILL)
+                until(lambda: "web" in cards("default"))
+    assert "allow or deny" in berth("run", "--kernel", GUEST, "--net", "default,policy=permit", status=2)
+
+
 def ports_of_the_host_lead_to_vms_until_they_are_removed():
     first, second = free_port(), free_port()
     with Vm("web", "--net", "default", "-p", f"{first}:80"):
@@ -175,6 +188,7 @@ CASES = [
     wrong_words_are_refused_with_the_next_step,
     a_card_moves_between_networks_while_its_vm_runs,
     policies_and_limits_change_while_the_vm_runs,
+    what_a_card_is_given_at_its_start_outlives_the_networks_process,
     ports_of_the_host_lead_to_vms_until_they_are_removed,
     a_capture_is_written_until_it_is_interrupted,
 ]

@@ -147,8 +147,43 @@ static void debug_words_are_checked(void)
     CHECK(vm_debug_parse("inter", &debug, NULL) == ERR_INVALID);
 }
 
+static void a_card_says_what_it_is_to_have_of_its_port(void)
+{
+    static const char *const wrong[] = {
+        "lab,policy=permit all", "lab,in=5",         "lab,isolated=yes", "lab,policy",
+        "lab,colour=",           "lab,vlan=1,trunk", "lab,priority=8",   "lab,address=x"};
+    struct vm_config a, b;
+    struct error e = {0};
+    char *text = NULL;
+    CHECK(vm_config_init(&a, NULL) == OK);
+    CHECK(vm_nic_parse(&a,
+                       "lab,policy=allow a.org:1-9/tcp; deny all,in=10M,out=1.5G,priority=3,"
+                       "isolated,trusting,address=10.0.0.9",
+                       &e) == OK);
+    CHECK_STR(e.text, "");
+    CHECK(vm_config_save(&a, &text, NULL) == OK);
+    CHECK(vm_config_load(&b, text, strlen(text), &e) == OK);
+    CHECK_STR(b.nic[0].policy, "allow a.org:1-9/tcp; deny all");
+    CHECK_STR(b.nic[0].address, "10.0.0.9");
+    CHECK_EQ(b.nic[0].in, 10000000);
+    CHECK_EQ(b.nic[0].out, 1500000000);
+    CHECK(b.nic[0].priority == 3 && b.nic[0].isolated && b.nic[0].trusting && !b.nic[0].trunk);
+    free(text);
+    vm_config_release(&a);
+    vm_config_release(&b);
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        CHECK(vm_config_init(&a, NULL) == OK);
+        err_t err = vm_nic_parse(&a, wrong[i], NULL);
+        if (!err)
+            err = vm_config_check(&a, NULL);
+        CHECK(err == ERR_INVALID);
+        vm_config_release(&a);
+    }
+}
+
 TEST_MAIN(TEST(a_definition_survives_the_round_trip), TEST(errors_name_the_key_and_what_is_right),
           TEST(firmware_is_for_what_it_can_start), TEST(engine_may_have_options),
           TEST(repeated_keys_and_broken_json_are_refused_with_their_place),
           TEST(more_than_sixteen_disks_are_refused),
-          TEST(memory_amounts_are_mib_unless_a_unit_is_given), TEST(debug_words_are_checked))
+          TEST(memory_amounts_are_mib_unless_a_unit_is_given), TEST(debug_words_are_checked),
+          TEST(a_card_says_what_it_is_to_have_of_its_port))
