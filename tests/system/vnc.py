@@ -107,6 +107,13 @@ class Viewer:
             if select.select([self.socket], [], [], 0.1)[0]:
                 self._message()
 
+    def follow(self, seconds):
+        """Follows the screen for so long: a viewer that does not read is dropped."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if select.select([self.socket], [], [], left)[0]:
+                self._message()
+
     def event(self, keysym, down):
         self.socket.sendall(struct.pack(">BBxxI", 4, down, keysym))
 
