@@ -69,7 +69,7 @@ def berth_command(files, guest, any_kvm):
     command = [os.path.join(files.build, "berth"), "run", "--engine", files.engine, "-m", str(MEMORY_MIB),
                "--disk", files.disk, "--serial", "stdio", "--console", "file:/dev/null"]
     command += ["--debug", "any-kvm"] if any_kvm else []
-    command += ["--net", "bench"] if with_nic(files, guest) else ["--net", "none"]
+    command += ["--net", "default"] if with_nic(files, guest) else ["--net", "none"]
     return command + kernel_options(files, guest, "--")
 
 

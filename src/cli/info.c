@@ -65,7 +65,7 @@ static void gather(struct info *info)
     uname(&info->os);
     info->cpus = sysconf(_SC_NPROCESSORS_ONLN);
     host_memory_read(&info->memory);
-    host_tsc_calibrate(&info->tsc);
+    host_tsc_calibrate(NULL, &info->tsc);
     sandbox_probe(info->layers);
     info->uring = uring_probe(&info->uring_why) == OK;
 }

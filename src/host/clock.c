@@ -23,23 +23,18 @@ int64_t host_wall_now(void)
     return (int64_t)clock_ns(CLOCK_REALTIME);
 }
 
-// Clock and counter at one moment: the clock is read between two looks at the counter, and the
-// tightest of a few tries is kept. Returns how long that one took.
-struct look {
-    uint64_t ns, tsc, ticks;
-};
-
-static struct look look(void)
+// The clock is read between two looks at the counter, and the tightest of a few tries is kept.
+void host_tsc_look(struct host_tsc_look *out)
 {
-    struct look best = {.ticks = UINT64_MAX};
+    struct host_tsc_look best = {.ticks = UINT64_MAX};
     for (int i = 0; i < 8; i++) {
         uint64_t before = host_tsc();
         uint64_t now = clock_ns(CLOCK_MONOTONIC_RAW);
         uint64_t after = host_tsc();
         if (after - before < best.ticks)
-            best = (struct look){now, before + (after - before) / 2, after - before};
+            best = (struct host_tsc_look){now, before + (after - before) / 2, after - before};
     }
-    return best;
+    *out = best;
 }
 
 // Waits until what a look may be wrong by is one part in PRECISION of the time between two. The
@@ -48,18 +43,23 @@ static struct look look(void)
 #define MEASURE_MIN_NS (NS_PER_MS / 4)
 #define MEASURE_MAX_NS (9 * NS_PER_MS)
 
-static uint64_t measure_khz(void)
+static bool is_long_enough(const struct host_tsc_look *first, const struct host_tsc_look *last)
 {
-    struct look first = look(), last;
-    struct timespec wait = {.tv_nsec = MEASURE_MIN_NS};
-    bool enough;
-    do {
+    uint64_t ns = last->ns - first->ns, ticks = last->tsc - first->tsc;
+    bool precise = ticks / PRECISION >= first->ticks && ticks / PRECISION >= last->ticks;
+    return ns >= MEASURE_MIN_NS && (precise || ns >= MEASURE_MAX_NS);
+}
+
+static uint64_t measure_khz(const struct host_tsc_look *since)
+{
+    const struct timespec wait = {.tv_nsec = MEASURE_MIN_NS};
+    struct host_tsc_look first, last;
+    host_tsc_look(&last);
+    first = since ? *since : last;
+    while (!is_long_enough(&first, &last)) {
         clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, NULL);
-        last = look();
-        uint64_t ticks = last.tsc - first.tsc;
-        enough = ticks / PRECISION >= first.ticks && ticks / PRECISION >= last.ticks;
-    } while (last.ns - first.ns < MEASURE_MIN_NS ||
-             (!enough && last.ns - first.ns < MEASURE_MAX_NS));
+        host_tsc_look(&last);
+    }
     return (uint64_t)((unsigned __int128)(last.tsc - first.tsc) * 1000000 / (last.ns - first.ns));
 }
 
@@ -104,11 +104,11 @@ static bool agree(uint64_t stated, uint64_t measured)
     return stated && diff * 100 <= measured;
 }
 
-void host_tsc_calibrate(struct host_tsc_info *out)
+void host_tsc_calibrate(const struct host_tsc_look *since, struct host_tsc_info *out)
 {
     uint64_t stated = cpuid_khz(), hypervisor = hypervisor_khz();
     out->invariant = cpu_invariant_tsc();
-    uint64_t measured = measure_khz();
+    uint64_t measured = measure_khz(since);
     if (agree(hypervisor, measured)) { // it knows about a scaled TSC; the CPU's leaf does not
         out->khz = hypervisor;
         out->source = "hypervisor";

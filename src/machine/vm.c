@@ -220,7 +220,7 @@ static void prepare(struct vm *vm, const struct vm_config *config, struct loop *
 static err_t make_clock(struct vm *vm, struct error *e)
 {
     struct host_tsc_info tsc;
-    host_tsc_calibrate(&tsc);
+    host_tsc_calibrate(vm->hooks.begun, &tsc);
     if (!tsc.khz)
         return error_set(e, ERR_UNSUPPORTED,
                          "this host's time-stamp counter has no steady frequency");

@@ -6,6 +6,7 @@
 
 #include "display/display.h"
 #include "engine/engine.h"
+#include "host/clock.h"
 #include "host/loop.h"
 #include "machine/config.h"
 
@@ -46,6 +47,7 @@ struct vm_hooks {
     void (*ended)(void *opaque, const struct vm_result *result);
     void (*rebooted)(void *opaque); // the guest was reset and starts anew
     void *opaque;
+    const struct host_tsc_look *begun; // a look at the TSC some time ago; may be NULL
 };
 
 // Chooses the engine that the definition's text names (debug: enum engine_debug bits); for "auto"

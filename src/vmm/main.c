@@ -88,6 +88,7 @@ static int run_vm(const struct inherited *fds)
     struct run *run = calloc(1, sizeof *run);
     if (!run)
         return VMM_HOST_FAILED;
+    host_tsc_look(&run->begun);
     run->control_fd = fds->control;
     run->vnc_fd = fds->vnc;
     memcpy(run->port_fd, fds->port, sizeof run->port_fd);

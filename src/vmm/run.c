@@ -281,7 +281,8 @@ err_t run_build_vm(struct run *run, struct error *e)
                                    .nic_resume = nic_resume,
                                    .ended = ended,
                                    .rebooted = rebooted,
-                                   .opaque = run};
+                                   .opaque = run,
+                                   .begun = &run->begun};
     err_t err = vm_new(&run->config, run->loop, &hooks, &run->vm, e);
     if (err)
         return err;

@@ -6,6 +6,7 @@
 #include "control/server.h"
 #include "display/typist.h"
 #include "display/vnc.h"
+#include "host/clock.h"
 #include "host/loop.h"
 #include "host/terminal.h"
 #include "machine/vm.h"
@@ -20,6 +21,7 @@ enum vmm_status {
 };
 
 struct run {
+    struct host_tsc_look begun;
     struct vm_config config;
     struct events events;
     struct loop *loop;

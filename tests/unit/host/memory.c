@@ -53,7 +53,7 @@ static void a_file_that_is_too_long_is_refused(void)
 static void the_tsc_frequency_agrees_with_the_clock(void)
 {
     struct host_tsc_info info;
-    host_tsc_calibrate(&info);
+    host_tsc_calibrate(NULL, &info);
     uint64_t ns = host_now(), tsc = host_tsc();
     while (host_now() < ns + 20 * NS_PER_MS)
         usleep(1000);
@@ -62,6 +62,18 @@ static void the_tsc_frequency_agrees_with_the_clock(void)
     CHECK(info.source != NULL);
 }
 
+static void an_earlier_look_at_the_tsc_serves_as_well(void)
+{
+    struct host_tsc_look begun;
+    struct host_tsc_info waited, info;
+    host_tsc_calibrate(NULL, &waited);
+    host_tsc_look(&begun);
+    usleep(10000);
+    host_tsc_calibrate(&begun, &info);
+    CHECK(info.khz > waited.khz / 100 * 99 && info.khz < waited.khz / 100 * 101);
+}
+
 TEST_MAIN(TEST(ram_is_zeroed_and_aligned_to_huge_pages),
           TEST(too_much_ram_is_refused_with_an_amount_that_fits),
-          TEST(a_file_that_is_too_long_is_refused), TEST(the_tsc_frequency_agrees_with_the_clock))
+          TEST(a_file_that_is_too_long_is_refused), TEST(the_tsc_frequency_agrees_with_the_clock),
+          TEST(an_earlier_look_at_the_tsc_serves_as_well))
