@@ -56,8 +56,9 @@ struct qcow2_header {
 
 // A cached L2 table or refcount block: one cluster, big-endian as in the file.
 struct table {
-    uint64_t offset; // 0: none
-    uint64_t used;   // the cache's clock
+    uint64_t offset;    // 0: none
+    uint64_t used;      // the cache's clock
+    uint64_t data_ends; // an L2 table: the image's count of them at the last entry set by one
     unsigned pins;
     bool dirty;
     uint8_t *data;
@@ -124,6 +125,7 @@ struct qcow2 {
     struct part *parts, *part_pool;
     unsigned parts_free;
     struct alloc *allocs, *alloc_pool, *allocating;
+    uint64_t data_ends, data_synced; // allocating writes that ended; those known on the medium
     struct host_thread worker;
 
     // The compressed cluster that was read last, as plain data.

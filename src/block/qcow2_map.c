@@ -153,6 +153,7 @@ err_t l2_own(struct qcow2 *q, uint64_t offset, struct table **out, struct error 
     if (err == OK) {
         if (old) {
             memcpy((*out)->data, old->data, q->cluster);
+            (*out)->data_ends = old->data_ends;
             clusters_free_later(q, old->offset / q->cluster, 1);
         }
         table_touch(&q->l2, *out);

@@ -29,9 +29,13 @@ err_t meta_write(struct qcow2 *q, uint64_t offset, const void *data, size_t len,
 
 err_t meta_sync(struct qcow2 *q, struct error *e)
 {
+    uint64_t ends = q->data_ends;
+
     pthread_mutex_unlock(&q->lock);
     err_t err = bfile_sync(q->file, e);
     pthread_mutex_lock(&q->lock);
+    if (err == OK)
+        q->data_synced = max_u64(q->data_synced, ends);
     return err;
 }
 
@@ -200,6 +204,7 @@ err_t table_get(struct qcow2 *q, struct table_cache *cache, uint64_t offset, boo
         if (err != OK)
             return err;
         table->offset = offset;
+        table->data_ends = 0;
         table->used = ++cache->clock;
     } else if (fresh) {
         memset(table->data, 0, q->cluster);
@@ -243,14 +248,20 @@ err_t refcounts_write(struct qcow2 *q, struct error *e)
     return err;
 }
 
-// A copy is written: ends of data writes may change the table meanwhile, for the next time.
+// A copy is written: ends of data writes may change the table meanwhile, for the next time. The
+// data that it points to goes first, since clusters hold more than what was written just now: what
+// came along from their old place may have been flushed long ago.
 static err_t l2_write(struct qcow2 *q, struct table *table, struct error *e)
 {
+    uint64_t ends = table->data_ends;
+
     memcpy(q->scratch, table->data, q->cluster);
     table->dirty = false;
     q->l2.dirty--;
     table->pins++;
-    err_t err = meta_write(q, table->offset, q->scratch, q->cluster, e);
+    err_t err = ends > q->data_synced ? meta_sync(q, e) : OK;
+    if (err == OK)
+        err = meta_write(q, table->offset, q->scratch, q->cluster, e);
     table->pins--;
     if (err != OK)
         table_touch(&q->l2, table);

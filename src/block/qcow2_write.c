@@ -165,6 +165,7 @@ static void alloc_end(struct alloc *a)
 
     for (uint64_t i = 0; result == OK && i < a->count; i++)
         point_to(a, i);
+    a->l2->data_ends = ++q->data_ends;
     if (result != OK && a->new_host)
         clusters_free_later(q, a->host / q->cluster, a->count);
     memcpy(member, a->members, members * sizeof *member);

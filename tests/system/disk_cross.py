@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """qcow2 images between Berth and QEMU's tools: random operations by both in turn, on one image, whose
-content must always be what a plain copy of it says; and writers killed at random moments. Prints TAP.
+content must always be what a plain copy of it says; writers killed at random moments; hosts without power. Prints TAP.
 
     disk_cross.py BERTH DISKIO [SEED [START-OF-NAME...]]
 """
@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -293,11 +294,17 @@ def look(work, image, blocks):
     return held
 
 
-def storm_until_killed(image, seed, seconds):
-    """Returns the number of the last request that was flushed."""
-    process = subprocess.Popen([DISKIO, image, "qcow2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def start_storm(program, image, seed, **environment):
+    process = subprocess.Popen([program, image, "qcow2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                               env=dict(os.environ, **environment))
     process.stdin.write(f"storm {seed}\n")
     process.stdin.flush()
+    return process
+
+
+def storm_until_killed(image, seed, seconds):
+    """Returns the number of the last request that was flushed."""
+    process = start_storm(DISKIO, image, seed)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     lines = process.communicate(timeout=WAIT)[0].splitlines()
@@ -305,15 +312,19 @@ def storm_until_killed(image, seed, seconds):
     return int(lines[-1]) if lines else 0
 
 
+def new_image(image, size, options, backing):
+    lower = ["-b", "base.raw", "-F", "raw"] if backing else []
+    if backing:
+        with open(os.path.join(os.path.dirname(image), "base.raw"), "wb") as f:
+            f.write(b"".join((1 << 23 | at // BLOCK).to_bytes(8, "little") * 64 for at in range(0, size, 512)))
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, *lower, image, str(size))
+
+
 def killed(kills, size, options, backing=False, snapshot=False):
     rng = random.Random(SEED)
     with tempfile.TemporaryDirectory(prefix="berth-disk-") as work:
         image = os.path.join(work, "disk.qcow2")
-        lower = ["-b", "base.raw", "-F", "raw"] if backing else []
-        if backing:
-            with open(os.path.join(work, "base.raw"), "wb") as f:
-                f.write(b"".join((1 << 23 | at // BLOCK).to_bytes(8, "little") * 64 for at in range(0, size, 512)))
-        run("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, *lower, image, str(size))
+        new_image(image, size, options, backing)
         held, flushes = look(work, image, size // BLOCK), 0
         for turn in range(kills):
             if snapshot and turn % 5 == 0:
@@ -342,6 +353,81 @@ kill_case("killed_writers_lose_nothing_flushed_with_subclusters", 15, 8 * MIB, "
           backing=True)
 kill_case("killed_writers_lose_nothing_flushed_with_lazy_refcounts", 15, 8 * MIB, "lazy_refcounts=on")
 kill_case("killed_writers_lose_nothing_flushed_with_snapshots", 20, 8 * MIB, "cluster_size=4096", snapshot=True)
+
+
+# --- lost power
+
+def read_log(path):
+    """The records of power_log.c, as (letter, words, data)."""
+    with open(path, "rb") as f:
+        log = f.read()
+    at, records = 0, []
+    while at < len(log):
+        letter = chr(log[at])
+        words = struct.unpack_from("<" + "Q" * {"W": 2, "Z": 2, "B": 0, "E": 1, "N": 1}[letter], log, at + 1)
+        at += 1 + 8 * len(words)
+        length = words[1] if letter == "W" else 0
+        if at + length > len(log):  # killed in the middle of it
+            break
+        records.append((letter, words, log[at:at + length]))
+        at += length
+    return records
+
+
+def without_power(rng, image, records):
+    """What may be left of the image: all that was synced, and of the rest each write, a part of it, or nothing."""
+    begun = [at for at, record in enumerate(records) if record[0] == "B"]
+    synced = max([begun[words[0]] for letter, words, _ in records if letter == "E"], default=0)
+    image, keep = bytearray(image), rng.random()
+    for at, (letter, words, data) in enumerate(records):
+        if letter not in "WZ":
+            continue
+        offset, length = words
+        if at >= synced and rng.random() > keep:
+            length = rng.choice([0, 0, rng.randrange(length // 512 + 1) * 512])
+        data = data[:length] if letter == "W" else bytes(length)
+        image += bytes(max(offset + length - len(image), 0))
+        image[offset:offset + length] = data
+    return image
+
+
+def lost_power(cuts, size, options, backing=False):
+    rng = random.Random(SEED)
+    with tempfile.TemporaryDirectory(prefix="berth-disk-") as work:
+        image, log = os.path.join(work, "disk.qcow2"), os.path.join(work, "log")
+        new_image(image, size, options, backing)
+        with open(image, "rb") as f:
+            before = f.read()
+        held = look(work, image, size // BLOCK)
+        seed = rng.randrange(1 << 32)
+        process = start_storm(f"{DISKIO}_power", image, seed, POWER_LOG=log)
+        for _ in range(10):
+            assert process.stdout.readline().strip().isdigit(), "the writer failed"
+        process.kill()
+        process.communicate(timeout=WAIT)
+        records = read_log(log)
+        for turn in range(cuts):
+            some = records[:int(len(records) * rng.random() ** 3)]  # early: most clusters are new then
+            flushed = max([words[0] for letter, words, _ in some if letter == "N"], default=0)
+            with open(image, "wb") as f:
+                f.write(without_power(rng, before, some))
+            if "lazy" in options:
+                run(BERTH, "disk", "check", "--repair=all", image)
+            check(image, leaks=True)
+            may = allowed_after(seed, flushed, held)
+            for block, words in enumerate(look(work, image, size // BLOCK)):
+                assert words <= may[block], f"cut {turn}: block {block} holds {words}, not of {may[block]}"
+
+
+def power_case(name, *args, **kwargs):
+    CASES[name] = lambda: lost_power(*args, **kwargs)
+
+
+power_case("power_lost_loses_nothing_flushed", 25, 16 * MIB, "cluster_size=65536")
+power_case("power_lost_loses_nothing_flushed_over_a_backing_file", 25, 16 * MIB, "cluster_size=65536", backing=True)
+power_case("power_lost_loses_nothing_flushed_with_small_clusters", 25, 4 * MIB, "cluster_size=512", backing=True)
+power_case("power_lost_loses_nothing_flushed_with_subclusters", 25, 16 * MIB, "extended_l2=on,cluster_size=65536", backing=True)
+power_case("power_lost_loses_nothing_flushed_with_lazy_refcounts", 25, 16 * MIB, "lazy_refcounts=on", backing=True)
 
 
 def killed_tool(rng, *command):

@@ -85,7 +85,7 @@ struct storm {
     uint64_t random, seq;
     unsigned count;
     uint64_t start[STORM_BATCH], end[STORM_BATCH]; // of this batch's, in blocks
-    struct one one[STORM_BATCH];
+    struct one one[STORM_BATCH], flush;
     uint64_t data[STORM_BATCH][STORM_BLOCKS * STORM_BLOCK / 8];
 };
 
@@ -126,6 +126,16 @@ static void storm_one(struct storm *s, struct block *block)
     block->type->submit(block, &o->io);
 }
 
+// What a program that logs all writes wants to know: all up to this request was flushed.
+__attribute__((weak)) void power_note(uint64_t flushed);
+
+// Nothing is said of this one: it is for what it does to the writes around it.
+static void flush_meanwhile(struct storm *s, struct block *block)
+{
+    s->flush.io = (struct block_request){.op = BLOCK_FLUSH, .done = one_done};
+    block->type->submit(block, &s->flush.io);
+}
+
 static err_t storm(struct block *block, uint64_t seed)
 {
     struct storm *s = calloc(1, sizeof *s);
@@ -136,12 +146,17 @@ static err_t storm(struct block *block, uint64_t seed)
         if (batch == 1)
             s->random = seed;
         s->count = 0;
-        for (unsigned i = 0; i < STORM_BATCH; i++)
+        for (unsigned i = 0; i < STORM_BATCH; i++) {
+            if (i == STORM_BATCH / 2 && batch % 2)
+                flush_meanwhile(s, block);
             storm_one(s, block);
+        }
         block->type->drain(block);
         if (batch % STORM_FLUSH)
             continue;
         err = block_request(block, BLOCK_FLUSH, 0, 0, NULL);
+        if (power_note)
+            power_note(s->seq);
         printf("%llu\n", (unsigned long long)s->seq);
         fflush(stdout);
     }
