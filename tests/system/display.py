@@ -198,7 +198,7 @@ def a_viewer_sees_the_screen_and_types(folder):
 def viewers_characters_become_a_us_keyboards(folder):
     path = os.path.join(folder, "vnc")
     with Machine("--display", f"vnc=unix:{path}") as m, Viewer(path) as v:
-        v.until(lambda: v.size == (720, 400))
+        v.until(lambda: v.pixel(0, 16) == (255, 255, 255))
         v.event(0xffe1, True)  # Shift+7 is a slash in Germany
         v.key(ord("/"))
         v.event(0xffe1, False)
@@ -215,12 +215,14 @@ def viewers_characters_become_a_us_keyboards(folder):
 def a_viewer_moves_the_mouse(folder):
     path = os.path.join(folder, "vnc")
     with Machine("--display", f"vnc=unix:{path}") as m, Viewer(path) as v:
-        v.until(lambda: v.size == (720, 400))
+        v.until(lambda: v.pixel(0, 16) == (255, 255, 255))
         v.key(ord("m"))
+        v.follow(1)
         m.wait_for("mfa")
         v.pointer(100, 100, 0)
         v.pointer(105, 97, 1)
-        m.wait_for("m09\r\nm05\r\nm03" if "\r" in m.output else "m09", 10)
+        v.follow(1)
+        m.wait_for("m09")
 
 
 def a_password_is_asked_for(folder):
