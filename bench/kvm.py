@@ -61,19 +61,15 @@ class Files:
         self.kernel, self.initrd, self.tiny, self.disk = kernel, initrd, tiny, disk
 
 
-def with_nic(files, guest):
-    return guest == "cloud" and os.path.exists(os.path.join(files.build, "berth-switch"))
-
-
-def berth_command(files, guest, any_kvm):
+def berth_command(files, guest, nic, any_kvm):
     command = [os.path.join(files.build, "berth"), "run", "--engine", files.engine, "-m", str(MEMORY_MIB),
                "--disk", files.disk, "--serial", "stdio", "--console", "file:/dev/null"]
     command += ["--debug", "any-kvm"] if any_kvm else []
-    command += ["--net", "default"] if with_nic(files, guest) else ["--net", "none"]
+    command += ["--net", "default" if nic else "none"]
     return command + kernel_options(files, guest, "--")
 
 
-def qemu_command(files, guest, machine, any_kvm):
+def qemu_command(files, guest, nic, any_kvm, machine):
     cpu = "host,arch-capabilities=off" if any_kvm else "host"  # such a KVM may refuse that register
     bus = "device" if machine == "microvm" else "pci"
     command = ["qemu-system-x86_64", "-M", machine, "-accel", "kvm", "-cpu", cpu, "-nodefaults", "-no-user-config",
@@ -82,7 +78,7 @@ def qemu_command(files, guest, machine, any_kvm):
                "-m", str(MEMORY_MIB), "-drive", f"id=disk,if=none,format=raw,file={files.disk}",
                "-device", f"virtio-blk-{bus},drive=disk", "-device", f"virtio-serial-{bus}",
                "-chardev", "null,id=console", "-device", "virtconsole,chardev=console"]
-    if with_nic(files, guest):
+    if nic:
         command += ["-netdev", "user,id=net", "-device", f"virtio-net-{bus},netdev=net"]
     return command + kernel_options(files, guest, "-")
 
@@ -93,8 +89,12 @@ def kernel_options(files, guest, dash):
     return [dash + "kernel", files.kernel, dash + "initrd", files.initrd, dash + "append", KERNEL_ARGS]
 
 
-def command_of(vmm, files, guest, any_kvm=False):
-    return berth_command(files, guest, any_kvm) if vmm == "berth" else qemu_command(files, guest, vmm, any_kvm)
+def command_of(vmm, files, what, guest, any_kvm):
+    """A NIC only where a guest is run on: the first VM of a network starts berth-switch."""
+    nic = what == "boot" and os.path.exists(os.path.join(files.build, "berth-switch"))
+    if vmm == "berth":
+        return berth_command(files, guest, nic, any_kvm)
+    return qemu_command(files, guest, nic, any_kvm, vmm)
 
 
 # --- when a guest is entered ------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def measure(args, files, any_kvm):
     with Trace() as trace:
         for turn, (what, guest) in enumerate(plan):
             for vmm in vmms if turn % 2 else reversed(vmms):
-                command = command_of(vmm, files, guest, any_kvm)
+                command = command_of(vmm, files, what, guest, any_kvm)
                 values = measure_start(trace, command) if what == "start" else measure_boot(command)
                 say = " ".join(f"{k}={v:.2f}" for k, v in values.items())
                 print(f"  {what} of {guest} by {vmm}: {say}", file=sys.stderr, flush=True)
@@ -346,19 +346,26 @@ def kvm_here(build):
     return "any" if kvm.get("reason") == "no-virtualization" and os.access("/dev/kvm", os.R_OK | os.W_OK) else None
 
 
-def in_testbed(args, plan):
-    options = ["--starts", str(args.starts), "--boots", str(args.boots), "--vmm", args.vmm]
-    options += ["--only", args.only] if args.only else []
-    command = [os.path.join(TOP, "tools/testbed"), "-i", "-s", "1", "-m", "1280", "-t", str(args.limit), sys.executable,
-               os.path.abspath(__file__), *options, "--inside", plan]
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace")
+def in_testbed(args, plan, only):
+    """Short times on a clock that counts instructions, long ones on the host's."""
+    clock = ["-i"] if only == "start" else []
+    command = [os.path.join(TOP, "tools/testbed"), *clock, "-s", "1", "-m", "1280", "-t", str(args.limit),
+               sys.executable, os.path.abspath(__file__), "--starts", str(args.starts), "--boots", str(args.boots),
+               "--vmm", args.vmm, "--only", only, "--inside", plan]
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace",
+                             start_new_session=True)
     result = None
-    for line in child.stdout:
-        if RESULT in line:
-            result = json.loads(line.split(RESULT, 1)[1])
-        else:
-            sys.stderr.write(line)
-    if child.wait() == 77:
+    try:
+        for line in child.stdout:
+            if RESULT in line:
+                result = json.loads(line.split(RESULT, 1)[1])
+            else:
+                sys.stderr.write(line)
+        child.wait()
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+    if child.returncode == 77:
         return None
     if result is None:
         raise Failure(f"the test-bed ended with status {child.returncode}")
@@ -389,9 +396,10 @@ def run_outside(args):
             plan = os.path.join(work, "plan.json")
             with open(plan, "w", encoding="utf-8") as f:
                 json.dump(vars(files), f)
-            inside = None if args.native else in_testbed(args, plan)
-            if inside:
-                report["emulated host"] = summary(inside)
+            for only in ("start", "boot"):
+                inside = None if args.native or args.only not in (None, only) else in_testbed(args, plan, only)
+                if inside:
+                    report["emulated host, " + only] = summary(inside)
     for where, figures in report.items():
         show(where, figures)
     if args.json:
@@ -427,6 +435,7 @@ def main():
     p.add_argument("--inside", help=argparse.SUPPRESS)
     args = p.parse_args()
     args.build = os.path.realpath(args.build)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended, too
     try:
         return run_inside(args) if args.inside else run_outside(args)
     except Failure as e:
