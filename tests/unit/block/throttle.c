@@ -181,7 +181,7 @@ static void lifting_a_limit_lets_what_waits_go(void)
     while (__atomic_load_n(&sink.arrived, __ATOMIC_RELAXED) < 50)
         if (host_now() - start > 10 * NS_PER_SEC)
             break;
-    CHECK_EQ(sink.arrived, 50);
+    CHECK_EQ(__atomic_load_n(&sink.arrived, __ATOMIC_RELAXED), 50);
     block_close(block);
 }
 
