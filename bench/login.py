@@ -38,7 +38,7 @@ def command(berth, engine, firmware, disk, work):
     return args
 
 
-def boot(args, engine, firmware, work, timeout=900):
+def boot(args, engine, firmware, work, timeout=1800):
     """{mark: (wall, cpu)}"""
     disk = os.path.join(work, "disk.raw")
     subprocess.run(["cp", "--sparse=always", args.image, disk], check=True)
