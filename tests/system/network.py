@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -604,6 +605,87 @@ def a_policy_says_where_a_vm_may_connect_to():
         assert net.port("web")["policy"] == "deny host/tcp"
 
 
+OUTSIDE, HIDDEN = "192.0.2.80", "192.0.2.81"
+
+
+def name_server(asked):
+    """On the loopback of a network namespace: knows www.example.org, and notes what it is asked."""
+    def answer(query):
+        asked.append(dns_text(query))
+        return query[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + query[12:] + b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + \
+            ip_bytes(OUTSIDE)
+
+    def datagrams(s):
+        while True:
+            query, peer = s.recvfrom(1000)
+            s.sendto(answer(query), peer)
+
+    def streams(s):
+        while True:
+            with s.accept()[0] as c:
+                query = c.recv(1000)[2:]
+                c.sendall(struct.pack("!H", len(answer(query))) + answer(query))
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind((LOOPBACK, 53))
+    threading.Thread(target=datagrams, args=(s,), daemon=True).start()
+    threading.Thread(target=streams, args=(socket.create_server((LOOPBACK, 53)),), daemon=True).start()
+
+
+def dns_text(query):
+    parts, at = [], 12
+    while query[at]:
+        parts.append(query[at + 1:at + 1 + query[at]].decode())
+        at += 1 + query[at]
+    return ".".join(parts)
+
+
+def web_server(address):
+    s = socket.create_server((address, 80))
+
+    def serve():
+        while True:
+            s.accept()[0].close()
+    threading.Thread(target=serve, daemon=True).start()
+
+
+def in_an_internet_of_its_own():
+    """The process of the case below: in new namespaces, with addresses and a name server of its own."""
+    for command in ("ip link set lo up", f"ip addr add {OUTSIDE}/32 dev lo", f"ip addr add {HIDDEN}/32 dev lo"):
+        subprocess.run(command.split(), check=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as f:
+        f.write(f"nameserver {LOOPBACK}\n")
+        f.flush()
+        subprocess.run(["mount", "--bind", f.name, "/etc/resolv.conf"], check=True)
+        asked = []
+        name_server(asked)
+        web_server(OUTSIDE)
+        web_server(HIDDEN)
+        with network() as net:
+            web = net.plug("web", policy="allow *.example.org:80; deny all")
+            assert Tcp.connect(web, OUTSIDE, 80, 0.5) is None
+            assert web.ask_dns("www.example.org") == (0, [OUTSIDE])
+            assert Tcp.connect(web, OUTSIDE, 80) is not None
+            assert Tcp.connect(web, HIDDEN, 80, 0.5) is None
+            assert web.ask_dns("secret.example.com")[0] == 5
+            c = Tcp.connect(web, web.dns, 53)  # a long answer, by TCP
+            query = b"\0\7\1\0\0\1\0\0\0\0\0\0\3www\7example\3org\0\0\1\0\1"
+            c.put(ACK | PSH, struct.pack("!H", len(query)) + query)
+            c.expect(ip_bytes(OUTSIDE))
+            net.ask("set", vm="web", policy="open")
+            assert Tcp.connect(web, HIDDEN, 80) is not None
+            assert web.ask_dns("other.example.com") == (0, [OUTSIDE])
+        assert "secret.example.com" not in asked and "other.example.com" in asked, asked
+
+
+def policies_know_names_by_what_dns_answered():
+    apart = ["unshare", "--user", "--map-root-user", "--mount", "--net"]
+    if subprocess.run([*apart, "true"], capture_output=True).returncode or not os.path.exists("/etc/resolv.conf"):
+        raise Skip("this host lets nobody make namespaces")
+    done = subprocess.run([*apart, sys.executable, __file__, PROGRAM, "--internet"], capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 0, done.stderr[-800:]
+
+
 def connections_are_bounded():
     with network() as net:
         web, db = net.plug("web"), net.plug("db")
@@ -666,6 +748,7 @@ CASES = [
     limits_hold_within_five_per_cent,
     a_slow_port_blocks_nobody,
     a_policy_says_where_a_vm_may_connect_to,
+    policies_know_names_by_what_dns_answered,
     connections_are_bounded,
     a_capture_is_a_mirror_in_pcap,
 ]
@@ -673,6 +756,9 @@ CASES = [
 
 def main():
     failed = 0
+    if sys.argv[2:] == ["--internet"]:
+        in_an_internet_of_its_own()
+        return 0
     cases = [c for c in CASES if len(sys.argv) < 3 or c.__name__ in sys.argv[2:]]
     print(f"1..{len(cases)}", flush=True)
     for number, case in enumerate(cases, 1):
