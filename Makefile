@@ -30,6 +30,10 @@ bench: all
 	@bench/run.py
 	@bench/kvm.py --build $(BUILD) || [ $$? = 77 ]
 
+bench-net: all
+	@tools/install-packages bench
+	@bench/net.py
+
 bench-disk: all
 	@tools/install-packages bench
 	@bench/disk.py
@@ -53,4 +57,4 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all test fuzz soak bench bench-disk check check-deep demo install clean
+.PHONY: all test fuzz soak bench bench-disk bench-net check check-deep demo install clean

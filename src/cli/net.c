@@ -20,6 +20,7 @@ const char net_help[] =
     "       berth net policy VM[:CARD] [POLICY]\n"
     "       berth net limit [--in RATE] [--out RATE] [--priority N] VM[:CARD]\n"
     "       berth net capture [--vm VM[:CARD]] [-w FILE] NETWORK\n"
+    "       berth net vhost NETWORK NAME SOCKET\n"
     "\n"
     "Makes and shows virtual networks, which VMs join with berth run --net NETWORK, and changes\n"
     "how running VMs are plugged into them. CARD is the number of a network card, from 0. The\n"
@@ -41,7 +42,9 @@ const char net_help[] =
     "        'allow deb.debian.org:443; allow 10.0.0.0/8/tcp; deny all'. See berth-net(1).\n"
     "limit:  what a VM gets (--in) and sends (--out) at most; none: no limit. A higher priority,\n"
     "        0 to 7, has a larger share of a busy network.\n"
-    "capture: writes packets as pcap, for tcpdump -r - or Wireshark, until it is interrupted.\n";
+    "capture: writes packets as pcap, for tcpdump -r - or Wireshark, until it is interrupted.\n"
+    "vhost:  a VM of QEMU, or of another program that speaks vhost-user, joins the network as NAME\n"
+    "        through SOCKET, until it is interrupted.\n";
 
 enum {
     OPT_KIND = 256,
@@ -116,6 +119,7 @@ static const struct net_verb {
     {"policy", 0, 1, 2, "a VM and perhaps a policy, in quotes", net_policy},
     {"limit", OF_LIMIT, 1, 1, "a VM", net_limit},
     {"capture", OF_CAPTURE, 1, 1, "a network", net_capture},
+    {"vhost", 0, 3, 3, "a network, a name and a path for a socket", net_vhost},
 };
 
 static err_t number(const char *option, const char *value, uint32_t max, uint32_t *out,

@@ -7,7 +7,7 @@
 #include "net/network.h"
 
 struct net_args {
-    const char *words[2]; // what is no option
+    const char *words[3]; // what is no option
     unsigned count;
     struct network network; // create: as the options say; its name follows
     const char *subnet, *subnet6, *kind;
@@ -31,6 +31,7 @@ err_t net_disconnect(struct net_args *a, struct error *e);
 err_t net_policy(struct net_args *a, struct error *e);
 err_t net_limit(struct net_args *a, struct error *e);
 err_t net_capture(struct net_args *a, struct error *e);
+err_t net_vhost(struct net_args *a, struct error *e); // net_vhost.c; returns on an error only
 
 // --- what they share (net_card.c)
 

@@ -123,10 +123,13 @@ static void add_card(json_t *args, const struct vm_nic *card)
 
 static json_t *arguments(const struct plug_request *r)
 {
+    static const uint8_t none[6];
     char mac[18];
     snprintf(mac, sizeof mac, "%02x:%02x:%02x:%02x:%02x:%02x", r->mac[0], r->mac[1], r->mac[2],
              r->mac[3], r->mac[4], r->mac[5]);
-    json_t *args = json_pack("{s:s, s:i, s:s}", "vm", r->vm, "nic", (int)r->nic, "mac", mac);
+    json_t *args = json_pack("{s:s, s:i}", "vm", r->vm, "nic", (int)r->nic);
+    if (args && memcmp(r->mac, none, sizeof none) != 0)
+        add_text(args, "mac", mac);
     if (args && r->card)
         add_card(args, r->card);
     return args;

@@ -49,11 +49,11 @@ class Failure(Exception):
 class Guest:
     """One run of `berth run` with its serial line as a conversation."""
 
-    def __init__(self, opts, *args, timeout=240):
+    def __init__(self, opts, *args, timeout=240, command=None):
         self.deadline = time.monotonic() + timeout
-        command = [opts.berth, "run", "--engine", opts.engine]
-        if opts.debug:
-            command += ["--debug", opts.debug]
+        if not command:
+            command = [opts.berth, "run", "--engine", opts.engine]
+            command += ["--debug", opts.debug] if opts.debug else []
         self.child = subprocess.Popen(command + list(args), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                       stderr=subprocess.STDOUT, start_new_session=True)
         self.output = ""

@@ -11,15 +11,17 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 import urllib.request
 
 import boot
-from boot import ARGS, Failure, Guest, initramfs_with, kernel, power_off
+from boot import ARGS, Failure, Guest, Skip, initramfs_with, kernel, power_off
 from disks import answer
 
 VIRTIO = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "failover",
@@ -216,7 +218,42 @@ def idle(opts, work):
         end_switches()
 
 
-CASES = [friends, host, e1000, comeback, idle]
+def vhost(opts, work):
+    """a VM of QEMU joins the network over vhost-user and fetches a file from one of ours"""
+    if not shutil.which("qemu-system-x86_64"):
+        raise Skip("no qemu-system-x86_64")
+    private_home(work)
+    define("lan", kind="private")
+    path = os.path.join(work, "port")
+    initrd = initramfs_with(work, "net-cloud", "cloud", *VIRTIO)
+    adapter = subprocess.Popen([opts.berth, "net", "vhost", "lan", "other", path], stderr=subprocess.PIPE, text=True)
+    try:
+        for line in adapter.stderr:
+            if "mac=" in line:
+                break
+        mac = line.split("mac=")[1].strip()
+        qemu = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-M", "q35,memory-backend=mem", "-m", "192", "-object",
+                "memory-backend-memfd,id=mem,size=192M,share=on", "-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
+                "-serial", "stdio", "-kernel", kernel("cloud"), "-initrd", initrd, "-append", ARGS + " quiet no_timer_check",
+                "-chardev", f"socket,id=port,path={path}", "-netdev", "vhost-user,id=net,chardev=port", "-device",
+                f"virtio-net-pci,netdev=net,mac={mac},romfile="]
+        with vm(opts, work, "web", "--net", "lan") as web, Guest(opts, timeout=opts.timeout, command=qemu) as other:
+            bring_up(web)
+            total = serve_file(web)
+            bring_up(other)
+            expect(other, "wget -q -O - http://web.berth/file | md5sum | cut -d' ' -f1", total, "HTTP to one of our VMs")
+            expect(web, "ping -c 1 -W 5 other.berth >/dev/null && echo yes", "yes", "ping back")
+            other.send("poweroff -f\n")
+            other.status()
+            power_off(web)
+    finally:
+        adapter.kill()
+        adapter.wait()
+        adapter.stderr.close()
+        end_switches()
+
+
+CASES = [friends, host, e1000, comeback, idle, vhost]
 
 if __name__ == "__main__":
     boot.CASES = CASES

@@ -10,6 +10,7 @@
 
 #include "base/bits.h"
 #include "base/bytes.h"
+#include "device/virtio/net_ring.h"
 #include "device/virtio/virtio_pci.h"
 
 enum {
@@ -43,16 +44,14 @@ enum {
     CONTROL_ERROR = 1,
 
     QUEUE_SIZE = 256,
-    HEADER_NUM_BUFFERS = 10,
     DEFAULT_MTU = 1500,
-    MERGED_MAX = 64, // buffers that one packet may be spread over
 };
 
 struct virtio_net {
     struct virtio_pci virtio;
     struct nic_config config;
     struct virtq_chain chain;
-    struct virtq_used merged[MERGED_MAX];
+    struct net_ring ring;
     uint8_t packet[NET_PACKET_MAX + 1]; // the one byte more tells what is too long
     uint8_t part[NET_PACKET_MAX];       // of a packet that the guest cannot take whole
     uint8_t short_of_buffers;           // while parts are delivered
@@ -67,7 +66,7 @@ static const struct state_field net_fields[] = {
     SUB(struct virtio_net, virtio, virtio_pci_state),
     SKIP(struct virtio_net, config, "wiring, rebuilt from configuration"),
     SKIP(struct virtio_net, chain, "scratch of one callback"),
-    SKIP(struct virtio_net, merged, "scratch of one callback"),
+    SKIP(struct virtio_net, ring, "scratch of one callback"),
     SKIP(struct virtio_net, packet, "scratch of one callback"),
     SKIP(struct virtio_net, part, "scratch of one callback"),
     SKIP(struct virtio_net, short_of_buffers, "scratch of one callback"),
@@ -162,61 +161,24 @@ static unsigned choose_pair(const struct virtio_net *net, const uint8_t *frame, 
     return hash % net->pairs;
 }
 
-// Takes chains until the packet is in them; false, and nothing is taken, when there are too few.
-// *count of 0: it can never fit.
-static bool fill_chains(struct virtio_net *net, unsigned queue, const uint8_t *packet, size_t len,
-                        struct virtq_spot *num_buffers, unsigned *count)
-{
-    struct virtio_pci *v = &net->virtio;
-    struct virtq *q = &v->queues[queue];
-    unsigned max = virtio_has(v, F_MERGEABLE) ? MERGED_MAX : 1, n = 0;
-    size_t done = 0;
-
-    while (done < len && n < max && virtio_pop(v, queue, &net->chain)) {
-        uint64_t room = net->chain.writable_bytes;
-        if (room < NET_HEADER_BYTES) {
-            virtio_broken(v, "a receive buffer is too small for its header");
-            break;
-        }
-        if (max == 1 && room < len) {
-            virtq_unpop(q, &net->chain);
-            *count = 0;
-            return true;
-        }
-        if (n == 0)
-            *num_buffers = virtq_spot(&net->chain, HEADER_NUM_BUFFERS);
-        net->merged[n] = virtq_fill(q, &net->chain, packet + done, len - done);
-        done += net->merged[n++].written;
-    }
-    *count = n;
-    if (done == len)
-        return true;
-    while (n-- > 0)
-        virtq_unpop(q, &(struct virtq_chain){.slots = net->merged[n].slots});
-    return false;
-}
-
 static void deliver(void *opaque, uint8_t *packet, size_t len)
 {
     struct virtio_net *net = opaque;
     struct virtio_pci *v = &net->virtio;
     unsigned pair = choose_pair(net, packet + NET_HEADER_BYTES, len - NET_HEADER_BYTES);
-    unsigned queue = receive_queue(pair), count = 0;
-    struct virtq *q = &v->queues[queue];
-    struct virtq_spot num_buffers;
+    unsigned queue = receive_queue(pair);
+    const char *why;
 
-    if (net->short_of_buffers)
+    if (net->short_of_buffers || !virtio_running(v))
         return;
-    store_le16(packet + HEADER_NUM_BUFFERS, 1);
-    if (!fill_chains(net, queue, packet, len, &num_buffers, &count)) {
-        net->short_of_buffers = 1;
-        return;
+    net->ring.q = &v->queues[queue];
+    net->ring.mergeable = virtio_has(v, F_MERGEABLE);
+    switch (net_ring_receive(&net->ring, packet, len, &why)) {
+    case NET_RING_DONE: virtio_signal(v, queue); break;
+    case NET_RING_EMPTY: net->short_of_buffers = 1; break;
+    case NET_RING_NEVER: break;
+    case NET_RING_BROKEN: virtio_broken(v, why); break;
     }
-    if (count > 1)
-        virtq_patch(q, &num_buffers, (uint16_t)count);
-    if (!virtq_push_set(q, net->merged, count))
-        virtio_broken(v, "the used ring is not in RAM");
-    virtio_signal(v, queue);
 }
 
 static bool receive(struct device *dev, uint8_t *packet, size_t len)
