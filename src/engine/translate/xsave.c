@@ -163,6 +163,7 @@ void simd_fxrstor(struct tcpu *c, const struct insn *insn)
         if (components >> i & 1)
             load_component(c, i, image);
     store_le32(c->s.xsave + AREA_MXCSR, mxcsr);
+    fpu_to_machine(c); // which has its own mind about reserved bits, ES and B
 }
 
 // --- XSAVE and its variants ----------------------------------------------------------------------
@@ -305,6 +306,7 @@ static void restore(struct tcpu *c, const struct insn *insn, bool compact_only)
     load_components(c, image, components, bv);
     if (components & XCR0_SSE || loads_mxcsr(components, bv, compact))
         store_le32(c->s.xsave + AREA_MXCSR, mxcsr);
+    fpu_to_machine(c); // which has its own mind about reserved bits, ES and B
 }
 
 void simd_xrstor(struct tcpu *c, const struct insn *insn)
