@@ -149,6 +149,9 @@ static bool enter(struct file_uring *u)
 {
     int error = uring_enter(&u->ring, true);
 
+    pthread_mutex_lock(&u->lock);
+    u->asleep = false; // what comes from now on needs no bell
+    pthread_mutex_unlock(&u->lock);
     if (!u->ring.prepared)
         u->scratch_used = 0;
     if (error == EAGAIN || error == ENOMEM)
