@@ -15,4 +15,4 @@ void host_memory_read(struct host_memory *out);
 // with the largest sensible "-m" in the text. bytes is a multiple of the page size.
 err_t host_ram_new(uint64_t bytes, void **out, struct error *e);
 void host_ram_want_huge(void *at, uint64_t bytes); // of it: back this part with huge pages
-void host_ram_free(void *ram, uint64_t bytes); // accepts NULL
+void host_ram_free(void *ram, uint64_t bytes);     // accepts NULL
