@@ -269,3 +269,13 @@ bool policy_resolves(const struct policy *policy, const char *name, uint64_t *ru
     }
     return decided ? allowed : policy->otherwise || addresses;
 }
+
+bool policy_resolves_any(const struct policy *policy)
+{
+    uint64_t rules;
+    for (unsigned i = 0; i < policy->count; i++) {
+        if (policy->rule[i].target == POLICY_NAME)
+            return false;
+    }
+    return policy_resolves(policy, "", &rules);
+}

@@ -51,3 +51,6 @@ bool policy_allows(const struct policy *policy, const struct policy_destination 
 // Whether the name (lower case, without a dot at its end) may be asked for. *rules: which rules its
 // addresses fall under, bit by bit.
 bool policy_resolves(const struct policy *policy, const char *name, uint64_t *rules);
+
+// Whether all names may be asked for, and none matters to a rule.
+bool policy_resolves_any(const struct policy *policy);

@@ -21,7 +21,7 @@ struct host {
     uint8_t scratch[NET_PACKET_MAX];
 };
 
-// The four above are the caller's to set before this.
+// Once, before any other; the members above are set by the caller.
 void host_init(struct host *host);
 
 // The bridge's to_host.
@@ -44,8 +44,9 @@ bool host_services(struct host *host, struct port *from, struct frame *f, uint64
 // host_gateway.c
 void host_gateway(struct host *host, struct port *from, struct frame *f, uint64_t now);
 void host_gateway_back(struct host *host, struct frame *f, uint64_t now);
-// Asks the host's name server in the name of the port, or says that it will not be asked.
-bool host_may_ask(struct host *host, struct port *from, const char *name);
+// Whether the port's VM may ask the host's name server for a name; NULL: for names that are not
+// looked at, as over TCP.
+bool host_may_ask(const struct host *host, const struct port *from, const char *name);
 
 // Begins a frame in host->out to a MAC; returns where its payload goes.
 uint8_t *host_frame(struct host *host, const uint8_t *to, uint16_t type);

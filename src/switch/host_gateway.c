@@ -119,11 +119,15 @@ void host_gateway(struct host *host, struct port *from, struct frame *f, uint64_
     net_packet_lower(f->packet, f->len, 0, host->scratch, leave, &leaving);
 }
 
-bool host_may_ask(struct host *host, struct port *from, const char *name)
+bool host_may_ask(const struct host *host, const struct port *from, const char *name)
 {
     uint64_t rules;
-    return host->outside && host->site->network->kind == NETWORK_NAT &&
-           (!from->egress || policy_resolves(&from->egress->policy, name, &rules));
+    if (!host->outside || host->site->network->kind != NETWORK_NAT)
+        return false;
+    if (!from->egress)
+        return true;
+    return name ? policy_resolves(&from->egress->policy, name, &rules)
+                : policy_resolves_any(&from->egress->policy);
 }
 
 // --- back

@@ -145,5 +145,6 @@ bool host_services(struct host *host, struct port *from, struct frame *f, uint64
         ping(host, f, now);
         return true;
     }
-    return !(f->protocol == PROTOCOL_TCP && f->to == DNS_PORT); // long answers
+    // Long answers are asked for by TCP.
+    return !(f->protocol == PROTOCOL_TCP && f->to == DNS_PORT && host_may_ask(host, from, NULL));
 }

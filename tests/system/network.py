@@ -667,13 +667,14 @@ def in_an_internet_of_its_own():
             assert Tcp.connect(web, OUTSIDE, 80) is not None
             assert Tcp.connect(web, HIDDEN, 80, 0.5) is None
             assert web.ask_dns("secret.example.com")[0] == 5
+            assert Tcp.connect(web, web.dns, 53, 0.5) is None  # where names could not be looked at
+            net.ask("set", vm="web", policy="open")
+            assert Tcp.connect(web, HIDDEN, 80) is not None
+            assert web.ask_dns("other.example.com") == (0, [OUTSIDE])
             c = Tcp.connect(web, web.dns, 53)  # a long answer, by TCP
             query = b"\0\7\1\0\0\1\0\0\0\0\0\0\3www\7example\3org\0\0\1\0\1"
             c.put(ACK | PSH, struct.pack("!H", len(query)) + query)
             c.expect(ip_bytes(OUTSIDE))
-            net.ask("set", vm="web", policy="open")
-            assert Tcp.connect(web, HIDDEN, 80) is not None
-            assert web.ask_dns("other.example.com") == (0, [OUTSIDE])
         assert "secret.example.com" not in asked and "other.example.com" in asked, asked
 
 

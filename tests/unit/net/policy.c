@@ -79,8 +79,11 @@ static void names_are_asked_for_only_if_a_rule_could_allow_them(void)
     CHECK(policy_resolves(&policy, "example.org", &rules) && rules == 1);
     CHECK(policy_resolves(&policy, "a.b.example.org", &rules) && rules == 2);
     CHECK(!policy_resolves(&policy, "badexample.org", &rules) && rules == 0);
+    CHECK(!policy_resolves_any(&policy));
     given("none");
-    CHECK(!policy_resolves(&policy, "example.org", &rules));
+    CHECK(!policy_resolves(&policy, "example.org", &rules) && !policy_resolves_any(&policy));
+    given("deny 10.0.0.0/8");
+    CHECK(policy_resolves_any(&policy));
     given("deny evil.org");
     CHECK(!policy_resolves(&policy, "evil.org", &rules) &&
           policy_resolves(&policy, "a.org", &rules));
