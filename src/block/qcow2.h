@@ -28,7 +28,7 @@ struct qcow2_create {
     const char *backing_format; // NULL: none said
 };
 
-// Writes an empty image over the open, empty file at path.
+// Makes the empty file at path an image with nothing in it.
 err_t qcow2_create(const char *path, const struct qcow2_create *create, struct error *e);
 
 // The functions below want the block for themselves: nothing in flight.
