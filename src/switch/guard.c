@@ -70,7 +70,7 @@ static bool other_has(struct port *ports, const struct port *port, const uint8_t
 {
     for (int i = 0; i < PORTS_MAX; i++) {
         struct port *p = &ports[i];
-        if (!p->used || p == port || p->vlan != port->vlan)
+        if (!p->used || p == port) // of any VLAN: the gateway is in all of them
             continue;
         struct port_owned6 *o = find_owned(p, address);
         if (made_of(p, address) || (o && now - o->seen < OWNED_AGE))

@@ -432,7 +432,7 @@ def a_port_cannot_use_others_addresses():
 
 def ipv6_addresses_belong_to_whoever_had_them_first():
     with network() as net:
-        a, b = net.plug("a"), net.plug("b")
+        a, b, apart = net.plug("a"), net.plug("b"), net.plug("c", vlan=10)
         prefix = a.address6.split(":5054")[0]
         mine = str(ipaddress.ip_address(prefix + ":1:2:3:4"))
 
@@ -446,6 +446,8 @@ def ipv6_addresses_belong_to_whoever_had_them_first():
         b.send(ether(a.mac, b.mac, 0x86dd, ipv6(mine, a.address6, 17, udp(mine, a.address6, 1, 2, b"x"))))
         a.send(ether(b.mac, a.mac, 0x86dd, ipv6(mine, b.address6, 17, udp(mine, b.address6, 1, 2, b"y"))))
         assert b.receive(lambda f: f.protocol == 17).data == b"y"
+        detect(apart)
+        assert net.dropped("c", "spoofed") == 1
         assert net.dropped("b", "spoofed") == 2 and net.dropped("a", "spoofed") == 0
         assert not a.receive(lambda f: f.protocol == 17, 0.1)
 
