@@ -163,6 +163,10 @@ def bochs(opts, work):
         with Viewer(path) as v:
             v.until(lambda: v.size == (1024, 768))
             s.type("--text", "head -c 9 /dev/input/mice | hexdump -e '3/1 \" %d\" \"\\n\"'\n")
+            for _ in range(60):  # until all is typed
+                if '"\\n"\'\n' in s.screen() + "\n":
+                    break
+                v.follow(0.5)
             v.follow(2)
             for x, y, buttons in ((100, 100, 0), (110, 95, 0), (110, 95, 1), (110, 95, 0)):
                 v.pointer(x, y, buttons)  # right and up; a click
