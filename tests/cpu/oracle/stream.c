@@ -56,6 +56,11 @@ static bool loses_pointer(const struct insn *in)
 // instruction, which will be at `at`.
 static bool aim_operand(struct random *r, struct insn *in, uint8_t *code, uint64_t at)
 {
+    if (!in->has_modrm && in->disp_bytes >= 4) { // MOV of the accumulator, by address alone
+        uint64_t to = WORLD_DATA + below(r, 4096);
+        memcpy(code + in->len - in->disp_bytes, &to, in->disp_bytes);
+        return true;
+    }
     if (!in->has_modrm || in->modrm >= 0xc0 || in->op == OP_NOP || in->op == OP_LEA)
         return true;
     if (in->index != REG_NONE && (is_pointer(in->index) || percent(r, 60)))
