@@ -43,7 +43,8 @@ const char net_help[] =
     "limit:  what a VM gets (--in) and sends (--out) at most; none: no limit. A higher priority,\n"
     "        0 to 7, has a larger share of a busy network.\n"
     "capture: writes packets as pcap, for tcpdump -r - or Wireshark, until it is interrupted.\n"
-    "vhost:  a VM of QEMU, or of another program that speaks vhost-user, joins the network as NAME\n"
+    "vhost:  a VM of QEMU, or of another program that speaks vhost-user, joins the network as "
+    "NAME\n"
     "        through SOCKET, until it is interrupted.\n";
 
 enum {

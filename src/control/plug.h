@@ -7,8 +7,8 @@
 #include "machine/config.h"
 
 struct plug_request {
-    const char *network, *vm; // names
-    unsigned nic;             // number of the VM's card
+    const char *network, *vm;  // names
+    unsigned nic;              // number of the VM's card
     uint8_t mac[6];            // all 0: the switch gives one, in the result
     const struct vm_nic *card; // what it is to have of its port; NULL: what the network gives
 };

@@ -40,8 +40,7 @@ void xsave_move(uint8_t *area, const struct xsave_layout *from, const struct xsa
 {
     uint8_t parts[AVX512_BYTES];
     size_t used = 0;
-    if (!from->at[FIRST_MOVABLE] || !to->at[FIRST_MOVABLE] ||
-        memcmp(from, to, sizeof *from) == 0)
+    if (!from->at[FIRST_MOVABLE] || !to->at[FIRST_MOVABLE] || memcmp(from, to, sizeof *from) == 0)
         return;
     for (unsigned i = FIRST_MOVABLE; i < XSAVE_COMPONENTS; i++) {
         memcpy(parts + used, area + from->at[i], xsave_component_bytes(i));

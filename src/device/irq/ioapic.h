@@ -12,8 +12,8 @@ struct ioapic_config {
     uint8_t id;
     bool (*deliver)(void *opaque, const struct apic_message *m); // false: nobody took it
     void *opaque;
-    // A pin's entry has changed; m: the message of which it must hear the end; NULL: none (any more).
-    // awaits may be NULL.
+    // A pin's entry has changed; m: the message of which it must hear the end; NULL: none (any
+    // more). awaits may be NULL.
     void (*awaits)(void *opaque, unsigned pin, const struct apic_message *m);
 };
 

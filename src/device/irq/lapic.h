@@ -57,8 +57,8 @@ void lapic_tsc_changed(struct device *dev);
 // ExtINT, LINT1 as NMI. For machines that start a kernel without firmware.
 void lapic_virtual_wire(struct device *dev);
 
-// The registers for an engine that keeps the local APIC while the VM runs, and back. Errors that ESR
-// does not show yet and an ExtINT message are not handed over: they end here.
+// The registers for an engine that keeps the local APIC while the VM runs, and back. Errors that
+// ESR does not show yet and an ExtINT message are not handed over: they end here.
 void lapic_export(struct device *dev, struct chip_lapic *out);
 void lapic_import(struct device *dev, const struct chip_lapic *in);
 

@@ -503,8 +503,8 @@ void pit_import(struct device *dev, const struct chip_pit *in)
     uint64_t at = tick(p);
     p->port61 = in->port61 & PORT61_WRITABLE;
     for (unsigned n = 0; n < CHANNELS; n++)
-        import_channel(&p->channel[n], &in->channel[n],
-                       n != SPEAKER || (p->port61 & PORT61_GATE), at);
+        import_channel(&p->channel[n], &in->channel[n], n != SPEAKER || (p->port61 & PORT61_GATE),
+                       at);
 }
 
 static void timer(struct device *dev, unsigned which)

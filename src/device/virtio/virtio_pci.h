@@ -25,7 +25,8 @@ struct virtio_model {
     uint16_t config_len; // bytes of device configuration
     // The guest says that queue has buffers; also called for each enabled queue at DRIVER_OK.
     void (*notify)(struct virtio_pci *v, unsigned queue);
-    // The guest's driver is ready, its features are known; before any queue's notify(). May be NULL.
+    // The guest's driver is ready, its features are known; before any queue's notify(). May be
+    // NULL.
     void (*started)(struct virtio_pci *v);
     // The guest wrote to the device configuration. NULL: all of it is read-only.
     void (*config_written)(struct virtio_pci *v, unsigned offset, unsigned size, uint32_t value);

@@ -1,7 +1,8 @@
-// AVX-512 memory operands under a writemask: elements whose mask bit is clear are not touched and cannot
-// fault; gathers and scatters, which clear the mask bit of each element that is done. Sources: Intel SDM
-// volume 2, sections 2.7.10 (fault suppression), 2.7.12 (VSIB), VCOMPRESS, VEXPAND, VGATHER, VSCATTER.
-// Which instructions suppress faults and how large their elements are is in opcodes.tab (m1..m8).
+// AVX-512 memory operands under a writemask: elements whose mask bit is clear are not touched and
+// cannot fault; gathers and scatters, which clear the mask bit of each element that is done.
+// Sources: Intel SDM volume 2, sections 2.7.10 (fault suppression), 2.7.12 (VSIB), VCOMPRESS,
+// VEXPAND, VGATHER, VSCATTER. Which instructions suppress faults and how large their elements are
+// is in opcodes.tab (m1..m8).
 #include "engine/translate/simd_impl.h"
 
 #include "base/bytes.h"
@@ -14,13 +15,20 @@ static uint64_t low_bits(unsigned count)
 // With the registers in the machine, as they are before most instructions.
 static uint64_t opmask_in_machine(struct tcpu *c, unsigned n)
 {
-#define READ(k, mnemonic, cast) \
-    case k: asm volatile(mnemonic " %%k" #k ", %" cast "0" : "=r"(value)); break
-#define READ_ANY(mnemonic, cast)                                                      \
-    switch (n & 7) {                                                                  \
-        READ(1, mnemonic, cast); READ(2, mnemonic, cast); READ(3, mnemonic, cast);    \
-        READ(4, mnemonic, cast); READ(5, mnemonic, cast); READ(6, mnemonic, cast);    \
-        READ(7, mnemonic, cast); default: break;                                      \
+#define READ(k, mnemonic, cast)                                        \
+    case k:                                                            \
+        asm volatile(mnemonic " %%k" #k ", %" cast "0" : "=r"(value)); \
+        break
+#define READ_ANY(mnemonic, cast) \
+    switch (n & 7) {             \
+        READ(1, mnemonic, cast); \
+        READ(2, mnemonic, cast); \
+        READ(3, mnemonic, cast); \
+        READ(4, mnemonic, cast); \
+        READ(5, mnemonic, cast); \
+        READ(6, mnemonic, cast); \
+        READ(7, mnemonic, cast); \
+    default: break;              \
     }
     uint64_t value = ~0ull; // k0 selects all
     if (feature_has(&c->features, FEATURE_AVX512BW))

@@ -55,7 +55,7 @@ err_t board_plug_at(struct vm *vm, const struct device_type *type, const char *i
 err_t board_open_disks(struct vm *vm, struct error *e);
 err_t board_add_disks(struct vm *vm, struct error *e);
 
-err_t board_add_nics(struct vm *vm, struct error *e);  // nics.c
+err_t board_add_nics(struct vm *vm, struct error *e); // nics.c
 
 // virtio.c: console and entropy on PCI.
 err_t board_add_virtio(struct vm *vm, struct error *e);
