@@ -37,12 +37,15 @@ enum {
     PROTOCOL_REPLY_ACK = 3,
 };
 
-// Beside those of the rings: CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6,
-// MRG_RXBUF.
-#define OFFERED                                                                                 \
-    (1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_INDIRECT_DESC | 1ull << VIRTIO_F_EVENT_IDX | \
-     1ull << F_PROTOCOL_FEATURES | 1 << 0 | 1 << 1 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12 |      \
-     1 << 15)
+// Of the rings.
+#define RING_FEATURES \
+    (1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_INDIRECT_DESC | 1ull << VIRTIO_F_EVENT_IDX)
+// CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MRG_RXBUF.
+#define PACKET_FEATURES (1 << 0 | 1 << 1 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12 | 1 << 15)
+// STATUS, CTRL_VQ, CTRL_RX, CTRL_VLAN, CTRL_RX_EXTRA, GUEST_ANNOUNCE, CTRL_MAC_ADDR: the control
+// queue is the front end's own, but its guest gets only what the back end has, too.
+#define FRONT_END_FEATURES (0x3f << 16 | 1 << 23)
+#define OFFERED (RING_FEATURES | 1ull << F_PROTOCOL_FEATURES | PACKET_FEATURES | FRONT_END_FEATURES)
 
 static err_t wrong(const char *what, struct error *e)
 {

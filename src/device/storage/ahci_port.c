@@ -347,6 +347,16 @@ static void drop(struct ahci_slot *s)
         port->tfd = ATA_READY;
 }
 
+// The drive has taken a queued command and is ready for more.
+static void accept_queued(struct ahci_slot *s)
+{
+    struct ahci_port *port = s->port;
+
+    port->ci &= ~(1u << slot_number(s));
+    port->tfd = ATA_READY;
+    send_registers(port, &s->task, false);
+}
+
 static void go_on(struct ahci_slot *s)
 {
     if (s->port->cdrom)
@@ -390,6 +400,8 @@ void port_submit(struct ahci_slot *s, enum block_op op, uint64_t offset, uint64_
                                    .iovs = data ? s->data.count : 0,
                                    .done = io_done};
     if (block_at_once(block, &s->io, &s->result)) {
+        if (s->protocol == ATA_QUEUED)
+            accept_queued(s);
         go_on(s);
         return;
     }
@@ -478,11 +490,8 @@ static void start(struct ahci_port *port, unsigned number)
         atapi_execute(s);
     else
         ata_execute(s);
-    if (s->busy && s->protocol == ATA_QUEUED) { // the drive has taken it and is ready for more
-        port->ci &= ~(1u << number);
-        port->tfd = ATA_READY;
-        send_registers(port, &s->task, false);
-    }
+    if (s->busy && s->protocol == ATA_QUEUED)
+        accept_queued(s);
 }
 
 static uint32_t startable(const struct ahci_port *port)

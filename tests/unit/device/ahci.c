@@ -395,6 +395,8 @@ static void reads_of_what_is_in_memory_end_at_once(void)
                   .code = 0x60, .features = 1, .lba = 8, .device = 0x40, .data = B, .len = 512});
     CHECK_EQ(reg(&s, PORT + P_SACT), 0);
     CHECK_EQ(reg(&s, PORT + P_IS), 1 << 3);
+    CHECK_EQ(reg(&s, PORT + P_CI), 0);
+    CHECK(!(reg(&s, PORT + P_TFD) & 0x80)); // ready for the next one
     CHECK_EQ(s.g->ram[B + 511], 0x99);
     CHECK_EQ(s.disk->ops[BLOCK_READ], 0);
     tear_down(&s);
