@@ -42,7 +42,7 @@ struct cursor {
     unsigned left; // buffers
     uint64_t skip; // bytes of the first that are done, or not ours
     uint64_t offset;
-    uint64_t todo; // bytes
+    uint64_t bytes_left;
 };
 
 struct cursor cursor_of(const struct block_request *r);

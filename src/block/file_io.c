@@ -21,14 +21,14 @@
 struct cursor cursor_of(const struct block_request *r)
 {
     return (struct cursor){
-        .iov = r->iov, .left = r->iovs, .skip = r->skip, .offset = r->offset, .todo = r->len};
+        .iov = r->iov, .left = r->iovs, .skip = r->skip, .offset = r->offset, .bytes_left = r->len};
 }
 
 void cursor_advance(struct cursor *c, uint64_t done)
 {
     c->offset += done;
     c->skip += done;
-    c->todo -= done;
+    c->bytes_left -= done;
     while (c->left && c->skip >= c->iov->iov_len) {
         c->skip -= c->iov->iov_len;
         c->iov++;
@@ -43,7 +43,7 @@ unsigned cursor_chunk(const struct cursor *c, struct iovec *chunk)
     memcpy(chunk, c->iov, n * sizeof *chunk);
     chunk[0].iov_base = (char *)chunk[0].iov_base + c->skip;
     chunk[0].iov_len -= c->skip;
-    uint64_t left = c->todo;
+    uint64_t left = c->bytes_left;
     for (unsigned i = 0; i < n; i++) {
         chunk[i].iov_len = min_u64(chunk[i].iov_len, left);
         left -= chunk[i].iov_len;
@@ -56,8 +56,8 @@ unsigned cursor_chunk(const struct cursor *c, struct iovec *chunk)
 // What lies beyond the end of a format's file.
 static int clear(struct cursor c)
 {
-    while (c.left && c.todo) {
-        size_t part = min_u64(c.iov->iov_len - c.skip, c.todo);
+    while (c.left && c.bytes_left) {
+        size_t part = min_u64(c.iov->iov_len - c.skip, c.bytes_left);
         memset((char *)c.iov->iov_base + c.skip, 0, part);
         cursor_advance(&c, part);
     }
@@ -69,7 +69,7 @@ static int clear(struct cursor c)
 static int transfer(struct bfile *file, bool write, struct cursor c)
 {
     cursor_advance(&c, 0);
-    while (c.left && c.todo) {
+    while (c.left && c.bytes_left) {
         struct iovec chunk[FILE_BUFFERS];
         unsigned n = cursor_chunk(&c, chunk);
         ssize_t done = write ? pwritev(file->fd, chunk, (int)n, (off_t)c.offset)
@@ -121,8 +121,8 @@ static int transfer_bounced(struct bfile *file, const struct block_request *r, b
     int error = bounce ? 0 : ENOMEM;
 
     cursor_advance(&c, 0);
-    while (!error && c.todo) {
-        uint64_t before = c.offset % block, part = min_u64(BOUNCE_BYTES - before, c.todo);
+    while (!error && c.bytes_left) {
+        uint64_t before = c.offset % block, part = min_u64(BOUNCE_BYTES - before, c.bytes_left);
         struct iovec iov = {bounce, (before + part + block - 1) / block * block};
         struct cursor whole = {&iov, 1, 0, c.offset - before, iov.iov_len};
         if (write && (before || part != iov.iov_len))

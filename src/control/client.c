@@ -15,6 +15,7 @@
 #include "control/request.h"
 #include "host/clock.h"
 #include "host/file.h"
+#include "host/passing.h"
 
 #define ANSWER_MAX (64 * MIB)
 #define STEP (64 * KIB)
@@ -62,15 +63,11 @@ void client_free(struct client *client)
 
 // --- lines in
 
-static void keep_passed(struct client *client, struct msghdr *message)
+static void keep_passed(struct client *client, int fd)
 {
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-            continue;
-        if (client->passed >= 0)
-            close(client->passed);
-        memcpy(&client->passed, CMSG_DATA(c), sizeof(int));
-    }
+    if (client->passed >= 0)
+        close(client->passed);
+    client->passed = fd;
 }
 
 // More bytes into client->in; *ended: there will be none.
@@ -80,19 +77,12 @@ static err_t receive(struct client *client, bool *ended, struct error *e)
     uint8_t *at = len < ANSWER_MAX ? buffer_extend(&client->in, STEP) : NULL;
     if (!at)
         return error_set(e, ERR_NO_MEMORY, "the answer of '%s' is too long", client->name);
-    struct iovec data = {.iov_base = at, .iov_len = STEP};
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control;
-    struct msghdr message = {.msg_iov = &data,
-                             .msg_iovlen = 1,
-                             .msg_control = control.bytes,
-                             .msg_controllen = sizeof control.bytes};
-    ssize_t n = recvmsg(client->fd, &message, MSG_CMSG_CLOEXEC);
+    int fd;
+    unsigned count;
+    ssize_t n = passing_receive(client->fd, at, STEP, &fd, 1, &count, 0);
     client->in.len = len + (n > 0 ? (size_t)n : 0);
-    if (n > 0)
-        keep_passed(client, &message);
+    if (count)
+        keep_passed(client, fd);
     *ended = n == 0 || (n < 0 && errno == ECONNRESET);
     if (n < 0 && !*ended && errno != EINTR)
         return error_set(e, ERR_IO, "cannot read from '%s': %s", client->name, strerror(errno));
@@ -158,28 +148,6 @@ static err_t refused(const json_t *answer, struct error *e)
                      hint ? hint : "");
 }
 
-// A descriptor goes with the first byte.
-static ssize_t send_some(struct client *client, char *text, size_t len)
-{
-    struct iovec data = {.iov_base = text, .iov_len = len};
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
-    if (client->given >= 0) {
-        message.msg_control = control.bytes;
-        message.msg_controllen = sizeof control.bytes;
-        struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
-        rights->cmsg_level = SOL_SOCKET;
-        rights->cmsg_type = SCM_RIGHTS;
-        rights->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(rights), &client->given, sizeof(int));
-        client->given = -1;
-    }
-    return sendmsg(client->fd, &message, MSG_NOSIGNAL);
-}
-
 void client_give(struct client *client, int fd)
 {
     client->given = fd;
@@ -200,7 +168,8 @@ static err_t send_line(struct client *client, json_t *line, struct error *e)
     text[len] = '\n'; // in place of the end
     ssize_t n = 0;
     for (size_t at = 0; at <= len && n >= 0; at += (size_t)n)
-        n = send_some(client, text + at, len + 1 - at);
+        n = passing_send(client->fd, text + at, len + 1 - at, at ? -1 : client->given, 0);
+    client->given = -1;
     free(text);
     return n < 0 ? error_set(e, ERR_IO, "'%s' has just ended", client->name) : OK;
 }

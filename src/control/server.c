@@ -16,6 +16,7 @@
 
 #include "base/buffer.h"
 #include "host/clock.h"
+#include "host/passing.h"
 
 #define CLIENTS_MAX 16
 #define EVENTS_MAX (256 * KIB)     // waiting to be read by one client
@@ -103,31 +104,11 @@ static void watch(struct client *c, bool progress)
 
 // --- output
 
-static ssize_t send_some(struct client *c)
-{
-    struct iovec data = {.iov_base = c->out.data + c->sent, .iov_len = unsent(c)};
-    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    if (c->pass >= 0) {
-        message.msg_control = control.bytes;
-        message.msg_controllen = sizeof control.bytes;
-        struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
-        rights->cmsg_level = SOL_SOCKET;
-        rights->cmsg_type = SCM_RIGHTS;
-        rights->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(rights), &c->pass, sizeof(int));
-    }
-    return sendmsg(c->fd.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-}
-
 // False: the client is gone.
 static bool flush(struct client *c)
 {
     while (unsent(c)) {
-        ssize_t n = send_some(c);
+        ssize_t n = passing_send(c->fd.fd, c->out.data + c->sent, unsent(c), c->pass, MSG_DONTWAIT);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -211,33 +192,21 @@ static bool handle_lines(struct client *c, bool *progress)
     return refuse(c, &e) && flush(c);
 }
 
-// At most one descriptor comes with a message: the control buffer has no room for more, and the
-// kernel closes what does not fit.
-static void keep_given(struct client *c, struct msghdr *message)
+static void keep_given(struct client *c, int fd)
 {
-    struct cmsghdr *rights = CMSG_FIRSTHDR(message);
-    if (!rights || rights->cmsg_level != SOL_SOCKET || rights->cmsg_type != SCM_RIGHTS)
-        return;
     if (c->given >= 0)
         close(c->given);
-    memcpy(&c->given, CMSG_DATA(rights), sizeof(int));
+    c->given = fd;
 }
 
 static bool receive(struct client *c)
 {
-    struct iovec data = {.iov_base = c->in + c->in_len,
-                         .iov_len = REQUEST_LINE_MAX + 1 - c->in_len};
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_LEN(sizeof(int))];
-    } control;
-    struct msghdr message = {.msg_iov = &data,
-                             .msg_iovlen = 1,
-                             .msg_control = control.bytes,
-                             .msg_controllen = sizeof control.bytes};
-    ssize_t n = recvmsg(c->fd.fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-    if (n > 0)
-        keep_given(c, &message);
+    int fd;
+    unsigned count;
+    ssize_t n = passing_receive(c->fd.fd, c->in + c->in_len, REQUEST_LINE_MAX + 1 - c->in_len, &fd,
+                                1, &count, MSG_DONTWAIT);
+    if (count)
+        keep_given(c, fd);
     if (n > 0)
         c->in_len += (size_t)n;
     else if (n == 0)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "host/passing.h"
 
 enum { HEADER_BYTES = 12, FLAG_VERSION = 1, FLAG_REPLY = 4, PATIENCE_MS = 2000 };
 
@@ -57,40 +58,12 @@ static bool receive_all(int fd, void *data, size_t len)
     return true;
 }
 
-static void keep_fds(struct vhost_message *m, struct msghdr *header)
-{
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(header); c; c = CMSG_NXTHDR(header, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-            continue;
-        unsigned n = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-        for (unsigned i = 0; i < n; i++) {
-            int fd;
-            memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-            if (m->fds < VHOST_FDS_MAX)
-                m->fd[m->fds++] = fd;
-            else
-                close(fd);
-        }
-    }
-}
-
 // False: it is gone, or says what makes no sense.
 static bool receive_message(int fd, struct vhost_message *m)
 {
     uint8_t header[HEADER_BYTES];
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(VHOST_FDS_MAX * sizeof(int))];
-    } control;
-    struct iovec data = {header, sizeof header};
-    struct msghdr message = {.msg_iov = &data,
-                             .msg_iovlen = 1,
-                             .msg_control = control.bytes,
-                             .msg_controllen = sizeof control.bytes};
     *m = (struct vhost_message){0};
-    ssize_t n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-    if (n > 0)
-        keep_fds(m, &message);
+    ssize_t n = passing_receive(fd, header, sizeof header, m->fd, VHOST_FDS_MAX, &m->fds, 0);
     if (n <= 0 || !receive_all(fd, header + n, sizeof header - (size_t)n))
         return false;
     m->request = load_le32(header);

@@ -3,7 +3,7 @@
 // Specification: ATA8-ACS / ACS-3. Implemented: reads, writes and verifies in all their 28 and 48
 // bit, PIO, DMA and queued forms, FLUSH CACHE, DATA SET MANAGEMENT (TRIM), IDENTIFY, SET FEATURES,
 // SMART as far as drivers and monitors look, the log of queued errors, power commands (which change
-// nothing). Not implemented: security, host protected area, queued TRIM, streaming, device
+// nothing). Not modelled: security, host protected area, queued TRIM, streaming, device
 // configuration.
 #include "base/checked.h"
 #include "device/storage/ahci_impl.h"

@@ -2,7 +2,7 @@
 //
 // Specification: ATA8-ACS for the registers; MMC-5 and SPC-3 for the packets. Implemented: what
 // firmware, boot loaders, installers and operating systems send to read data discs, lock and eject
-// them, and notice that one was changed. Not implemented: audio, writing, several sessions, raw
+// them, and notice that one was changed. Not modelled: audio, writing, several sessions, raw
 // sectors (READ CD gives user data only).
 #include "base/checked.h"
 #include "device/storage/ahci_impl.h"
