@@ -71,12 +71,11 @@ static err_t check_value(const struct request_field *f, const json_t *value, str
     return ERR_INVALID;
 }
 
-// Takes "request" and "id" out of args; what stays must be the request's own.
-static err_t check_arguments(const struct request *request, json_t *args, struct error *e)
+static err_t check_arguments(const struct request *request, const json_t *args, struct error *e)
 {
     const char *name;
     json_t *value;
-    json_object_foreach(args, name, value)
+    json_object_foreach((json_t *)args, name, value)
     {
         const struct request_field *f = find_field(request, name);
         if (!f)
@@ -133,6 +132,19 @@ static err_t find_request(const struct request *table, const json_t *line,
                      name);
 }
 
+err_t request_call(const struct request *request, void *context, const json_t *args, int given,
+                   struct reply *reply, struct error *e)
+{
+    *reply = (struct reply){.given = given, .fd = -1};
+    err_t err = check_arguments(request, args, e);
+    if (err)
+        return err;
+    if (!(reply->result = json_object()))
+        return error_set(e, ERR_NO_MEMORY, "no memory for an answer");
+    return request->run(context, args, reply, e);
+}
+
+// What stays of the line without "request" and "id" must be the request's own.
 static err_t run(const struct request *table, void *context, json_t *line, struct reply *reply,
                  struct error *e)
 {
@@ -141,12 +153,7 @@ static err_t run(const struct request *table, void *context, json_t *line, struc
     if (err)
         return err;
     json_object_del(line, "request");
-    err = check_arguments(request, line, e);
-    if (err)
-        return err;
-    if (!(reply->result = json_object()))
-        return error_set(e, ERR_NO_MEMORY, "no memory for an answer");
-    return request->run(context, line, reply, e);
+    return request_call(request, context, line, reply->given, reply, e);
 }
 
 json_t *request_handle(const struct request *table, void *context, const char *line, size_t len,

@@ -32,6 +32,13 @@ struct reply {
     bool events;    // from now on the client gets every event, too
 };
 
+// What comes back. Over HTTP the three look different (src/http).
+enum request_answer {
+    ANSWER_OBJECT, // a JSON object
+    ANSWER_EVENTS, // and from then on every event, a line each
+    ANSWER_STREAM, // and a connected stream socket in the descriptor: over HTTP a WebSocket
+};
+
 struct request {
     const char *name;                   // NULL ends a table
     const char *doc;                    // one line
@@ -39,6 +46,11 @@ struct request {
     // args is an object that holds fields of the table only, each of its kind and within its
     // limits, and all that are required. Runs on the main loop.
     err_t (*run)(void *context, const json_t *args, struct reply *reply, struct error *e);
+    // Method and path over HTTP, "GET /v1/vms/{name}": arguments in braces are taken from the path,
+    // the others from the query (GET, DELETE) or the body's object. GET changes nothing. NULL: not
+    // offered over HTTP.
+    const char *http;
+    enum request_answer answer;
 };
 
 // Reads one line, looks the request up, checks its arguments and runs it. Returns the answer, a new
@@ -46,6 +58,12 @@ struct request {
 // to do. given: a descriptor that came along, or -1; it is closed when nobody keeps it.
 json_t *request_handle(const struct request *table, void *context, const char *line, size_t len,
                        int given, struct reply *reply);
+
+// Checks args (an object, which stays the caller's) against the request's fields and runs it.
+// *reply as for request_handle(); reply->result is the caller's to release, also on an error, and
+// so is what the handler did not keep or gives back.
+err_t request_call(const struct request *request, void *context, const json_t *args, int given,
+                   struct reply *reply, struct error *e);
 
 // The answer that says e. id may be NULL.
 json_t *request_refusal(const json_t *id, const struct error *e);
