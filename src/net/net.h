@@ -36,3 +36,7 @@ unsigned net_packet_needs(const uint8_t *packet);
 // call. The packet itself is changed. scratch has NET_PACKET_MAX bytes.
 void net_packet_lower(uint8_t *packet, size_t len, unsigned takes, uint8_t *scratch,
                       void (*emit)(void *opaque, uint8_t *packet, size_t len), void *opaque);
+
+// Finishes a packet in place, leaving a large one in one piece: for a receiver that takes frames of
+// any length, but with their checksums. False: its headers cannot say how long it is.
+bool net_packet_whole(uint8_t *packet, size_t len);

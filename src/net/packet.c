@@ -26,6 +26,7 @@ enum {
     TCP_PSH = 8,
     TCP_CWR = 0x80,
 
+    IP_LENGTH_MAX = 65535,
     SEGMENT_MIN = 48, // bytes: fewer would make very many segments of one packet
 };
 
@@ -180,6 +181,22 @@ static void fix_headers(uint8_t *frame, const struct layout *at, unsigned number
     if (number)
         tcp[13] &= (uint8_t)~TCP_CWR;
     put16(tcp + 16, fold(sum + PROTOCOL_TCP + (uint32_t)tcp_bytes));
+}
+
+bool net_packet_whole(uint8_t *packet, size_t len)
+{
+    uint8_t *frame = packet + NET_HEADER_BYTES;
+    size_t frame_len = len - NET_HEADER_BYTES;
+    struct layout at;
+    if (packet[1] != GSO_NONE) {
+        if (!find_layout(frame, frame_len, packet[1] == GSO_TCPV6, &at) ||
+            frame_len - (at.v6 ? at.tcp : at.ip) > IP_LENGTH_MAX)
+            return false;
+        fix_headers(frame, &at, 0, 0, frame_len - at.data, true);
+    }
+    if (packet[0] & NEEDS_CSUM)
+        fill_checksum(packet, len);
+    return true;
 }
 
 static void segment(const uint8_t *packet, size_t len, uint8_t *scratch,

@@ -70,22 +70,15 @@ static void readdress(struct frame *f, size_t at, uint32_t to)
         inet_fix(f->l4 + 6, old, new, 4);
 }
 
-struct leaving {
-    struct host *host;
-    bool asks;
-};
-
-// One datagram, whole.
-static void leave(void *opaque, uint8_t *packet, size_t len)
+// One datagram. The NAT ends TCP itself and takes segments of any length, so a large one stays
+// whole: it is read, acknowledged and sent on once instead of forty times.
+static void leave(const struct host *host, struct frame *f, bool asks)
 {
-    const struct leaving *l = opaque;
-    struct frame f;
-    if (l->asks) {
-        if (!frame_read(&f, packet, len) || f.kind != FRAME_IPV4)
-            return;
-        readdress(&f, 16, l->host->site->names);
-    }
-    l->host->outside(l->host->opaque, packet + NET_HEADER_BYTES, len - NET_HEADER_BYTES);
+    if (!net_packet_whole(f->packet, f->len))
+        return;
+    if (asks)
+        readdress(f, 16, host->site->names);
+    host->outside(host->opaque, f->packet + NET_HEADER_BYTES, f->len - NET_HEADER_BYTES);
 }
 
 // --- out
@@ -115,8 +108,7 @@ void host_gateway(struct host *host, struct port *from, struct frame *f, uint64_
     // The NAT keeps fragments until they are whole or half a minute old, however many they are.
     if ((f->fragment || f->more) && bridge_in_a_storm(from, now))
         return;
-    struct leaving leaving = {host, asks};
-    net_packet_lower(f->packet, f->len, 0, host->scratch, leave, &leaving);
+    leave(host, f, asks);
 }
 
 bool host_may_ask(const struct host *host, const struct port *from, const char *name)

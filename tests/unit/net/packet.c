@@ -108,6 +108,24 @@ static struct seen lower(bool v6, unsigned takes)
     return s;
 }
 
+static void a_large_frame_may_be_finished_in_one_piece(void)
+{
+    for (unsigned v6 = 0; v6 < 2; v6++) {
+        struct seen s = {.v6 = v6};
+        make_tcp(v6, 40000, 1448);
+        packet.bytes[NET_HEADER_BYTES + 14 + (v6 ? 40 : 20) + 16] ^= 0x55; // some leave lengths out
+        CHECK(net_packet_whole(packet.bytes, packet.len));
+        see(&s, packet.bytes, packet.len);
+        CHECK_EQ(s.data, 40000);
+        CHECK_EQ(s.bad, 0);
+        CHECK_EQ(s.last_flags, FIN_PSH_ACK);
+    }
+    make_tcp(false, 65535 - 40, 1448);
+    CHECK(net_packet_whole(packet.bytes, packet.len));
+    make_tcp(false, 65536 - 40, 1448); // fits a tagged frame, but not IPv4's length
+    CHECK(!net_packet_whole(packet.bytes, packet.len));
+}
+
 static void large_frames_become_right_segments(void)
 {
     for (unsigned v6 = 0; v6 < 2; v6++) {
@@ -196,6 +214,7 @@ static void lengths_and_abilities_have_their_limits(void)
 }
 
 static const struct test tests[] = {
+    TEST(a_large_frame_may_be_finished_in_one_piece),
     TEST(large_frames_become_right_segments),
     TEST(checksums_are_filled_in_where_nobody_else_does),
     TEST(a_receiver_that_takes_all_gets_the_packet_whole),
