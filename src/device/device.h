@@ -64,6 +64,17 @@ struct device_env {
                           void (*rung)(struct device *dev, unsigned n));
     void (*set_doorbell)(struct device *dev, unsigned n, gpa_t at);
 
+    // Signals, the way back: descriptors by which another process (a back end that fills queues)
+    // interrupts the guest. add_signals() in init() only; signalled is then called as callbacks
+    // are, and interrupts as the device would. signal_fd() is the eventfd that the process adds to;
+    // it stays the machine's and open as long as the device; -1: there is none. While
+    // signalled would do nothing but send this message, set_signal() says so (address 0: it would
+    // not), and the machine need not call it any more.
+    void (*add_signals)(struct device *dev, unsigned count,
+                        void (*signalled)(struct device *dev, unsigned n));
+    int (*signal_fd)(struct device *dev, unsigned n);
+    void (*set_signal)(struct device *dev, unsigned n, uint64_t address, uint32_t data);
+
     // Calls type->timer(dev, timer) once at or after virtual time `when`; replaces what was set
     // before; NS_NEVER cancels. timer < type->timers.
     void (*set_timer)(struct device *dev, unsigned timer, ns_t when);

@@ -145,6 +145,8 @@ struct engine_counter {
     uint64_t value;
 };
 
+#define ENGINE_SIGNALS 256
+
 // Chips that the engine keeps while the VM runs. get and set are called while no vCPU runs, on any
 // thread: set before they start, get after they have stopped; set puts nothing into the past, so
 // that timers go on where they were. All else is called on any thread at any time in between.
@@ -159,6 +161,11 @@ struct engine_irqchip {
     err_t (*set_lapic)(struct engine_vcpu *vcpu, const struct chip_lapic *in, struct error *e);
     // A message (MSI) to the local APICs. False: nobody took it.
     bool (*message)(struct engine_vm *vm, uint64_t address, uint32_t data);
+    // Signal n (below ENGINE_SIGNALS): from now on (on) adding to this eventfd is this message, and
+    // empties it; off: what is added stays in it. Called again with another message while it is on.
+    // The machine calls for one signal at a time. On error it is off. NULL: the engine has none.
+    err_t (*signal)(struct engine_vm *vm, unsigned n, int eventfd, uint64_t address, uint32_t data,
+                    bool on, struct error *e);
     // ENGINE_CHIPS_LAPIC: the machine's IOAPIC sends such messages (on: from now on) for a
     // level-triggered pin and must hear of their end through the upcall eoi.
     void (*await_eoi)(struct engine_vm *vm, unsigned pin, uint64_t address, uint32_t data, bool on);

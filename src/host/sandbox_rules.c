@@ -298,13 +298,14 @@ static int allow_kvm(scmp_filter_ctx filter)
 }
 
 // What drives interrupt controllers in the kernel, on every thread that runs a device: lines,
-// messages, doorbells. Guests also route interrupts and mute the PIT; the main loop takes the
-// chips' state when the VM pauses and gives it back, and scales the TSC of a guest that comes from
-// a faster or slower host.
+// messages, doorbells. Guests also route and mask interrupts and mute the PIT; the main loop takes
+// the chips' state when the VM pauses and gives it back, and scales the TSC of a guest that comes
+// from a faster or slower host.
 static int allow_irqchip(scmp_filter_ctx filter, enum host_thread_class thread_class)
 {
     static const unsigned long drive[] = {KVM_IRQ_LINE, KVM_SIGNAL_MSI, KVM_IOEVENTFD};
-    static const unsigned long wire[] = {KVM_SET_GSI_ROUTING, KVM_GET_PIT2, KVM_SET_PIT2};
+    static const unsigned long wire[] = {KVM_SET_GSI_ROUTING, KVM_IRQFD, KVM_GET_PIT2,
+                                         KVM_SET_PIT2};
     static const unsigned long state[] = {KVM_GET_IRQCHIP, KVM_SET_IRQCHIP,     KVM_GET_LAPIC,
                                           KVM_SET_LAPIC,   KVM_GET_MSRS,        KVM_SET_MSRS,
                                           KVM_SET_TSC_KHZ, KVM_REINJECT_CONTROL};

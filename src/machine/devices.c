@@ -262,6 +262,9 @@ static const struct device_env env = {
     .send_msi = env_send_msi,
     .add_doorbells = env_add_doorbells,
     .set_doorbell = env_set_doorbell,
+    .add_signals = signals_add,
+    .signal_fd = signals_fd,
+    .set_signal = signals_set,
     .set_timer = env_set_timer,
     .now = env_now,
     .wall_base = env_wall_base,
@@ -353,6 +356,7 @@ void devices_free(struct vm *vm)
         if (o->initialised && o->dev->type->fini)
             o->dev->type->fini(o->dev);
         free_doorbells(o);
+        signals_free(o);
         pthread_mutex_destroy(&o->own_lock);
         free(o->timer);
         free(o->dev);

@@ -37,6 +37,15 @@ struct owned_doorbell {
     gpa_t at; // 0: nowhere
 };
 
+struct owned_signal {
+    struct loop_fd loop; // an eventfd
+    struct owned_device *owner;
+    unsigned number;  // the engine's
+    bool placed;      // the engine looks at it (guarded by the router's lock, as are the next two)
+    uint32_t data;    // the message that it means,
+    uint64_t address; // 0: that is for the device to say
+};
+
 // struct device.owner points here.
 struct owned_device {
     struct vm *vm;
@@ -53,6 +62,9 @@ struct owned_device {
     struct owned_doorbell *doorbell;
     unsigned doorbells;
     void (*rung)(struct device *dev, unsigned n);
+    struct owned_signal *signal;
+    unsigned signals;
+    void (*signalled)(struct device *dev, unsigned n);
     bool initialised;
     struct owned_device *next;
 };
@@ -76,6 +88,15 @@ void device_unlock(struct device *dev);
 void window_want(struct owned_device *o, gpa_t at, uint64_t len, void *host);
 bool window_take_dirty(struct owned_device *o, uint64_t *bitmap);
 void windows_apply(struct vm *vm); // while paused: carries out what was wanted
+
+// signals.c: see device_env.
+void signals_add(struct device *dev, unsigned count,
+                 void (*signalled)(struct device *dev, unsigned n));
+int signals_fd(struct device *dev, unsigned n);
+void signals_set(struct device *dev, unsigned n, uint64_t address, uint32_t data);
+void signals_free(struct owned_device *o);
+void signals_give(struct vm *vm); // while paused, after chips_give()
+void signals_take(struct vm *vm); // likewise, before chips_take(): nothing that was sent is lost
 
 // While paused.
 void devices_reset(struct vm *vm);

@@ -448,6 +448,7 @@ void vm_freeze(struct vm *vm)
     vcpus_pause(vm);
     devices_ring(vm);
     devices_stop_timers(vm);
+    signals_take(vm);
     if (chips_take(vm, &e) != OK)
         log_line(LOG_ERROR, "%s", e.text);
     clock_stop(&vm->clock);
@@ -468,6 +469,7 @@ void vm_thaw(struct vm *vm)
         vm_fail(vm, VM_END_FAILED, e.text);
         return;
     }
+    signals_give(vm);
     vcpus_resume(vm);
     if (vm->irq.chips)
         vm->irq.chips->settle(vm->engine_vm);

@@ -58,6 +58,7 @@ struct vm {
     struct irq irq;
     struct device *pit;
     struct owned_device *devices;
+    unsigned signals;        // of all devices
     pthread_mutex_t windows; // guards all devices' windows; see window.c
     struct cpuid_table cpuid;
     uint64_t host_xcr0; // what XSAVE may hold here

@@ -274,6 +274,8 @@ void pci_config_write(struct pci_function *f, unsigned offset, unsigned size, ui
         update_bars(f);
     pci_flush_messages(f);
     update_intx(f);
+    if (f->hooks && f->hooks->messages_changed)
+        f->hooks->messages_changed(f);
     if (f->hooks && f->hooks->after_write)
         f->hooks->after_write(f, offset, size);
 }

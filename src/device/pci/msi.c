@@ -89,6 +89,17 @@ void pci_send_msix(struct pci_function *f, unsigned vector)
     flush_msix(f);
 }
 
+bool pci_msix_message(const struct pci_function *f, unsigned vector, uint64_t *address,
+                      uint32_t *data)
+{
+    if (vector >= f->msix_vectors || msix_blocked(f) ||
+        (f->msix_control[vector] & PCI_MSIX_VECTOR_MASKED))
+        return false;
+    *address = f->msix_address[vector];
+    *data = f->msix_data[vector];
+    return true;
+}
+
 static uint32_t table_word(const struct pci_function *f, uint64_t offset)
 {
     unsigned i = (unsigned)(offset / MSIX_ENTRY);
@@ -144,6 +155,8 @@ static void msix_write(struct device *dev, uint64_t offset, unsigned size, uint6
     if (size == 8)
         write_table_word(f, offset + 4, (uint32_t)(value >> 32));
     flush_msix(f);
+    if (f->hooks && f->hooks->messages_changed)
+        f->hooks->messages_changed(f);
 }
 
 static const struct io_ops msix_ops = {msix_read, msix_write, .min_size = 4, .max_size = 8};

@@ -34,6 +34,8 @@ struct pci_hooks {
     void (*before_read)(struct pci_function *f, unsigned offset, unsigned size);
     void (*after_write)(struct pci_function *f, unsigned offset, unsigned size);
     void (*bar_moved)(struct pci_function *f, unsigned bar, uint64_t at); // 0: unmapped
+    // What pci_msix_message() says may have changed.
+    void (*messages_changed)(struct pci_function *f);
 };
 
 struct pci_function {
@@ -118,6 +120,9 @@ bool pci_msix_enabled(const struct pci_function *f);
 void pci_send_msi(struct pci_function *f);
 // Sends a vector's message, or remembers it while masked. vector < the number added.
 void pci_send_msix(struct pci_function *f, unsigned vector);
+// Whether sending a vector would send a message at once, and which.
+bool pci_msix_message(const struct pci_function *f, unsigned vector, uint64_t *address,
+                      uint32_t *data);
 // Whether the guest lets this function read and write memory.
 bool pci_is_master(const struct pci_function *f);
 uint32_t pci_register(const struct pci_function *f, unsigned offset, unsigned size);

@@ -88,6 +88,7 @@ static const struct state_field virtio_fields[] = {
     SKIP(struct virtio_pci, resetting, "0 once the back ends are drained"),
     SKIP(struct virtio_pci, config, "kept by the model"),
     SKIP(struct virtio_pci, window_cap, "set at creation"),
+    SKIP(struct virtio_pci, signals, "set at creation"),
     SKIP(struct virtio_pci, pad, "padding"),
     FIELDS_END,
 };
@@ -210,6 +211,46 @@ static void place_doorbells(struct virtio_pci *v)
             dev, i, at && v->queues[i].enabled ? at + AREA_NOTIFY + NOTIFY_STRIDE * i : 0);
 }
 
+// --- Interrupts by another process ---
+
+static void signalled(struct device *dev, unsigned queue)
+{
+    struct virtio_pci *v = virtio_of(dev);
+
+    if (v->status & STATUS_DRIVER_OK)
+        interrupt(v, v->queue_vectors[queue], ISR_QUEUE);
+}
+
+// As with doorbells: a change may cost a wait, so nothing is said until there is a driver.
+static void place_signals(struct virtio_pci *v)
+{
+    struct device *dev = &v->pci.dev;
+
+    for (unsigned i = 0; v->signals && i < v->queue_count; i++) {
+        uint64_t address = 0;
+        uint32_t data = 0;
+        if (v->status & STATUS_DRIVER_OK)
+            (void)pci_msix_message(&v->pci, v->queue_vectors[i], &address, &data);
+        dev->env->set_signal(dev, i, address, data);
+    }
+}
+
+static void messages_changed(struct pci_function *f)
+{
+    place_signals(virtio_of(&f->dev));
+}
+
+void virtio_add_signals(struct virtio_pci *v)
+{
+    v->signals = true;
+    v->pci.dev.env->add_signals(&v->pci.dev, v->queue_count, signalled);
+}
+
+int virtio_signal_fd(struct virtio_pci *v, unsigned queue)
+{
+    return v->pci.dev.env->signal_fd(&v->pci.dev, queue);
+}
+
 // --- Device status ---
 
 static void reset_transport(struct virtio_pci *v)
@@ -226,6 +267,7 @@ static void reset_transport(struct virtio_pci *v)
     }
     pci_set_intx(&v->pci, false);
     place_doorbells(v);
+    place_signals(v);
     if (v->model->reset)
         v->model->reset(v);
 }
@@ -271,6 +313,7 @@ static void write_status(struct virtio_pci *v, uint8_t value)
     v->status |= value;
     if (!(before & STATUS_DRIVER_OK) && (v->status & STATUS_DRIVER_OK)) {
         place_doorbells(v);
+        place_signals(v);
         if (v->model->started)
             v->model->started(v);
         for (unsigned i = 0; i < v->queue_count; i++)
@@ -360,10 +403,12 @@ static void write_queue_register(struct virtio_pci *v, unsigned offset, uint64_t
 {
     if (v->queue_select >= v->queue_count)
         return;
-    if (offset == COMMON_QUEUE_VECTOR)
+    if (offset == COMMON_QUEUE_VECTOR) {
         v->queue_vectors[v->queue_select] = usable_vector(v, value);
-    else if (!v->queues[v->queue_select].enabled)
+        place_signals(v);
+    } else if (!v->queues[v->queue_select].enabled) {
         write_queue_setup(v, offset, value);
+    }
 }
 
 static void write_driver_features(struct virtio_pci *v, uint64_t value)
@@ -475,7 +520,7 @@ static void rung(struct device *dev, unsigned queue)
     notify(virtio_of(dev), queue);
 }
 
-static const struct pci_hooks hooks = {window_read, window_written, bar_moved};
+static const struct pci_hooks hooks = {window_read, window_written, bar_moved, messages_changed};
 
 // --- Life ---
 
@@ -579,8 +624,10 @@ err_t virtio_pci_loaded(struct virtio_pci *v, struct error *e)
     if (v->later)
         v->pci.dev.env->set_timer(&v->pci.dev, VIRTIO_TIMER, v->pci.dev.env->now(&v->pci.dev));
     err_t err = pci_loaded(&v->pci, e);
-    if (err == OK)
+    if (err == OK) {
         place_doorbells(v);
+        place_signals(v);
+    }
     return err;
 }
 

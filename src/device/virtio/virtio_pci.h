@@ -57,7 +57,8 @@ struct virtio_pci {
     uint8_t resetting; // the guest has asked for a reset that waits for the back end
     uint8_t config[VIRTIO_CONFIG_MAX]; // device configuration, as the guest reads it
     uint8_t window_cap;                // offset of the capability that is a window to the BAR
-    uint8_t pad[5];
+    bool signals;                      // another process interrupts the guest
+    uint8_t pad[4];
 };
 
 extern const struct state_desc virtio_pci_state;
@@ -70,6 +71,12 @@ static inline struct virtio_pci *virtio_of(struct device *dev)
 // For the model's init(): queues of these sizes, and the model's own feature bits.
 void virtio_pci_init(struct virtio_pci *v, const struct virtio_model *model, uint64_t features,
                      unsigned queues, uint16_t queue_size);
+
+// After it, for queues that another process works on: virtio_signal_fd() is then the eventfd that
+// this process adds to for an interrupt (it knows itself whether the guest wants one); -1: there is
+// none. It holds as long as the device does, whatever the guest does to its vectors.
+void virtio_add_signals(struct virtio_pci *v);
+int virtio_signal_fd(struct virtio_pci *v, unsigned queue);
 
 // For the same-named callbacks. Before a reset or a save the machine has drained the back ends.
 void virtio_pci_reset(struct virtio_pci *v);

@@ -1,15 +1,16 @@
 // Interrupt controllers in the kernel: all of a PC's (with its PIT), or the local APICs only, with
 // the machine's IOAPIC and PIC beside them. Sources: Linux Documentation/virt/kvm/api.rst, sections
-// 4.24 (KVM_CREATE_IRQCHIP), 4.52 (KVM_SET_GSI_ROUTING), 4.71 (KVM_CREATE_PIT2), 4.70
-// (KVM_SIGNAL_MSI) and 7.5 (KVM_CAP_SPLIT_IRQCHIP).
+// 4.24 (KVM_CREATE_IRQCHIP), 4.75 (KVM_IRQFD), 4.52 (KVM_SET_GSI_ROUTING), 4.71
+// (KVM_CREATE_PIT2), 4.70 (KVM_SIGNAL_MSI) and 7.5 (KVM_CAP_SPLIT_IRQCHIP).
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
 #include "engine/kvm/kvm_impl.h"
 
-#define PIT_GSI 0     // what KVM's PIT drives
-#define PIN_GSI 24    // IOAPIC pins; PIC lines are 0..15
+#define PIT_GSI 0  // what KVM's PIT drives
+#define PIN_GSI 24 // IOAPIC pins; PIC lines are 0..15
+#define SIGNAL_GSI (PIN_GSI + CHIP_IOAPIC_PINS)
 #define PIT_PIN 2     // where line 0 arrives at the IOAPIC
 #define PIC_CASCADE 2 // no line from outside
 #define PIC_LINES 16
@@ -108,7 +109,7 @@ static enum engine_chips kept(const struct engine_vm *vm)
 // struct kvm_irq_routing with room.
 struct routes {
     uint32_t nr, flags;
-    struct kvm_irq_routing_entry entry[PIC_LINES + CHIP_IOAPIC_PINS + 1];
+    struct kvm_irq_routing_entry entry[PIC_LINES + CHIP_IOAPIC_PINS + 1 + ENGINE_SIGNALS];
 };
 _Static_assert(offsetof(struct routes, entry) == offsetof(struct kvm_irq_routing, entries), "");
 
@@ -143,6 +144,9 @@ err_t kvm_set_routes(struct engine_vm *vm, struct error *e)
         else if (vm->awaited[pin].on)
             add_message(&routes, pin, &vm->awaited[pin]);
     }
+    for (unsigned n = 0; n < vm->signals; n++)
+        if (vm->signal[n].address)
+            add_message(&routes, SIGNAL_GSI + n, &vm->signal[n]);
     return ioctl(vm->fd, KVM_SET_GSI_ROUTING, &routes) < 0
                ? kvm_failed(e, errno, "route interrupts")
                : OK;
@@ -171,6 +175,44 @@ static bool message(struct engine_vm *vm, uint64_t address, uint32_t data)
     const struct kvm_msi msi = {
         .address_lo = (uint32_t)address, .address_hi = (uint32_t)(address >> 32), .data = data};
     return ioctl(vm->fd, KVM_SIGNAL_MSI, &msi) > 0;
+}
+
+// --- signals: an irqfd each, with a route that stays when the signal is off, so that masking a
+// message, or pausing, costs no change of the routes
+
+static err_t bind_signal(struct engine_vm *vm, unsigned n, int eventfd, bool on, struct error *e)
+{
+    const struct kvm_irqfd bind = {
+        .fd = (uint32_t)eventfd, .gsi = SIGNAL_GSI + n, .flags = on ? 0 : KVM_IRQFD_FLAG_DEASSIGN};
+    return ioctl(vm->fd, KVM_IRQFD, &bind) < 0 ? kvm_failed(e, errno, "bind an interrupt") : OK;
+}
+
+// A message that KVM does not take leaves no route: others' must go in after it.
+static err_t route_signal(struct engine_vm *vm, unsigned n, uint64_t address, uint32_t data,
+                          struct error *e)
+{
+    struct message *m = &vm->signal[n];
+    if (m->address == address && m->data == data)
+        return OK;
+    *m = (struct message){.address = address, .data = data, .on = m->on};
+    if (vm->signals <= n)
+        vm->signals = n + 1;
+    err_t err = kvm_set_routes(vm, e);
+    if (err)
+        m->address = 0;
+    return err;
+}
+
+static err_t set_signal(struct engine_vm *vm, unsigned n, int eventfd, uint64_t address,
+                        uint32_t data, bool on, struct error *e)
+{
+    struct message *m = &vm->signal[n];
+    err_t err = on ? route_signal(vm, n, address, data, e) : OK;
+    bool bound = on && !err;
+    if (m->on != bound && bind_signal(vm, n, eventfd, bound, e) != OK)
+        return ERR_IO;
+    m->on = bound;
+    return err;
 }
 
 static void await_eoi(struct engine_vm *vm, unsigned pin, uint64_t address, uint32_t data, bool on)
@@ -463,6 +505,7 @@ const struct engine_irqchip kvm_irqchip = {.kept = kept,
                                            .get_lapic = get_lapic,
                                            .set_lapic = set_lapic,
                                            .message = message,
+                                           .signal = set_signal,
                                            .await_eoi = await_eoi,
                                            .get_board = get_board,
                                            .set_board = set_board,

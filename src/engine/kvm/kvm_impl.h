@@ -28,7 +28,8 @@ struct slot {
         *dirty; // pages changed since take_dirty(); while the log is on (guarded by dirty_lock)
 };
 
-// A level-triggered message of which the machine's IOAPIC wants to see the end.
+// A level-triggered message of which the machine's IOAPIC wants to see the end, or that of a
+// signal.
 struct message {
     uint64_t address;
     uint32_t data;
@@ -44,16 +45,18 @@ struct engine_vm {
     enum engine_chips chips; // which are in the kernel
     bool chips_made, settled;
     struct message awaited[CHIP_IOAPIC_PINS];
-    size_t run_bytes;           // of a vCPU's shared page
-    size_t xsave_bytes;         // of KVM's extended state
-    struct xsave_layout layout; // of KVM's extended state: the host's
-    unsigned spaces;            // of memory: 2 where system management mode has its own
-    uint32_t guest_debug;       // KVM_GUESTDBG_* that this kernel says it has
-    uint64_t host_khz;          // the host's TSC, as its kernel knows it
-    struct tsc_ratio tsc_ratio; // from the host's TSC to the guest's
-    bool scales_tsc;            // the CPU can
-    bool tsc_offset;            // the TSC's offset can be set, not only its value
-    uint32_t ring_entries;      // of each vCPU's dirty ring; 0: the log is KVM's bitmaps
+    struct message signal[ENGINE_SIGNALS]; // off: its route (if any) is not used
+    unsigned signals;                      // how many of them have ever had a route
+    size_t run_bytes;                      // of a vCPU's shared page
+    size_t xsave_bytes;                    // of KVM's extended state
+    struct xsave_layout layout;            // of KVM's extended state: the host's
+    unsigned spaces;                       // of memory: 2 where system management mode has its own
+    uint32_t guest_debug;                  // KVM_GUESTDBG_* that this kernel says it has
+    uint64_t host_khz;                     // the host's TSC, as its kernel knows it
+    struct tsc_ratio tsc_ratio;            // from the host's TSC to the guest's
+    bool scales_tsc;                       // the CPU can
+    bool tsc_offset;                       // the TSC's offset can be set, not only its value
+    uint32_t ring_entries;                 // of each vCPU's dirty ring; 0: the log is KVM's bitmaps
     bool logging;
     pthread_mutex_t dirty_lock;
     struct slot slot[KVM_SLOTS];

@@ -148,6 +148,25 @@ static void set_doorbell(struct device *dev, unsigned n, gpa_t at)
 {
 }
 
+static void add_signals(struct device *dev, unsigned count,
+                        void (*signalled)(struct device *dev, unsigned n))
+{
+    REQUIRE(count <= FAKE_SIGNALS);
+    guest_of(dev)->signalled = signalled;
+}
+
+static int signal_fd(struct device *dev, unsigned n)
+{
+    return -1;
+}
+
+static void set_signal(struct device *dev, unsigned n, uint64_t address, uint32_t data)
+{
+    REQUIRE(n < FAKE_SIGNALS && guest_of(dev)->signalled);
+    guest_of(dev)->signal[n].address = address;
+    guest_of(dev)->signal[n].data = data;
+}
+
 static const struct device_env env = {
     .map_pio = map_pio,
     .map_mmio = map_mmio,
@@ -161,6 +180,9 @@ static const struct device_env env = {
     .send_msi = send_msi,
     .add_doorbells = add_doorbells,
     .set_doorbell = set_doorbell,
+    .add_signals = add_signals,
+    .signal_fd = signal_fd,
+    .set_signal = set_signal,
     .set_timer = set_timer,
     .now = now,
     .wall_base = wall_base,

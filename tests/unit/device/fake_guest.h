@@ -8,6 +8,7 @@
 #define FAKE_RAM_BYTES (768 * KIB) // up to the ranges that the host bridge answers for
 #define FAKE_CLAIMS 64
 #define FAKE_TIMERS 4
+#define FAKE_SIGNALS 16
 
 struct fake_claim {
     struct device *dev;
@@ -27,6 +28,11 @@ struct fake_guest {
     unsigned msis;
     uint64_t msi_address; // of the last message
     uint32_t msi_data;
+    void (*signalled)(struct device *dev, unsigned n); // NULL: the device has no signals
+    struct {
+        uint64_t address; // 0: the device is called
+        uint32_t data;
+    } signal[FAKE_SIGNALS];
     void (*on_dma_done)(struct fake_guest *g); // or NULL
     void *opaque;                              // the test's
 };

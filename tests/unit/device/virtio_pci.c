@@ -241,6 +241,81 @@ static void capabilities_lie_inside_the_bar(void)
     tear_down(&s);
 }
 
+// What is said of queue 1's signal: a message's data, 0: that the device must be asked.
+static uint32_t direct(const struct setup *s)
+{
+    return s->g->signal[1].address ? s->g->signal[1].data : 0;
+}
+
+static void set_up_signals(struct setup *s, bool msix)
+{
+    s->g = fake_guest_new();
+    s->dev = fake_device(s->g, &echo_type, NULL);
+    virtio_add_signals(virtio_of(s->dev));
+    fake_driver_start(&s->d, s->g, s->dev, ~0ull, ECHO_QUEUES, msix);
+}
+
+static void signals_are_direct_while_their_vector_would_be_sent(void)
+{
+    struct setup s;
+    struct pci_function *f;
+
+    set_up_signals(&s, true);
+    f = pci_function_of(s.dev);
+    CHECK_EQ(s.g->signal[1].address, 0xfee00000);
+    CHECK_EQ(direct(&s), 0x42);
+    fake_write(s.g, false, FAKE_MSIX + 2 * 16 + 8, 4, 0x77);
+    CHECK_EQ(direct(&s), 0x77);
+    pci_config_write(f, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+    CHECK_EQ(direct(&s), 0);
+    pci_config_write(f, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    pci_config_write(f, f->msix_cap + PCI_MSIX_CONTROL, 2,
+                     PCI_MSIX_ENABLE | PCI_MSIX_FUNCTION_MASK);
+    CHECK_EQ(direct(&s), 0);
+    pci_config_write(f, f->msix_cap + PCI_MSIX_CONTROL, 2, PCI_MSIX_ENABLE);
+    CHECK_EQ(direct(&s), 0x77);
+    fake_set_common(&s.d, 0x16, 2, 1);
+    fake_set_common(&s.d, 0x1a, 2, 1);
+    CHECK_EQ(direct(&s), 0x41);
+    fake_set_common(&s.d, 0x1a, 2, 0xffff);
+    CHECK_EQ(direct(&s), 0);
+    fake_set_common(&s.d, 0x1a, 2, 2);
+    fake_set_common(&s.d, 0x14, 1, 0);
+    CHECK_EQ(direct(&s), 0);
+    tear_down(&s);
+}
+
+static void signals_of_a_masked_vector_are_pending(void)
+{
+    struct setup s;
+
+    set_up_signals(&s, true);
+    fake_write(s.g, false, FAKE_MSIX + 2 * 16 + 12, 4, 1);
+    CHECK_EQ(direct(&s), 0);
+    s.g->signalled(s.dev, 1);
+    CHECK_EQ(s.g->msis, 0);
+    CHECK_EQ(fake_read(s.g, false, FAKE_MSIX + 0x800, 4), 4);
+    fake_write(s.g, false, FAKE_MSIX + 2 * 16 + 12, 4, 0);
+    CHECK_EQ(s.g->msis, 1);
+    CHECK_EQ(direct(&s), 0x42);
+    tear_down(&s);
+}
+
+static void signals_without_msix_go_through_the_isr(void)
+{
+    struct setup s;
+
+    set_up_signals(&s, false);
+    CHECK_EQ(direct(&s), 0);
+    s.g->signalled(s.dev, 1);
+    CHECK(s.g->irq);
+    CHECK_EQ(fake_read(s.g, false, FAKE_BAR + 0x1000, 1), 1);
+    fake_set_common(&s.d, 0x14, 1, 0);
+    s.g->signalled(s.dev, 1); // too late: there is no driver
+    CHECK(!s.g->irq);
+    tear_down(&s);
+}
+
 static void running_device_survives_a_move(void)
 {
     struct fake_guest *to = fake_guest_new();
@@ -288,14 +363,14 @@ static void impossible_state_is_refused(void)
     tear_down(&s);
 }
 
-TEST_MAIN(TEST(features_without_version_1_are_refused),
-          TEST(features_that_are_not_offered_are_refused),
-          TEST(queue_registers_follow_the_selection),
-          TEST(queue_with_an_impossible_size_stops_the_device),
-          TEST(vector_that_does_not_exist_reads_as_none),
-          TEST(without_msix_the_isr_tells_and_clears),
-          TEST(buffers_queued_before_driver_ok_are_served_then),
-          TEST(reset_waits_for_what_is_in_flight), TEST(without_bus_master_queues_are_left_alone),
-          TEST(window_in_configuration_space_reaches_the_bar),
-          TEST(capabilities_lie_inside_the_bar), TEST(running_device_survives_a_move),
-          TEST(impossible_state_is_refused))
+TEST_MAIN(
+    TEST(features_without_version_1_are_refused), TEST(features_that_are_not_offered_are_refused),
+    TEST(queue_registers_follow_the_selection),
+    TEST(queue_with_an_impossible_size_stops_the_device),
+    TEST(vector_that_does_not_exist_reads_as_none), TEST(without_msix_the_isr_tells_and_clears),
+    TEST(buffers_queued_before_driver_ok_are_served_then), TEST(reset_waits_for_what_is_in_flight),
+    TEST(without_bus_master_queues_are_left_alone),
+    TEST(window_in_configuration_space_reaches_the_bar), TEST(capabilities_lie_inside_the_bar),
+    TEST(signals_are_direct_while_their_vector_would_be_sent),
+    TEST(signals_of_a_masked_vector_are_pending), TEST(signals_without_msix_go_through_the_isr),
+    TEST(running_device_survives_a_move), TEST(impossible_state_is_refused))

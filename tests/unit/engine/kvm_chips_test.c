@@ -3,7 +3,9 @@
 #include "test.h"
 
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "engine/engine.h"
 
@@ -351,6 +353,57 @@ static void message_reaches_an_apic_alone(void)
     message_interrupts(ENGINE_CHIPS_LAPIC);
 }
 
+static uint64_t added(int fd)
+{
+    uint64_t value;
+    return read(fd, &value, sizeof value) == sizeof value ? value : 0;
+}
+
+static void add(int fd)
+{
+    const uint64_t one = 1;
+    CHECK_EQ(write(fd, &one, sizeof one), sizeof one);
+}
+
+// Three signals: while on, while off (it stays in the eventfd) and on again with another message.
+static void signal_interrupts(enum engine_chips chips)
+{
+    struct chip_lapic lapic = wired_lapic();
+    struct chip_board board = ready_board();
+    const struct engine_irqchip *irqchip = kvm->irqchip;
+    int fd = eventfd(0, EFD_NONBLOCK);
+    open_box(chips);
+    load_handler(false);
+    set_chips(&lapic, chips == ENGINE_CHIPS_ALL ? &board : NULL);
+    CHECK_EQ(irqchip->signal(box.vm, 200, fd, 0xfee00000, 0x41, true, &box.e), OK);
+    set_code(wait_halted, sizeof wait_halted);
+    add(fd);
+    CHECK_EQ(run(), ENGINE_KICKED);
+    CHECK_EQ(count(), 1);
+    CHECK_EQ(added(fd), 0);
+    CHECK_EQ(irqchip->signal(box.vm, 200, fd, 0, 0, false, &box.e), OK);
+    add(fd);
+    CHECK_EQ(added(fd), 1);
+    set_chips(&lapic, NULL); // the first one was not ended
+    set_code(wait_halted, sizeof wait_halted);
+    CHECK_EQ(irqchip->signal(box.vm, 200, fd, 0xfee00000, 0x52, true, &box.e), OK);
+    add(fd);
+    CHECK_EQ(run(), ENGINE_KICKED);
+    CHECK_EQ(count(), 2);
+    close_box();
+    close(fd);
+}
+
+static void signal_reaches_an_apic_of_all_chips(void)
+{
+    signal_interrupts(ENGINE_CHIPS_ALL);
+}
+
+static void signal_reaches_an_apic_alone(void)
+{
+    signal_interrupts(ENGINE_CHIPS_LAPIC);
+}
+
 static void end_of_a_level_interrupt_is_told(void)
 {
     struct chip_lapic lapic = wired_lapic();
@@ -393,6 +446,8 @@ static const struct test tests[] = {
     TEST(line_that_stays_up_is_no_new_edge),
     TEST(message_reaches_an_apic_of_all_chips),
     TEST(message_reaches_an_apic_alone),
+    TEST(signal_reaches_an_apic_of_all_chips),
+    TEST(signal_reaches_an_apic_alone),
     TEST(end_of_a_level_interrupt_is_told),
     TEST(pic_of_the_machine_wakes_a_halted_processor),
 };
