@@ -28,6 +28,7 @@ static const struct {
 } kinds[REGISTRY_KINDS] = {
     [REGISTRY_VM] = {"vm", "VM", "give this one another name with -n, or see berth info"},
     [REGISTRY_NETWORK] = {"net", "network", "see berth net info"},
+    [REGISTRY_MANAGER] = {"manager", "manager", "berth daemon stop ends"},
 };
 
 static void shut(int fd)
@@ -210,6 +211,8 @@ err_t registry_listen(const struct registry_claim *claim, int *fd, struct error 
 
 static err_t no_such(enum registry_kind kind, const char *name, struct error *e)
 {
+    if (kind == REGISTRY_MANAGER)
+        return error_set(e, ERR_NOT_FOUND, "berthd is not running; berth daemon start starts it");
     return error_set(e, ERR_NOT_FOUND,
                      "no %s called '%s' is running; berth %s shows those that are",
                      kinds[kind].noun, name, kind == REGISTRY_VM ? "ls" : "net ls");

@@ -1,6 +1,6 @@
-// The running VMs and networks of one user, by name. Each has a directory in
-// $XDG_RUNTIME_DIR/berth/vm or net (where that variable names no directory of the user's: in
-// /tmp/berth-UID) with its control socket. A directory whose lock nobody holds is what a killed
+// The running VMs, networks and the manager of one user, by name. Each has a directory in
+// $XDG_RUNTIME_DIR/berth/vm, net or manager (where that variable names no directory of the user's:
+// in /tmp/berth-UID) with its control socket. A directory whose lock nobody holds is what a killed
 // program left, and is cleared away.
 #pragma once
 
@@ -8,7 +8,9 @@
 
 #define REGISTRY_NAME_MAX 63
 
-enum registry_kind { REGISTRY_VM, REGISTRY_NETWORK, REGISTRY_KINDS };
+enum registry_kind { REGISTRY_VM, REGISTRY_NETWORK, REGISTRY_MANAGER, REGISTRY_KINDS };
+
+#define REGISTRY_BERTHD "berthd" // the name of the one manager that a user has
 
 // A name that this process holds, and every process that inherits the lock.
 struct registry_claim {

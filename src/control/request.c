@@ -3,13 +3,16 @@
 #include "control/request.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define ID_MAX 64
 
-static const char *const kind_names[] = {
-    [FIELD_TEXT] = "text", [FIELD_NUMBER] = "number", [FIELD_BOOL] = "bool"};
+static const char *const kind_names[] = {[FIELD_TEXT] = "text",
+                                         [FIELD_NUMBER] = "number",
+                                         [FIELD_BOOL] = "bool",
+                                         [FIELD_OBJECT] = "object"};
 
 // --- answers
 
@@ -35,6 +38,50 @@ json_t *request_refusal(const json_t *id, const struct error *e)
     if (answer && id)
         json_object_set(answer, "id", (json_t *)id);
     return answer;
+}
+
+json_t *request_answer(const json_t *id, json_t *result, const struct error *e)
+{
+    if (!result)
+        return request_refusal(id, e);
+    json_t *answer = json_pack("{s:o}", "ok", result);
+    if (answer && id)
+        json_object_set(answer, "id", (json_t *)id);
+    return answer;
+}
+
+// --- answers that come later
+
+struct promise {
+    void (*settled)(void *opaque, json_t *result, const struct error *e); // NULL: nobody waits
+    void *opaque;
+};
+
+struct promise *reply_later(struct reply *reply)
+{
+    return reply->later = calloc(1, sizeof(struct promise));
+}
+
+void promise_await(struct promise *promise,
+                   void (*settled)(void *opaque, json_t *result, const struct error *e),
+                   void *opaque)
+{
+    promise->settled = settled;
+    promise->opaque = opaque;
+}
+
+void promise_forget(struct promise *promise)
+{
+    promise->settled = NULL;
+}
+
+void promise_settle(struct promise *promise, json_t *result, const struct error *e)
+{
+    if (promise->settled)
+        promise->settled(promise->opaque, result, e);
+    else
+        json_decref(result);
+    free(promise);
 }
 
 // --- arguments
@@ -67,6 +114,10 @@ static err_t check_value(const struct request_field *f, const json_t *value, str
         if (json_is_boolean(value))
             return OK;
         return error_set(e, ERR_INVALID, "%s: give true or false", f->name);
+    case FIELD_OBJECT:
+        if (json_is_object(value))
+            return OK;
+        return error_set(e, ERR_INVALID, "%s: give an object", f->name);
     }
     return ERR_INVALID;
 }
@@ -173,9 +224,11 @@ json_t *request_handle(const struct request *table, void *context, const char *l
         json_object_del(object, "id");
         err = run(table, context, object, reply, &e);
     }
-    json_t *answer = err ? request_refusal(id, &e) : json_pack("{s:O}", "ok", reply->result);
-    if (answer && id && !err)
-        json_object_set(answer, "id", id);
+    json_t *answer = NULL;
+    if (!err && reply->later)
+        reply->id = json_incref(id);
+    else
+        answer = request_answer(id, err ? NULL : json_incref(reply->result), &e);
     json_decref(id);
     json_decref(object);
     json_decref(reply->result);
@@ -196,7 +249,7 @@ static json_t *describe_fields(const struct request_field *f)
                                   kind_names[f->kind], "required", f->required, "doc", f->doc);
         if (f->kind == FIELD_NUMBER)
             json_object_set_new(field, "min", json_integer(f->min));
-        if (f->kind != FIELD_BOOL)
+        if (f->kind == FIELD_NUMBER || f->kind == FIELD_TEXT)
             json_object_set_new(field, "max", json_integer(f->max));
         json_array_append_new(list, field);
     }

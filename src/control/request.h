@@ -13,6 +13,7 @@ enum field_kind {
     FIELD_TEXT,   // at most max bytes of UTF-8
     FIELD_NUMBER, // min..max
     FIELD_BOOL,
+    FIELD_OBJECT, // whatever is in it is the handler's to check
 };
 
 // One argument.
@@ -24,13 +25,29 @@ struct request_field {
     const char *doc; // one line
 };
 
+// An answer that comes later. The handler that made it settles it, once and not on its own stack.
+struct promise;
+
 // What a handler gives back besides its error.
 struct reply {
     json_t *result; // an empty object to add to
     int given;      // a descriptor that came with the request, -1: none; who keeps it sets -1
     int fd;         // sent along when it is not -1; the reply owns it
     bool events;    // from now on the client gets every event, too
+    struct promise *later; // the answer is not here yet; whoever serves the client waits for it
+    json_t *id;            // then: the request's, for request_answer(); the reply owns it
 };
+
+// For a handler that has to wait: it returns OK then. NULL: no memory.
+struct promise *reply_later(struct reply *reply);
+// result is taken over; with an error it is NULL and e says which.
+void promise_settle(struct promise *promise, json_t *result, const struct error *e);
+
+// For who serves: settled() is called once, and owns result; or promise_forget(): never.
+void promise_await(struct promise *promise,
+                   void (*settled)(void *opaque, json_t *result, const struct error *e),
+                   void *opaque);
+void promise_forget(struct promise *promise);
 
 // What comes back. Over HTTP the three look different (src/http).
 enum request_answer {
@@ -54,8 +71,9 @@ struct request {
 };
 
 // Reads one line, looks the request up, checks its arguments and runs it. Returns the answer, a new
-// object: {"id":, "ok":} or {"id":, "error":}; NULL when there is no memory. reply tells what else
-// to do. given: a descriptor that came along, or -1; it is closed when nobody keeps it.
+// object: {"id":, "ok":} or {"id":, "error":}; NULL when there is no memory, or reply->later is
+// set. reply tells what else to do. given: a descriptor that came along, or -1; it is closed when
+// nobody keeps it.
 json_t *request_handle(const struct request *table, void *context, const char *line, size_t len,
                        int given, struct reply *reply);
 
@@ -65,6 +83,8 @@ json_t *request_handle(const struct request *table, void *context, const char *l
 err_t request_call(const struct request *request, void *context, const json_t *args, int given,
                    struct reply *reply, struct error *e);
 
+// The answer with a result, which is taken over (NULL: e says why). id may be NULL.
+json_t *request_answer(const json_t *id, json_t *result, const struct error *e);
 // The answer that says e. id may be NULL.
 json_t *request_refusal(const json_t *id, const struct error *e);
 

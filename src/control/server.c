@@ -23,7 +23,7 @@
 #define DEADLINE (10 * NS_PER_SEC) // for the rest of a line, and for taking an answer
 #define IDLE (120 * NS_PER_SEC)    // without a request, unless it listens to events
 
-enum waits { WAITS_IDLE, WAITS_LINE, WAITS_OUTPUT };
+enum waits { WAITS_IDLE, WAITS_LINE, WAITS_OUTPUT, WAITS_ANSWER };
 
 struct client {
     struct server *server;
@@ -33,13 +33,15 @@ struct client {
     char *in;         // REQUEST_LINE_MAX + 1 bytes
     size_t in_len;
     struct buffer out;
-    size_t sent;  // bytes of out
-    int pass;     // descriptor to go with the next byte sent; -1: none
-    int given;    // descriptor that came with what is in `in`; -1: none
-    bool events;  // wants them
-    bool ended;   // sends no more
-    bool closing; // once out has been sent
-    bool broken;  // to be dropped, but perhaps not on this stack
+    size_t sent;           // bytes of out
+    int pass;              // descriptor to go with the next byte sent; -1: none
+    int given;             // descriptor that came with what is in `in`; -1: none
+    struct promise *later; // of the answer to its request; NULL: it waits for none
+    json_t *id;            // of that request
+    bool events;           // wants them
+    bool ended;            // sends no more
+    bool closing;          // once out has been sent
+    bool broken;           // to be dropped, but perhaps not on this stack
     struct client *next;
 };
 
@@ -50,7 +52,7 @@ struct server {
     void *context;
     uid_t user;
     struct client *clients;
-    unsigned count;
+    unsigned count, clients_max;
 };
 
 // --- life of a client
@@ -72,6 +74,9 @@ static void drop(struct client *c)
         close(c->pass);
     if (c->given >= 0)
         close(c->given);
+    if (c->later)
+        promise_forget(c->later);
+    json_decref(c->id);
     buffer_release(&c->out);
     free(c->in);
     free(c);
@@ -92,14 +97,18 @@ static void watch(struct client *c, bool progress)
 {
     if (c->broken)
         return;
-    enum waits waits = unsent(c) ? WAITS_OUTPUT : c->in_len ? WAITS_LINE : WAITS_IDLE;
-    uint32_t events = unsent(c) ? EPOLLOUT : c->ended ? 0 : EPOLLIN;
+    enum waits waits = unsent(c)   ? WAITS_OUTPUT
+                       : c->later  ? WAITS_ANSWER
+                       : c->in_len ? WAITS_LINE
+                                   : WAITS_IDLE;
+    uint32_t events = unsent(c) ? EPOLLOUT : c->ended || c->later ? 0 : EPOLLIN;
     loop_fd_set(c->server->loop, &c->fd, events);
     if (waits == c->waits && !progress)
         return;
     c->waits = waits;
     uint64_t when = host_now() + (waits == WAITS_IDLE ? IDLE : DEADLINE);
-    loop_timer_set(c->server->loop, &c->timer, waits == WAITS_IDLE && c->events ? NS_NEVER : when);
+    bool patient = waits == WAITS_ANSWER || (waits == WAITS_IDLE && c->events);
+    loop_timer_set(c->server->loop, &c->timer, patient ? NS_NEVER : when);
 }
 
 // --- output
@@ -152,6 +161,8 @@ static bool refuse(struct client *c, const struct error *e)
 
 // --- input
 
+static void settled(void *opaque, json_t *result, const struct error *e);
+
 static bool handle(struct client *c, const char *line, size_t len)
 {
     struct reply reply;
@@ -159,6 +170,12 @@ static bool handle(struct client *c, const char *line, size_t len)
         request_handle(c->server->table, c->server->context, line, len, c->given, &reply);
     c->given = -1;
     c->events |= reply.events;
+    if (reply.later) {
+        c->later = reply.later;
+        c->id = reply.id;
+        promise_await(c->later, settled, c);
+        return true;
+    }
     if (!queue(c, answer)) {
         if (reply.fd >= 0)
             close(reply.fd);
@@ -171,7 +188,7 @@ static bool handle(struct client *c, const char *line, size_t len)
 // Handles complete lines until an answer waits to be taken.
 static bool handle_lines(struct client *c, bool *progress)
 {
-    while (!unsent(c) && !c->closing) {
+    while (!unsent(c) && !c->closing && !c->later) {
         char *end = memchr(c->in, '\n', c->in_len);
         if (!end)
             break;
@@ -184,7 +201,7 @@ static bool handle_lines(struct client *c, bool *progress)
         if (!flush(c))
             return false;
     }
-    if (c->in_len <= REQUEST_LINE_MAX || unsent(c) || c->closing)
+    if (c->in_len <= REQUEST_LINE_MAX || unsent(c) || c->closing || c->later)
         return true;
     struct error e;
     (void)!error_set(&e, ERR_INVALID, "a request is longer than %llu bytes",
@@ -217,7 +234,22 @@ static bool receive(struct client *c)
 // Nothing more will come, and nothing more is owed.
 static bool done(const struct client *c)
 {
-    return !unsent(c) && (c->closing || (c->ended && !c->events));
+    return !unsent(c) && !c->later && (c->closing || (c->ended && !c->events));
+}
+
+// What the client has to be told, or asks next, once the answer that it waited for is there.
+static void settled(void *opaque, json_t *result, const struct error *e)
+{
+    struct client *c = opaque;
+    bool progress = true;
+    c->later = NULL;
+    bool alive = !c->broken && queue(c, request_answer(c->id, result, e));
+    json_decref(c->id);
+    c->id = NULL;
+    if (alive && flush(c) && handle_lines(c, &progress) && !done(c))
+        watch(c, progress);
+    else
+        drop(c);
 }
 
 static void client_ready(void *opaque, uint32_t events)
@@ -226,11 +258,11 @@ static void client_ready(void *opaque, uint32_t events)
     size_t before = unsent(c);
     bool alive = flush(c);
     bool progress = unsent(c) < before;
-    if (alive && events & EPOLLIN && !unsent(c))
+    if (alive && events & EPOLLIN && !unsent(c) && !c->later)
         alive = receive(c);
     if (alive)
         alive = handle_lines(c, &progress);
-    if (alive && events & (EPOLLHUP | EPOLLERR) && c->ended)
+    if (alive && events & (EPOLLHUP | EPOLLERR) && (c->ended || c->later))
         alive = false;
     if (!alive || c->broken || done(c))
         drop(c);
@@ -247,11 +279,11 @@ static err_t check_peer(const struct server *server, int fd, struct error *e)
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
         return error_set(e, ERR_DENIED, "cannot tell who asks");
     if (peer.uid != server->user && peer.uid != 0)
-        return error_set(e, ERR_DENIED, "this VM belongs to another user");
-    return server->count < CLIENTS_MAX
+        return error_set(e, ERR_DENIED, "it belongs to another user");
+    return server->count < server->clients_max
                ? OK
-               : error_set(e, ERR_BUSY, "%d programs talk to this VM already; try again later",
-                           CLIENTS_MAX);
+               : error_set(e, ERR_BUSY, "%u programs talk to it already; try again later",
+                           server->clients_max);
 }
 
 static void tell_and_close(int fd, const struct error *e)
@@ -313,10 +345,12 @@ err_t server_new(const struct server_options *options, struct server **out, stru
     struct server *server = calloc(1, sizeof *server);
     if (!server)
         return error_set(e, ERR_NO_MEMORY, "no memory for the control socket");
-    *server = (struct server){.loop = options->loop,
-                              .table = options->table,
-                              .context = options->context,
-                              .user = geteuid()};
+    *server =
+        (struct server){.loop = options->loop,
+                        .table = options->table,
+                        .context = options->context,
+                        .clients_max = options->clients_max ? options->clients_max : CLIENTS_MAX,
+                        .user = geteuid()};
     server->listener = (struct loop_fd){
         .fd = options->listen_fd, .events = EPOLLIN, .ready = arrival, .opaque = server};
     err_t err = loop_fd_add(server->loop, &server->listener, e);

@@ -14,6 +14,7 @@ struct server_options {
     int listen_fd;               // a listening stream socket; the server owns it
     const struct request *table; // of what can be asked
     void *context;               // the handlers'
+    unsigned clients_max;        // 0: 16
 };
 
 // On an error listen_fd stays the caller's. Peers must be this process's user, or root.
