@@ -11,6 +11,7 @@
 
 #include "cli/cli.h"
 #include "firmware/boot_guess.h"
+#include "host/dirs.h"
 #include "machine/config.h"
 
 #define NAME_ROOM 60 // of 63: a number may follow
@@ -79,38 +80,12 @@ err_t run_take_image(struct vm_config *config, const char *image, const struct r
 
 // --- variables -----------------------------------------------------------------------------------
 
-static bool make_directories(char *path)
-{
-    for (char *p = path + 1;; p++) {
-        if (*p && *p != '/')
-            continue;
-        char c = *p;
-        *p = '\0';
-        bool there = mkdir(path, 0700) == 0 || errno == EEXIST;
-        *p = c;
-        if (!there || !c)
-            return there;
-    }
-}
-
-// $XDG_DATA_HOME/berth, or ~/.local/share/berth. False: there is none to be had.
-static bool data_directory(char *path, size_t size)
-{
-    const char *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
-    int len = -1;
-    if (data && data[0] == '/')
-        len = snprintf(path, size, "%s/berth", data);
-    else if (home && home[0] == '/')
-        len = snprintf(path, size, "%s/.local/share/berth", home);
-    return len > 0 && (size_t)len < size && make_directories(path);
-}
-
 err_t run_keep_variables(struct vm_config *config, const struct run_given *given, struct error *e)
 {
     char directory[3000], path[3200];
     bool bios = config->firmware && !strncmp(config->firmware, "bios", 4);
     if (!vm_config_has_firmware(config) || bios || config->uefi_vars || given->snapshot ||
-        !data_directory(directory, sizeof directory))
+        host_data_path(directory, sizeof directory, NULL) || host_make_directories(directory, NULL))
         return OK;
     snprintf(path, sizeof path, "%s/%s.uefi-vars", directory, config->name);
     return vm_config_set(&config->uefi_vars, path, e);

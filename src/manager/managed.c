@@ -1,0 +1,389 @@
+// VMs of the inventory: found, made, described, removed. Each has a folder, vms/ID, with its disks
+// and what it said. A row is there before its folder and goes after it, so that a killed manager
+// leaves nothing that the next one does not clear away.
+#include <dirent.h>
+#include <errno.h>
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "host/random.h"
+#include "machine/config.h"
+#include "manager/manager.h"
+
+#define ID_PREFIX_MIN 4
+#define VMS_MAX 100000
+
+const char *const managed_states[MANAGED_STATES] = {
+    [MANAGED_STOPPED] = "stopped",       [MANAGED_FAILED] = "failed",
+    [MANAGED_STARTING] = "starting",     [MANAGED_RUNNING] = "running",
+    [MANAGED_PAUSED] = "paused",         [MANAGED_STOPPING] = "stopping",
+    [MANAGED_RESTARTING] = "restarting",
+};
+
+const char *const restart_policies[RESTART_POLICIES] = {
+    [RESTART_NO] = "no", [RESTART_ON_FAILURE] = "on-failure", [RESTART_ALWAYS] = "always"};
+
+err_t restart_parse(const char *text, enum restart_policy *out, struct error *e)
+{
+    for (int i = 0; i < RESTART_POLICIES; i++) {
+        if (!strcmp(text, restart_policies[i])) {
+            *out = (enum restart_policy)i;
+            return OK;
+        }
+    }
+    return error_set(e, ERR_INVALID, "restart: '%.40s' is none; give no, on-failure or always",
+                     text);
+}
+
+// --- the list
+
+static void insert(struct manager *manager, struct managed *m)
+{
+    struct managed **p = &manager->vms;
+    while (*p && strcmp((*p)->name, m->name) < 0)
+        p = &(*p)->next;
+    m->next = *p;
+    *p = m;
+}
+
+static void take_out(struct managed *m)
+{
+    for (struct managed **p = &m->manager->vms; *p; p = &(*p)->next) {
+        if (*p == m) {
+            *p = m->next;
+            return;
+        }
+    }
+}
+
+static void ended(void *opaque)
+{
+    managed_ended(opaque);
+}
+
+static struct managed *make(struct manager *manager)
+{
+    struct managed *m = calloc(1, sizeof *m);
+    if (!m)
+        return NULL;
+    m->manager = manager;
+    m->ready.fd = -1;
+    process_init(&m->process, manager->loop, ended, m);
+    managed_init_timers(m);
+    return m;
+}
+
+err_t managed_find(struct manager *manager, const char *name, struct managed **out, struct error *e)
+{
+    size_t len = strlen(name);
+    struct managed *found = NULL;
+    for (struct managed *m = manager->vms; m; m = m->next) {
+        if (!strcmp(m->name, name)) {
+            *out = m;
+            return OK;
+        }
+    }
+    for (struct managed *m = manager->vms; m && len >= ID_PREFIX_MIN; m = m->next) {
+        if (strncmp(m->id, name, len) != 0)
+            continue;
+        if (found)
+            return error_set(e, ERR_INVALID, "the id %.12s could be %s or %s; give more of it",
+                             name, found->name, m->name);
+        found = m;
+    }
+    *out = found;
+    return found ? OK
+                 : error_set(e, ERR_NOT_FOUND, "there is no VM '%.64s'; berth ls --all shows them",
+                             name);
+}
+
+// --- paths
+
+void managed_path(const struct managed *m, const char *name, char path[PATH_MAX])
+{
+    snprintf(path, PATH_MAX, "%s/vms/%s%s%s", m->manager->state, m->id, name ? "/" : "",
+             name ? name : "");
+}
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where)
+{
+    return remove(path);
+}
+
+static void remove_folder(const struct manager *manager, const char *id)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/vms/%s", manager->state, id);
+    nftw(path, remove_one, 8, FTW_PHYS | FTW_DEPTH | FTW_MOUNT);
+}
+
+// --- definitions
+
+// With the name and version in it, checked; what is asked of a list is taken out of it.
+static err_t settle_definition(struct managed *m, const json_t *given, char **text, struct error *e)
+{
+    json_t *whole = json_deep_copy(given);
+    if (!whole)
+        return error_set(e, ERR_NO_MEMORY, "no memory for a definition");
+    json_object_set_new(whole, "berth-vm", json_integer(1));
+    json_object_set_new(whole, "name", json_string(m->name));
+    char *dump = json_dumps(whole, JSON_COMPACT);
+    json_decref(whole);
+    struct vm_config config;
+    err_t err = dump ? vm_config_load(&config, dump, strlen(dump), e)
+                     : error_set(e, ERR_NO_MEMORY, "no memory for a definition");
+    if (!err) {
+        m->vcpus = config.vcpus;
+        m->memory_mib = (uint32_t)(config.memory_bytes / MIB);
+        vm_config_release(&config);
+        *text = dump;
+    } else {
+        free(dump);
+    }
+    return err;
+}
+
+static void read_definition(void *opaque, sqlite3_stmt *row)
+{
+    *(char **)opaque = strdup(db_text(row, 0));
+}
+
+err_t managed_definition(const struct managed *m, char **text, struct error *e)
+{
+    *text = NULL;
+    err_t err = db_each(m->manager->db, e, read_definition, text,
+                        "SELECT definition FROM vm WHERE id = ?", "s", m->id);
+    if (!err && !*text)
+        err = error_set(e, ERR_NO_MEMORY, "no memory for a definition");
+    return err;
+}
+
+// --- made and removed
+
+static err_t delete_row(struct manager *manager, const char *id, struct error *e)
+{
+    return db_run(manager->db, e, "DELETE FROM vm WHERE id = ?", "s", id);
+}
+
+// From here on the VM is gone, whatever happens to the manager.
+static err_t remove_whole(struct manager *manager, const char *id, struct error *e)
+{
+    err_t err = db_run(manager->db, e, "UPDATE vm SET phase = 'removing' WHERE id = ?", "s", id);
+    if (err)
+        return err;
+    remove_folder(manager, id);
+    return delete_row(manager, id, e);
+}
+
+static err_t make_folder(struct managed *m, struct error *e)
+{
+    char path[PATH_MAX];
+    managed_path(m, NULL, path);
+    return mkdir(path, 0700) == 0
+               ? OK
+               : error_set(e, err_from_errno(errno), "cannot make '%s': %s", path, strerror(errno));
+}
+
+static void new_id(char id[MANAGED_ID + 1])
+{
+    uint8_t random[MANAGED_ID / 2];
+    host_random(random, sizeof random);
+    for (size_t i = 0; i < sizeof random; i++)
+        snprintf(id + 2 * i, 3, "%02x", random[i]);
+}
+
+static err_t insert_row(const struct managed *m, const char *definition, struct error *e)
+{
+    err_t err = db_run(m->manager->db, e,
+                       "INSERT INTO vm (id, name, definition, phase, autostart, restart, "
+                       "stop_seconds, created) VALUES (?, ?, ?, 'making', ?, ?, ?, ?)",
+                       "sssisii", m->id, m->name, definition, (int64_t)m->autostart,
+                       restart_policies[m->restart], (int64_t)m->stop_seconds, m->created);
+    if (err == ERR_EXISTS)
+        return error_set(e, err, "there is a VM '%s' already; give another name, or berth rm %s",
+                         m->name, m->name);
+    return err;
+}
+
+static err_t build(struct managed *m, struct error *e)
+{
+    err_t err = make_folder(m, e);
+    if (!err)
+        err = db_run(m->manager->db, e, "UPDATE vm SET phase = 'whole' WHERE id = ?", "s", m->id);
+    if (err)
+        (void)!remove_whole(m->manager, m->id, NULL);
+    return err;
+}
+
+err_t managed_create(struct manager *manager, const struct managed_new *asked, struct managed **out,
+                     struct error *e)
+{
+    if (!vm_name_valid(asked->name))
+        return error_set(e, ERR_INVALID, "'%.64s' is no name of a VM; " VM_NAME_RULE, asked->name);
+    struct managed *m = make(manager);
+    if (!m)
+        return error_set(e, ERR_NO_MEMORY, "no memory for a VM");
+    new_id(m->id);
+    snprintf(m->name, sizeof m->name, "%s", asked->name);
+    m->autostart = asked->autostart;
+    m->restart = asked->restart;
+    m->stop_seconds = asked->stop_seconds;
+    m->created = wall_ms();
+    char *definition = NULL;
+    err_t err = settle_definition(m, asked->definition, &definition, e);
+    if (!err)
+        err = insert_row(m, definition, e);
+    if (!err)
+        err = build(m, e);
+    free(definition);
+    if (err) {
+        free(m);
+        return err;
+    }
+    insert(manager, m);
+    manager_tell(manager, m, json_pack("{s:s}", "event", "created"), true);
+    *out = m;
+    return OK;
+}
+
+err_t managed_remove(struct managed *m, struct error *e)
+{
+    struct manager *manager = m->manager;
+    if (managed_runs(m))
+        return error_set(e, ERR_BUSY, "'%s' is running; berth stop %s, or rm --force", m->name,
+                         m->name);
+    err_t err = remove_whole(manager, m->id, e);
+    if (err)
+        return err;
+    take_out(m);
+    manager_tell(manager, m, json_pack("{s:s}", "event", "removed"), true);
+    managed_release(m);
+    free(m);
+    return OK;
+}
+
+// --- read from the inventory
+
+struct loading {
+    struct manager *manager;
+    bool no_memory;
+};
+
+static void load_row(void *opaque, sqlite3_stmt *row)
+{
+    struct loading *loading = opaque;
+    struct managed *m = make(loading->manager);
+    if (!m) {
+        loading->no_memory = true;
+        return;
+    }
+    struct vm_config config;
+    const char *definition = db_text(row, 2);
+    snprintf(m->id, sizeof m->id, "%s", db_text(row, 0));
+    snprintf(m->name, sizeof m->name, "%s", db_text(row, 1));
+    m->wanted = sqlite3_column_int(row, 3);
+    m->autostart = sqlite3_column_int(row, 4);
+    (void)!restart_parse(db_text(row, 5), &m->restart, NULL);
+    m->stop_seconds = (uint32_t)sqlite3_column_int(row, 6);
+    m->created = sqlite3_column_int64(row, 7);
+    m->started = sqlite3_column_int64(row, 8);
+    m->ended = sqlite3_column_int64(row, 9);
+    m->status = sqlite3_column_int(row, 10);
+    snprintf(m->reason, sizeof m->reason, "%s", db_text(row, 11));
+    snprintf(m->text, sizeof m->text, "%s", db_text(row, 12));
+    m->restarts = (uint32_t)sqlite3_column_int(row, 13);
+    m->state = m->started && m->status ? MANAGED_FAILED : MANAGED_STOPPED;
+    if (!vm_config_load(&config, definition, strlen(definition), NULL)) {
+        m->vcpus = config.vcpus;
+        m->memory_mib = (uint32_t)(config.memory_bytes / MIB);
+        vm_config_release(&config);
+    }
+    insert(loading->manager, m);
+}
+
+struct ids {
+    char (*id)[MANAGED_ID + 1];
+    size_t count;
+};
+
+static void collect_id(void *opaque, sqlite3_stmt *row)
+{
+    struct ids *ids = opaque;
+    void *more = reallocarray(ids->id, ids->count + 1, sizeof *ids->id);
+    if (!more)
+        return;
+    ids->id = more;
+    snprintf(ids->id[ids->count++], sizeof *ids->id, "%s", db_text(row, 0));
+}
+
+// What a killed manager had begun to make or to remove.
+static err_t clear_halves(struct manager *manager, struct error *e)
+{
+    struct ids ids = {0};
+    err_t err =
+        db_each(manager->db, e, collect_id, &ids, "SELECT id FROM vm WHERE phase <> 'whole'", "");
+    for (size_t i = 0; !err && i < ids.count; i++)
+        err = remove_whole(manager, ids.id[i], e);
+    free(ids.id);
+    return err;
+}
+
+err_t managed_load_all(struct manager *manager, struct error *e)
+{
+    struct loading loading = {.manager = manager};
+    err_t err = clear_halves(manager, e);
+    if (!err)
+        err = db_each(manager->db, e, load_row, &loading,
+                      "SELECT id, name, definition, wanted, autostart, restart, stop_seconds, "
+                      "created, started, ended, status, reason, text, restarts FROM vm "
+                      "ORDER BY name DESC", // each goes to the front of the list
+                      "");
+    if (!err && loading.no_memory)
+        err = error_set(e, ERR_NO_MEMORY, "no memory for the VMs");
+    return err;
+}
+
+void managed_free_all(struct manager *manager)
+{
+    while (manager->vms) {
+        struct managed *m = manager->vms;
+        manager->vms = m->next;
+        managed_release(m);
+        free(m);
+    }
+}
+
+// --- described
+
+static void set_time(json_t *object, const char *name, int64_t ms)
+{
+    json_object_set_new(object, name, ms ? json_integer(ms) : json_null());
+}
+
+json_t *managed_describe(const struct managed *m)
+{
+    json_t *vm = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:b, s:s, s:i, s:i}", "name", m->name,
+                           "id", m->id, "state", managed_states[m->state], "vcpus", (int)m->vcpus,
+                           "memory_mib", (int)m->memory_mib, "pid", managed_runs(m) ? m->pid : 0,
+                           "autostart", m->autostart, "restart", restart_policies[m->restart],
+                           "stop_seconds", (int)m->stop_seconds, "restarts", (int)m->restarts);
+    if (!vm)
+        return NULL;
+    set_time(vm, "created", m->created);
+    set_time(vm, "started", m->started);
+    set_time(vm, "ended", managed_runs(m) ? 0 : m->ended);
+    if (managed_runs(m)) {
+        json_object_set_new(vm, "uptime_seconds",
+                            json_real((double)(wall_ms() - m->started) / 1e3));
+    } else if (m->ended) {
+        json_object_set_new(vm, "status", json_integer(m->status));
+        json_object_set_new(vm, "reason", json_string(m->reason));
+        if (m->text[0])
+            json_object_set_new(vm, "text", json_string(m->text));
+    }
+    return vm;
+}
