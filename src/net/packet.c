@@ -1,9 +1,9 @@
-// Packets with work left in them: checks of what senders claim, checksums, TCP segmentation.
+// Packets with work left in them: checks of what senders claim, checksums, TCP and UDP
+// segmentation, fragments of UDP datagrams.
 //
-// Sources: VIRTIO 1.2, 5.1.6.2 (what the header means); RFC 1071 (checksum), RFC 791, 8200, 9293
-// (the headers that are cut and counted on). Not done: IPv6 extension headers in large frames (such
-// a frame is refused), UDP fragmentation, ECN bits of large frames (the header's ECN flag is
-// refused).
+// Sources: VIRTIO 1.3, 5.1.6.2 (what the header means); RFC 1071 (checksum), RFC 768, 791, 8200,
+// 9293 (the headers that are cut and counted on). Not done: IPv6 extension headers in large frames
+// (such a frame is refused), ECN bits of large frames (the header's ECN flag is refused).
 #include "net/net.h"
 
 #include <string.h>
@@ -16,12 +16,34 @@ enum {
     DATA_VALID = 2,
     GSO_NONE = 0,
     GSO_TCPV4 = 1,
+    GSO_UDP = 3, // to be cut by IP
     GSO_TCPV6 = 4,
+    GSO_UDP_L4 = 5, // to be cut into datagrams
+
+    // Bits of virtio's features
+    F_CSUM = 0,
+    F_GUEST_CSUM = 1,
+    F_GUEST_TSO4 = 7,
+    F_GUEST_TSO6 = 8,
+    F_GUEST_UFO = 10,
+    F_HOST_TSO4 = 11,
+    F_HOST_TSO6 = 12,
+    F_HOST_UFO = 14,
+    F_GUEST_USO4 = 54,
+    F_GUEST_USO6 = 55,
+    F_HOST_USO = 56,
 
     ETHERTYPE_IPV4 = 0x0800,
     ETHERTYPE_IPV6 = 0x86dd,
     ETHERTYPE_VLAN = 0x8100,
     PROTOCOL_TCP = 6,
+    PROTOCOL_UDP = 17,
+    PROTOCOL_FRAGMENT = 44,
+    UDP_BYTES = 8,
+    FRAGMENT_BYTES = 8, // IPv6's extension header
+    FRAGMENT_UNIT = 8,
+    FRAGMENT_MAX = 32 * 1024, // so that it fits with its headers
+    MORE_FRAGMENTS = 0x2000,
     TCP_FIN = 1,
     TCP_PSH = 8,
     TCP_CWR = 0x80,
@@ -74,13 +96,23 @@ static uint16_t sum_bytes(const uint8_t *p, size_t len)
 // Where the headers of a large frame are; offsets from the frame's first byte.
 struct layout {
     size_t ip;
-    size_t tcp;
+    size_t l4;
     size_t data;
-    bool v6;
+    bool v6, udp;
 };
 
+// Bytes of a transport header; 0: it is not all there.
+static size_t transport_bytes(const uint8_t *l4, size_t len, bool udp)
+{
+    size_t min = udp ? UDP_BYTES : 20;
+    if (len < min)
+        return 0;
+    size_t bytes = udp ? min : (l4[12] >> 4) * 4u;
+    return bytes < min ? 0 : bytes;
+}
+
 // The headers must all be there, and agree with each other.
-static bool find_layout(const uint8_t *frame, size_t len, bool v6, struct layout *out)
+static bool find_layout(const uint8_t *frame, size_t len, bool udp, struct layout *out)
 {
     size_t ip = 14;
     uint16_t type = get16(frame + 12);
@@ -88,31 +120,49 @@ static bool find_layout(const uint8_t *frame, size_t len, bool v6, struct layout
         type = get16(frame + 16);
         ip = 18;
     }
-    if (type != (v6 ? ETHERTYPE_IPV6 : ETHERTYPE_IPV4) || len < ip + (v6 ? 40 : 20))
+    bool v6 = type == ETHERTYPE_IPV6;
+    if ((type != ETHERTYPE_IPV4 && !v6) || len < ip + (v6 ? 40 : 20))
         return false;
     const uint8_t *h = frame + ip;
     size_t ip_bytes = v6 ? 40 : (h[0] & 15u) * 4u;
-    if (h[0] >> 4 != (v6 ? 6 : 4) || ip_bytes < 20 || h[v6 ? 6 : 9] != PROTOCOL_TCP ||
-        len < ip + ip_bytes + 20)
+    if (h[0] >> 4 != (v6 ? 6 : 4) || ip_bytes < 20 || len < ip + ip_bytes ||
+        h[v6 ? 6 : 9] != (udp ? PROTOCOL_UDP : PROTOCOL_TCP))
         return false;
-    size_t tcp = ip + ip_bytes, data = tcp + (frame[tcp + 12] >> 4) * 4u;
-    if (data < tcp + 20 || data >= len)
+    size_t l4 = ip + ip_bytes, l4_bytes = transport_bytes(frame + l4, len - l4, udp);
+    if (!l4_bytes || l4 + l4_bytes >= len)
         return false;
-    *out = (struct layout){ip, tcp, data, v6};
+    *out = (struct layout){ip, l4, l4 + l4_bytes, v6, udp};
     return true;
+}
+
+static bool is_udp(unsigned gso_type)
+{
+    return gso_type == GSO_UDP || gso_type == GSO_UDP_L4;
+}
+
+// The ability that a large frame needs; 0: it is of no kind that there is.
+static unsigned gso_needs(unsigned gso_type, bool v6)
+{
+    switch (gso_type) {
+    case GSO_TCPV4: return v6 ? 0 : NET_TAKES_TSO4;
+    case GSO_TCPV6: return v6 ? NET_TAKES_TSO6 : 0;
+    case GSO_UDP: return NET_TAKES_UFO;
+    case GSO_UDP_L4: return v6 ? NET_TAKES_USO6 : NET_TAKES_USO4;
+    default: return 0;
+    }
 }
 
 static bool gso_valid(const uint8_t *packet, size_t frame_len, unsigned takes)
 {
     struct layout at;
     unsigned type = packet[1], size = load_le16(packet + 4);
-    bool v6 = type == GSO_TCPV6;
-    if ((type != GSO_TCPV4 && !v6) || !(takes & (v6 ? NET_TAKES_TSO6 : NET_TAKES_TSO4)))
-        return false;
+    bool udp = is_udp(type);
     if (size < SEGMENT_MIN || !(packet[0] & NEEDS_CSUM) ||
-        !find_layout(packet + NET_HEADER_BYTES, frame_len, v6, &at))
+        !find_layout(packet + NET_HEADER_BYTES, frame_len, udp, &at))
         return false;
-    return load_le16(packet + 6) == at.tcp && load_le16(packet + 8) == 16;
+    unsigned needs = gso_needs(type, at.v6);
+    return needs && (takes & needs) && load_le16(packet + 6) == at.l4 &&
+           load_le16(packet + 8) == (udp ? 6 : 16);
 }
 
 bool net_packet_valid(const uint8_t *packet, size_t len, unsigned takes)
@@ -130,14 +180,37 @@ bool net_packet_valid(const uint8_t *packet, size_t len, unsigned takes)
     return packet[1] == GSO_NONE || gso_valid(packet, frame_len, takes);
 }
 
+static unsigned bit(uint64_t features, unsigned which, unsigned takes)
+{
+    return features >> which & 1 ? takes : 0;
+}
+
+unsigned net_takes_of_device(uint64_t features)
+{
+    if (!bit(features, F_CSUM, 1))
+        return 0;
+    return NET_TAKES_CHECKSUM | bit(features, F_HOST_TSO4, NET_TAKES_TSO4) |
+           bit(features, F_HOST_TSO6, NET_TAKES_TSO6) | bit(features, F_HOST_UFO, NET_TAKES_UFO) |
+           bit(features, F_HOST_USO, NET_TAKES_USO4 | NET_TAKES_USO6);
+}
+
+unsigned net_takes_of_driver(uint64_t features)
+{
+    if (!bit(features, F_GUEST_CSUM, 1))
+        return 0;
+    return NET_TAKES_CHECKSUM | bit(features, F_GUEST_TSO4, NET_TAKES_TSO4) |
+           bit(features, F_GUEST_TSO6, NET_TAKES_TSO6) | bit(features, F_GUEST_UFO, NET_TAKES_UFO) |
+           bit(features, F_GUEST_USO4, NET_TAKES_USO4) |
+           bit(features, F_GUEST_USO6, NET_TAKES_USO6);
+}
+
 unsigned net_packet_needs(const uint8_t *packet)
 {
-    unsigned needs = packet[0] & NEEDS_CSUM ? NET_TAKES_CHECKSUM : 0;
-    if (packet[1] == GSO_TCPV4)
-        needs |= NET_TAKES_TSO4;
-    if (packet[1] == GSO_TCPV6)
-        needs |= NET_TAKES_TSO6;
-    return needs;
+    const uint8_t *frame = packet + NET_HEADER_BYTES;
+    uint16_t type = get16(frame + 12);
+    bool v6 = (type == ETHERTYPE_VLAN ? get16(frame + 16) : type) == ETHERTYPE_IPV6;
+    return (packet[0] & NEEDS_CSUM ? NET_TAKES_CHECKSUM : 0) |
+           (packet[1] ? gso_needs(packet[1], v6) : 0);
 }
 
 // The sender has put the sum of the pseudo-header where the checksum goes.
@@ -158,29 +231,39 @@ static uint16_t fold(uint32_t sum)
     return (uint16_t)sum;
 }
 
+// IP's header of a packet with `bytes` behind it.
+static void fix_ip(uint8_t *ip, const struct layout *at, size_t bytes)
+{
+    if (at->v6) {
+        put16(ip + 4, (uint16_t)bytes);
+        return;
+    }
+    put16(ip + 2, (uint16_t)(at->l4 - at->ip + bytes));
+    put16(ip + 10, 0);
+    put16(ip + 10, (uint16_t)~sum_bytes(ip, at->l4 - at->ip));
+}
+
 // The headers of one segment with `data` bytes of payload, its checksum left to fill_checksum().
 static void fix_headers(uint8_t *frame, const struct layout *at, unsigned number, size_t offset,
                         size_t data, bool last)
 {
-    uint8_t *ip = frame + at->ip, *tcp = frame + at->tcp;
-    size_t tcp_bytes = at->data - at->tcp + data;
-    uint32_t sum;
-    if (at->v6) {
-        put16(ip + 4, (uint16_t)tcp_bytes);
-        sum = sum_bytes(ip + 8, 32);
-    } else {
-        put16(ip + 2, (uint16_t)(at->tcp - at->ip + tcp_bytes));
+    uint8_t *ip = frame + at->ip, *l4 = frame + at->l4;
+    size_t bytes = at->data - at->l4 + data;
+    if (!at->v6)
         put16(ip + 4, (uint16_t)(get16(ip + 4) + number));
-        put16(ip + 10, 0);
-        put16(ip + 10, (uint16_t)~sum_bytes(ip, at->tcp - at->ip));
-        sum = sum_bytes(ip + 12, 8);
+    fix_ip(ip, at, bytes);
+    uint32_t sum = at->v6 ? sum_bytes(ip + 8, 32) : sum_bytes(ip + 12, 8);
+    if (at->udp) {
+        put16(l4 + 4, (uint16_t)bytes);
+        put16(l4 + 6, fold(sum + PROTOCOL_UDP + (uint32_t)bytes));
+        return;
     }
-    put32(tcp + 4, get32(tcp + 4) + (uint32_t)offset);
+    put32(l4 + 4, get32(l4 + 4) + (uint32_t)offset);
     if (!last)
-        tcp[13] &= (uint8_t) ~(TCP_FIN | TCP_PSH);
+        l4[13] &= (uint8_t) ~(TCP_FIN | TCP_PSH);
     if (number)
-        tcp[13] &= (uint8_t)~TCP_CWR;
-    put16(tcp + 16, fold(sum + PROTOCOL_TCP + (uint32_t)tcp_bytes));
+        l4[13] &= (uint8_t)~TCP_CWR;
+    put16(l4 + 16, fold(sum + PROTOCOL_TCP + (uint32_t)bytes));
 }
 
 bool net_packet_whole(uint8_t *packet, size_t len)
@@ -189,8 +272,8 @@ bool net_packet_whole(uint8_t *packet, size_t len)
     size_t frame_len = len - NET_HEADER_BYTES;
     struct layout at;
     if (packet[1] != GSO_NONE) {
-        if (!find_layout(frame, frame_len, packet[1] == GSO_TCPV6, &at) ||
-            frame_len - (at.v6 ? at.tcp : at.ip) > IP_LENGTH_MAX)
+        if (packet[1] == GSO_UDP_L4 || !find_layout(frame, frame_len, is_udp(packet[1]), &at) ||
+            frame_len - (at.v6 ? at.l4 : at.ip) > IP_LENGTH_MAX)
             return false;
         fix_headers(frame, &at, 0, 0, frame_len - at.data, true);
     }
@@ -199,38 +282,105 @@ bool net_packet_whole(uint8_t *packet, size_t len)
     return true;
 }
 
-static void segment(const uint8_t *packet, size_t len, uint8_t *scratch,
-                    void (*emit)(void *opaque, uint8_t *packet, size_t len), void *opaque)
+// Where pieces go.
+struct out {
+    uint8_t *scratch;
+    void (*emit)(void *opaque, uint8_t *packet, size_t len);
+    void *opaque;
+};
+
+static void segment(const uint8_t *packet, size_t len, const struct out *to)
 {
     const uint8_t *frame = packet + NET_HEADER_BYTES;
     size_t frame_len = len - NET_HEADER_BYTES, size = load_le16(packet + 4);
     struct layout at;
-    if (!find_layout(frame, frame_len, packet[1] == GSO_TCPV6, &at))
+    if (!find_layout(frame, frame_len, is_udp(packet[1]), &at))
         return;
     size_t total = frame_len - at.data;
     unsigned number = 0;
     for (size_t offset = 0; offset < total; offset += size, number++) {
         size_t data = min_u64(size, total - offset);
-        uint8_t *out = scratch + NET_HEADER_BYTES;
-        memcpy(scratch, packet, NET_HEADER_BYTES);
+        uint8_t *out = to->scratch + NET_HEADER_BYTES;
+        memcpy(to->scratch, packet, NET_HEADER_BYTES);
         memcpy(out, frame, at.data);
         memcpy(out + at.data, frame + at.data + offset, data);
         fix_headers(out, &at, number, offset, data, offset + data == total);
         size_t bytes = NET_HEADER_BYTES + at.data + data;
-        fill_checksum(scratch, bytes);
-        emit(opaque, scratch, bytes);
+        fill_checksum(to->scratch, bytes);
+        to->emit(to->opaque, to->scratch, bytes);
+    }
+}
+
+// --- fragments
+
+// What tells a datagram's fragments from another's. Made of its content, since there is nobody here
+// to count: datagrams that are alike may share it.
+static uint32_t identify(const uint8_t *l4, size_t len)
+{
+    uint32_t hash = 2166136261u; // FNV-1a
+    for (size_t i = 0; i < len; i++)
+        hash = (hash ^ l4[i]) * 16777619u;
+    return hash;
+}
+
+// One fragment's headers behind the Ethernet header; returns their end.
+static uint8_t *fragment_headers(uint8_t *out, const uint8_t *ip, const struct layout *at,
+                                 uint32_t identity, size_t offset, size_t bytes, bool last)
+{
+    size_t ip_bytes = at->l4 - at->ip;
+    memcpy(out, ip, ip_bytes);
+    if (!at->v6) {
+        if (!get16(ip + 4))
+            put16(out + 4, (uint16_t)identity);
+        put16(out + 6, (uint16_t)(offset / FRAGMENT_UNIT | (last ? 0 : MORE_FRAGMENTS)));
+        fix_ip(out, at, bytes);
+        return out + ip_bytes;
+    }
+    uint8_t *extension = out + ip_bytes;
+    out[6] = PROTOCOL_FRAGMENT;
+    fix_ip(out, at, FRAGMENT_BYTES + bytes);
+    extension[0] = PROTOCOL_UDP;
+    extension[1] = 0;
+    put16(extension + 2, (uint16_t)(offset | (last ? 0 : 1)));
+    put32(extension + 4, identity);
+    return extension + FRAGMENT_BYTES;
+}
+
+static void fragment(const uint8_t *packet, size_t len, size_t size, const struct out *to)
+{
+    const uint8_t *frame = packet + NET_HEADER_BYTES;
+    struct layout at;
+    if (!find_layout(frame, len - NET_HEADER_BYTES, true, &at))
+        return;
+    size_t total = len - NET_HEADER_BYTES - at.l4;
+    uint32_t identity = identify(frame + at.l4, total);
+    size = min_u64(size, FRAGMENT_MAX) & ~(size_t)(FRAGMENT_UNIT - 1);
+    for (size_t offset = 0; offset < total; offset += size) {
+        size_t bytes = min_u64(size, total - offset);
+        uint8_t *out = to->scratch + NET_HEADER_BYTES;
+        memcpy(to->scratch, packet, NET_HEADER_BYTES);
+        memcpy(out, frame, at.ip);
+        uint8_t *data = fragment_headers(out + at.ip, frame + at.ip, &at, identity, offset, bytes,
+                                         offset + bytes == total);
+        memcpy(data, frame + at.l4 + offset, bytes);
+        to->emit(to->opaque, to->scratch, (size_t)(data + bytes - to->scratch));
     }
 }
 
 void net_packet_lower(uint8_t *packet, size_t len, unsigned takes, uint8_t *scratch,
                       void (*emit)(void *opaque, uint8_t *packet, size_t len), void *opaque)
 {
+    const struct out to = {scratch, emit, opaque};
     unsigned missing = net_packet_needs(packet) & ~takes;
-    if (missing & (NET_TAKES_TSO4 | NET_TAKES_TSO6)) {
-        segment(packet, len, scratch, emit, opaque);
+    size_t size = load_le16(packet + 4);
+    if (missing & ~(unsigned)(NET_TAKES_CHECKSUM | NET_TAKES_UFO)) {
+        segment(packet, len, &to);
         return;
     }
     if (missing)
         fill_checksum(packet, len);
-    emit(opaque, packet, len);
+    if (missing & NET_TAKES_UFO)
+        fragment(packet, len, size, &to);
+    else
+        emit(opaque, packet, len);
 }

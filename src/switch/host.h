@@ -18,6 +18,7 @@ struct host {
     struct coalesce coming;                        // segments from the outside
     uint64_t now;                                  // of what is coming
     uint8_t out[BRIDGE_HEADROOM + NET_PACKET_MAX]; // what is being sent
+    uint8_t scratch[NET_PACKET_MAX];
 };
 
 // Once, before any other; the members above are set by the caller.

@@ -81,6 +81,13 @@ static void leave(const struct host *host, struct frame *f, bool asks)
     host->outside(host->opaque, f->packet + NET_HEADER_BYTES, f->len - NET_HEADER_BYTES);
 }
 
+// One of several in a bundle.
+static void leave_one(void *opaque, uint8_t *packet, size_t len)
+{
+    const struct host *host = opaque;
+    host->outside(host->opaque, packet + NET_HEADER_BYTES, len - NET_HEADER_BYTES);
+}
+
 // --- out
 
 static void deny(struct port *from, enum port_drop why)
@@ -108,7 +115,10 @@ void host_gateway(struct host *host, struct port *from, struct frame *f, uint64_
     // The NAT keeps fragments until they are whole or half a minute old, however many they are.
     if ((f->fragment || f->more) && bridge_in_a_storm(from, now))
         return;
-    leave(host, f, asks);
+    if (net_packet_needs(f->packet) & (NET_TAKES_USO4 | NET_TAKES_USO6))
+        net_packet_lower(f->packet, f->len, 0, host->scratch, leave_one, host);
+    else
+        leave(host, f, asks);
 }
 
 bool host_may_ask(const struct host *host, const struct port *from, const char *name)

@@ -131,7 +131,7 @@ static void ping(struct host *host, const struct frame *f, uint64_t now)
 
 bool host_services(struct host *host, struct port *from, struct frame *f, uint64_t now)
 {
-    if (!f->l4)
+    if (!f->l4 || (f->protocol == PROTOCOL_UDP && f->packet[1])) // several questions in one
         return true;
     if (f->protocol == PROTOCOL_UDP && f->to == DHCP_SERVER_PORT) {
         dhcp_input(host, from, f, now);

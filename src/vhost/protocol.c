@@ -40,8 +40,8 @@ enum {
 // Of the rings.
 #define RING_FEATURES \
     (1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_INDIRECT_DESC | 1ull << VIRTIO_F_EVENT_IDX)
-// CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MRG_RXBUF.
-#define PACKET_FEATURES (1 << 0 | 1 << 1 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12 | 1 << 15)
+// What packets may leave to be done, and MRG_RXBUF.
+#define PACKET_FEATURES (NET_OFFLOAD_FEATURES | 1 << 15)
 // STATUS, CTRL_VQ, CTRL_RX, CTRL_VLAN, CTRL_RX_EXTRA, GUEST_ANNOUNCE, CTRL_MAC_ADDR: the control
 // queue is the front end's own, but its guest gets only what the back end has, too.
 #define FRONT_END_FEATURES (0x3f << 16 | 1 << 23)

@@ -12,7 +12,7 @@
 
 #define PACKETS_A_TURN 128
 
-enum { RECEIVE = 0, TRANSMIT = 1, F_CSUM = 0, F_GUEST_CSUM = 1, F_GUEST_TSO4 = 7 };
+enum { RECEIVE = 0, TRANSMIT = 1 };
 
 static bool has(const struct vhost *v, unsigned feature)
 {
@@ -75,8 +75,7 @@ void vhost_kicked(struct vhost *v, unsigned ring)
 // False: the port has no room now.
 static bool send(struct vhost *v, size_t len)
 {
-    unsigned takes = has(v, F_CSUM) ? NET_TAKES_ALL : 0;
-    if (!net_packet_valid(v->out, len, takes))
+    if (!net_packet_valid(v->out, len, net_takes_of_device(v->features)))
         return true;
     for (;;) {
         if (write(v->port.fd, v->out, len) >= 0 || (errno != EAGAIN && errno != EINTR))
@@ -131,14 +130,6 @@ static void deliver(void *opaque, uint8_t *packet, size_t len)
     }
 }
 
-static unsigned guest_takes(const struct vhost *v)
-{
-    if (!has(v, F_GUEST_CSUM))
-        return 0;
-    return NET_TAKES_CHECKSUM | (has(v, F_GUEST_TSO4) ? NET_TAKES_TSO4 : 0) |
-           (has(v, F_GUEST_TSO4 + 1) ? NET_TAKES_TSO6 : 0);
-}
-
 // The next packet of the port. False: there is none now, or the port is gone.
 static bool next_packet(struct vhost *v)
 {
@@ -162,7 +153,7 @@ void vhost_receive(struct vhost *v)
 {
     for (int i = 0; i < PACKETS_A_TURN && (v->held || next_packet(v)); i++) {
         v->short_of_buffers = false;
-        net_packet_lower(v->packet, v->len, guest_takes(v), v->part, deliver, v);
+        net_packet_lower(v->packet, v->len, net_takes_of_driver(v->features), v->part, deliver, v);
         v->held = v->short_of_buffers;
         if (v->held)
             break;

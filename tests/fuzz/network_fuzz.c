@@ -192,7 +192,7 @@ static size_t make(struct ctx *ctx, uint8_t *packet, unsigned what, unsigned i)
     uint32_t far = i < PORTS ? 0xc0000201 : from->address;
     uint8_t *at = ethernet(packet, gateway, mac, ETHERTYPE_IPV4), *all = packet + NET_HEADER_BYTES;
     size_t payload = 0;
-    switch (what % 10) {
+    switch (what % 11) {
     case 0: // ARP
         memcpy(all, everybody, 6);
         store_be16(all + 12, ETHERTYPE_ARP);
@@ -225,6 +225,15 @@ static size_t make(struct ctx *ctx, uint8_t *packet, unsigned what, unsigned i)
         store_le16(packet + 6, 34);
         store_le16(packet + 8, 16);
         return ETH_BYTES + datagram(at, PROTOCOL_TCP, address, far, (uint16_t[]){9, 80}, 300);
+    case 9: // a long datagram, or several in one
+        packet[0] = 1;
+        packet[1] = i & 1 ? 3 : 5;
+        store_le16(packet + 2, 42);
+        store_le16(packet + 4, 64);
+        store_le16(packet + 6, 34);
+        store_le16(packet + 8, 6);
+        return ETH_BYTES + datagram(at, PROTOCOL_UDP, address, i & 2 ? far : ctx->site.self,
+                                    (uint16_t[]){9, 53}, 300);
     case 7: // neighbours
         store_be16(all + 12, ETHERTYPE_IPV6);
         memcpy(at + 66, mac, 6);

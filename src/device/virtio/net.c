@@ -1,9 +1,9 @@
 // The virtio network card.
 //
-// Specification: VIRTIO 1.2, 5.1. Offered: several pairs of queues, mergeable receive buffers,
-// checksums and TCP segmentation left to either side, MTU, link state, announcements. Not offered:
-// filters (the switch sends a card what is meant for it), a MAC address set by the guest, UDP
-// segmentation, receive hashes.
+// Specification: VIRTIO 1.3, 5.1. Offered: several pairs of queues, mergeable receive buffers,
+// checksums, TCP and UDP segmentation and UDP fragmentation left to either side, MTU, link state,
+// announcements. Not offered: filters (the switch sends a card what is meant for it), a MAC address
+// set by the guest, receive hashes.
 #include "device/virtio/net.h"
 
 #include <string.h>
@@ -14,15 +14,9 @@
 #include "device/virtio/virtio_pci.h"
 
 enum {
-    F_CSUM = 0,
-    F_GUEST_CSUM = 1,
     F_GUEST_OFFLOADS = 2, // by a command
     F_MTU = 3,
     F_MAC = 5,
-    F_GUEST_TSO4 = 7,
-    F_GUEST_TSO6 = 8,
-    F_HOST_TSO4 = 11,
-    F_HOST_TSO6 = 12,
     F_MERGEABLE = 15,
     F_STATUS = 16,
     F_CONTROL = 17,
@@ -97,22 +91,14 @@ static unsigned control_queue(const struct virtio_net *net)
 
 // --- From the guest ---
 
-// What the guest may leave to us.
-static unsigned guest_may_leave(const struct virtio_pci *v)
-{
-    return (virtio_has(v, F_CSUM) ? NET_TAKES_CHECKSUM : 0) |
-           (virtio_has(v, F_HOST_TSO4) ? NET_TAKES_TSO4 : 0) |
-           (virtio_has(v, F_HOST_TSO6) ? NET_TAKES_TSO6 : 0);
-}
-
 // The packet is copied before anybody looks at it. False: there is no room for it now.
 static bool send_chain(struct virtio_net *net)
 {
     struct virtio_pci *v = &net->virtio;
     size_t len = virtq_read(&net->chain, 0, net->packet, sizeof net->packet);
 
-    if (!net_packet_valid(net->packet, len, guest_may_leave(v)) || !net->config.send ||
-        !(v->config[CONFIG_STATUS] & STATUS_LINK_UP))
+    if (!net_packet_valid(net->packet, len, net_takes_of_device(v->driver_features)) ||
+        !net->config.send || !(v->config[CONFIG_STATUS] & STATUS_LINK_UP))
         return true;
     return net->config.send(net->config.opaque, net->packet, len);
 }
@@ -221,16 +207,6 @@ static void set_link(struct device *dev, bool up)
 
 // --- Commands ---
 
-static unsigned takes_of(uint64_t bits)
-{
-    unsigned takes = 0;
-
-    if (bits & VIRTIO_FEATURE(F_GUEST_CSUM))
-        takes = NET_TAKES_CHECKSUM | (bits & VIRTIO_FEATURE(F_GUEST_TSO4) ? NET_TAKES_TSO4 : 0) |
-                (bits & VIRTIO_FEATURE(F_GUEST_TSO6) ? NET_TAKES_TSO6 : 0);
-    return takes;
-}
-
 static bool set_pairs(struct virtio_net *net, const uint8_t *data, size_t len)
 {
     unsigned pairs = len >= 2 ? load_le16(data) : 0;
@@ -248,7 +224,7 @@ static bool set_offloads(struct virtio_net *net, const uint8_t *data, size_t len
     if (!virtio_has(&net->virtio, F_GUEST_OFFLOADS) || len < 8 ||
         bits & ~net->virtio.driver_features)
         return false;
-    net->takes = (uint8_t)takes_of(bits);
+    net->takes = (uint8_t)net_takes_of_driver(bits);
     return true;
 }
 
@@ -296,7 +272,7 @@ static void net_started(struct virtio_pci *v)
 {
     struct virtio_net *net = net_of(v);
 
-    net->takes = (uint8_t)takes_of(v->driver_features);
+    net->takes = (uint8_t)net_takes_of_driver(v->driver_features);
     net->pairs = 1;
     net->stalled = 0;
     buffers_added(net); // who waited for the driver before this one
@@ -326,10 +302,9 @@ static err_t check_config(const struct device *dev, const struct nic_config *con
 
 static uint64_t offered(const struct nic_config *config)
 {
-    static const uint8_t always[] = {F_CSUM,       F_GUEST_CSUM, F_GUEST_OFFLOADS, F_MAC,
-                                     F_GUEST_TSO4, F_GUEST_TSO6, F_HOST_TSO4,      F_HOST_TSO6,
-                                     F_MERGEABLE,  F_STATUS,     F_CONTROL,        F_ANNOUNCE};
-    uint64_t features = 0;
+    static const uint8_t always[] = {F_GUEST_OFFLOADS, F_MAC,     F_MERGEABLE,
+                                     F_STATUS,         F_CONTROL, F_ANNOUNCE};
+    uint64_t features = NET_OFFLOAD_FEATURES;
 
     for (unsigned i = 0; i < ARRAY_LEN(always); i++)
         features |= VIRTIO_FEATURE(always[i]);
