@@ -17,9 +17,10 @@ extern const struct command commands[]; // ended by a NULL name
 extern const char run_help[], info_help[], limit_help[], version_help[], ls_help[], pause_help[],
     resume_help[], reset_help[], stop_help[], events_help[], stats_help[], explain_help[],
     control_help[], screen_help[], screenshot_help[], sendkey_help[], image_help[], disk_help[],
-    net_help[], port_help[];
+    net_help[], port_help[], doctor_help[];
 int cmd_run(int argc, char **argv);
 int cmd_info(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
 int cmd_limit(int argc, char **argv);
 int cmd_ls(int argc, char **argv);
 int cmd_pause(int argc, char **argv);

@@ -10,6 +10,7 @@ static const char help_help[] = "usage: berth help [COMMAND]\n";
 const struct command commands[] = {
     {"run", "run a virtual machine in the foreground", run_help, cmd_run},
     {"info", "show what this host offers, or what a VM is", info_help, cmd_info},
+    {"doctor", "say what is missing here, and how a VM is kept apart", doctor_help, cmd_doctor},
     {"ls", "list running VMs", ls_help, cmd_ls},
     {"pause", "stop a VM's time", pause_help, cmd_pause},
     {"resume", "let it run on", resume_help, cmd_resume},

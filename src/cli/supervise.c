@@ -1,6 +1,6 @@
 // Watches over one berth-vmm: starts it, passes signals on, and gives the terminal back whatever
 // happens. Should berth itself be killed, the kernel tells berth-vmm (PR_SET_PDEATHSIG), which then
-// restores the terminal and ends. fork(2), signalfd(2), memfd_create(2).
+// restores the terminal and ends. signalfd(2), memfd_create(2), pidfd_open(2).
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -17,6 +18,7 @@
 #include "cli/cables.h"
 #include "cli/cli.h"
 #include "host/file.h"
+#include "host/isolate.h"
 #include "host/program.h"
 #include "host/terminal.h"
 
@@ -71,24 +73,54 @@ static void describe(struct arguments *a, int definition, const struct run_socke
         add(a, "--port", cables->fd[i]);
 }
 
-// In the child, which borrows our memory until it is berth-vmm (vfork(2)). Signals have their
-// default effect until berth-vmm receives them through a descriptor; before that there is nothing
-// to tidy up.
-_Noreturn static void become_vmm(const char *path, char *const *argv,
-                                 const struct run_sockets *sockets, const struct cables *cables,
-                                 pid_t parent, const sigset_t *mask)
+// What the child needs until it is berth-vmm; it borrows our memory, so nothing here is its own.
+struct child {
+    const char *path;
+    struct arguments arguments;
+    const struct run_sockets *sockets;
+    const struct cables *cables;
+    int parent;    // a descriptor of our process
+    sigset_t mask; // of signals while it prepares
+};
+
+// Should we end before the kernel has been told to tell it, it is seen here.
+static bool orphaned(const struct child *c)
 {
+    struct pollfd parent = {.fd = c->parent, .events = POLLIN};
+    return poll(&parent, 1, 0) > 0;
+}
+
+static int become_vmm(void *opaque)
+{
+    const struct child *c = opaque;
     prctl(PR_SET_PDEATHSIG, SIGHUP, 0, 0, 0);
-    if (getppid() != parent)
+    if (orphaned(c))
         _exit(EXIT_HOST);
-    sigprocmask(SIG_SETMASK, mask, NULL);
-    fcntl(sockets->control, F_SETFD, 0); // they go along
-    fcntl(sockets->vnc, F_SETFD, 0);
-    for (unsigned i = 0; i < ARRAY_LEN(cables->fd); i++)
-        fcntl(cables->fd[i], F_SETFD, 0);
-    execv(path, argv);
-    complain(EXIT_HOST, "cannot start '%s': %s", path, strerror(errno));
+    sigprocmask(SIG_SETMASK, &c->mask, NULL);
+    fcntl(c->sockets->control, F_SETFD, 0); // they go along
+    fcntl(c->sockets->vnc, F_SETFD, 0);
+    for (unsigned i = 0; i < ARRAY_LEN(c->cables->fd); i++)
+        fcntl(c->cables->fd[i], F_SETFD, 0);
+    execv(c->path, c->arguments.argv);
+    complain(EXIT_HOST, "cannot start '%s': %s", c->path, strerror(errno));
     _exit(EXIT_HOST);
+}
+
+// A VM on a terminal shares our processes' numbers, and signals have their default effect until it
+// receives them through a descriptor: before that there is nothing to tidy up. Elsewhere it is the
+// first of its namespace, which has no default effects, so they wait.
+static pid_t start_child(struct child *c, bool terminal, const sigset_t *before,
+                         const sigset_t *watched)
+{
+    const struct isolate_options options = {.run = become_vmm, .opaque = c, .same_pids = terminal};
+    int refusal;
+    c->mask = terminal ? *before : *watched;
+    c->parent = pidfd_open(getpid(), 0);
+    pid_t child = isolate_start(&options, &refusal);
+    int error = errno;
+    close(c->parent);
+    errno = error;
+    return child;
 }
 
 static void take_signals(int from, pid_t child)
@@ -151,11 +183,10 @@ int run_supervise(const char *definition, bool terminal, const struct run_socket
     signal(SIGCHLD, SIG_DFL); // whoever started us may have ignored it, and then no status is kept
     sigprocmask(SIG_BLOCK, &signals, &before);
     int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-    struct arguments arguments;
-    describe(&arguments, fd, sockets, cables);
-    pid_t self = getpid(), child = signal_fd < 0 ? -1 : vfork();
-    if (child == 0)
-        become_vmm(path, arguments.argv, sockets, cables, self, &before);
+    struct child c = {.path = path, .sockets = sockets, .cables = cables};
+    describe(&c.arguments, fd, sockets, cables);
+    terminal = terminal && isatty(STDIN_FILENO);
+    pid_t child = signal_fd < 0 ? -1 : start_child(&c, terminal, &before, &signals);
     close(fd);
     if (child < 0)
         return complain(EXIT_HOST, "cannot start a process for the VM: %s", strerror(errno));

@@ -1,10 +1,10 @@
 // The sandbox at work: installs the system-call filters that sandbox_rules.c describes and the
-// build has compiled, landlock(7) by raw system calls, prctl(2), setrlimit(2). seccomp(2). Not
-// modelled: namespaces (an unprivileged process often may not make any).
+// build has compiled, landlock(7) by raw system calls, prctl(2), setrlimit(2). seccomp(2).
 #include "host/sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
@@ -17,12 +17,17 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/bits.h"
+#include "host/isolate.h"
 #include "host/sandbox_filter.h"
 #include "sandbox_filters.h"
 
 // A sanitizer's run-time makes system calls of its own (at the end even ptrace) and reads /proc, so
 // such a build, which is for tests only, leaves filters and Landlock out.
 static const bool filters_on = !BERTH_SANITIZED;
+
+#define GROWTH (512 * MIB) // of a VM that runs, in private memory
+#define DESCRIPTORS 1024   // of a VM's process
 
 // --- seccomp
 
@@ -120,18 +125,58 @@ static void probe_seccomp(struct sandbox_layer *layer)
         snprintf(layer->detail, sizeof layer->detail, "the kernel has no seccomp filters");
 }
 
+static void probe_landlock(struct sandbox_layer *layer)
+{
+    layer->usable = landlock_version() > 0;
+    if (layer->usable) {
+        snprintf(layer->detail, sizeof layer->detail, "version %d", landlock_version());
+        return;
+    }
+    snprintf(layer->detail, sizeof layer->detail, "the kernel was built or started without it");
+    snprintf(layer->fix, sizeof layer->fix, "add landlock to the kernel's lsm= parameter");
+}
+
+static void probe_namespaces(struct sandbox_layer *layer)
+{
+    int error = isolate_probe();
+    layer->usable = !error;
+    if (layer->usable) {
+        snprintf(layer->detail, sizeof layer->detail,
+                 "users, mounts, processes, network, IPC, host name, control groups");
+        return;
+    }
+    snprintf(layer->detail, sizeof layer->detail, "the host refuses them: %s", strerror(error));
+    snprintf(
+        layer->fix, sizeof layer->fix,
+        "allow user namespaces: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+        "kernel.apparmor_restrict_unprivileged_userns, or the container's profile");
+}
+
+static void probe_core(struct sandbox_layer *layer)
+{
+    int error = isolate_probe_core();
+    layer->usable = !error;
+    if (error == ENODEV)
+        snprintf(layer->detail, sizeof layer->detail, "this CPU runs one thread a core");
+    else if (error)
+        snprintf(layer->detail, sizeof layer->detail,
+                 "the kernel was built without CONFIG_SCHED_CORE");
+}
+
 void sandbox_probe(struct sandbox_layer layers[SANDBOX_LAYERS])
 {
-    layers[0] = (struct sandbox_layer){.name = "seccomp"};
-    probe_seccomp(&layers[0]);
-    layers[1] = (struct sandbox_layer){.name = "landlock", .usable = landlock_version() > 0};
-    if (layers[1].usable)
-        snprintf(layers[1].detail, sizeof layers[1].detail, "version %d", landlock_version());
-    else
-        snprintf(layers[1].detail, sizeof layers[1].detail,
-                 "the kernel was built or started without it (lsm=landlock,...)");
-    layers[2] = (struct sandbox_layer){.name = "no_new_privs"};
-    layers[2].usable = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) >= 0;
+    static const char *const names[] = {[SANDBOX_SECCOMP] = "seccomp",
+                                        [SANDBOX_LANDLOCK] = "landlock",
+                                        [SANDBOX_NO_NEW_PRIVS] = "no_new_privs",
+                                        [SANDBOX_NAMESPACES] = "namespaces",
+                                        [SANDBOX_CORE] = "core scheduling"};
+    for (unsigned i = 0; i < SANDBOX_LAYERS; i++)
+        layers[i] = (struct sandbox_layer){.name = names[i]};
+    probe_seccomp(&layers[SANDBOX_SECCOMP]);
+    probe_landlock(&layers[SANDBOX_LANDLOCK]);
+    layers[SANDBOX_NO_NEW_PRIVS].usable = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) >= 0;
+    probe_namespaces(&layers[SANDBOX_NAMESPACES]);
+    probe_core(&layers[SANDBOX_CORE]);
 }
 
 // Closes the gaps between those that stay, lowest first.
@@ -177,8 +222,37 @@ err_t sandbox_enter(const int *keep, size_t keeps, struct error *e)
     return OK;
 }
 
+// What is allocated now, and room for what a VM's clients, screens and pauses still ask for.
+static void limit_growth(void)
+{
+    unsigned long long data = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    bool known = f && fscanf(f, "%*u %*u %*u %*u %*u %llu", &data) == 1;
+    if (f)
+        fclose(f);
+    const struct rlimit memory = {.rlim_cur = data * 4096 + GROWTH,
+                                  .rlim_max = data * 4096 + GROWTH};
+    if (known && filters_on)
+        setrlimit(RLIMIT_DATA, &memory);
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max = min_u64(files.rlim_cur, DESCRIPTORS);
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
+err_t sandbox_seal(int root, struct error *e)
+{
+    limit_growth();
+    if (filters_on)
+        return isolate_empty_root(root, e);
+    close(root);
+    return OK;
+}
+
 void sandbox_confine(enum host_thread_class thread_class)
 {
+    isolate_drop_capabilities(thread_class == HOST_THREAD_NAT ? 1u << CAP_NET_BIND_SERVICE : 0);
     if (!deny_files(thread_class) || (filters_on && install(&classes[thread_class]))) {
         static const char words[] = "berth: cannot confine a thread: stopped\n";
         ssize_t ignored = write(STDERR_FILENO, words, sizeof words - 1);

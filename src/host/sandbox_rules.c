@@ -174,6 +174,10 @@ static const int setup_calls[] = {CALL(open),
                                   CALL(seccomp),
                                   CALL(landlock_create_ruleset),
                                   CALL(landlock_restrict_self),
+                                  CALL(fchdir), // an empty root, and no capabilities
+                                  CALL(chroot),
+                                  CALL(capget),
+                                  CALL(capset),
                                   CALL(accept4), // no socket can be made, so it has none of its own
                                   CALL(sendmsg),
                                   CALL(recvmsg),

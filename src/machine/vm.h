@@ -66,7 +66,10 @@ void vm_free(struct vm *vm); // stops it first; accepts NULL
 const struct engine *vm_engine(const struct vm *vm);
 const char *vm_engine_reason(const struct vm *vm); // why this engine
 const char *vm_firmware(const struct vm *vm);      // "none", "bios" or "uefi"
-ns_t vm_time(const struct vm *vm);                 // virtual time
+// The host's image of "bios" or "uefi": the first that is there of the places where distributions
+// put it, else Debian's.
+const char *vm_firmware_path(const char *name);
+ns_t vm_time(const struct vm *vm); // virtual time
 
 // Starts the vCPU threads (they wait until vm_resume). Once.
 err_t vm_start(struct vm *vm, struct error *e);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "host/isolate.h"
 #include "host/sandbox.h"
 #include "host/thread.h"
 #include "vmm/run.h"
@@ -94,8 +95,10 @@ static int run_vm(const struct inherited *fds)
     memcpy(run->port_fd, fds->port, sizeof run->port_fd);
     struct error e = {0};
     int status = VMM_HOST_FAILED;
-    int keep[3 + VM_NICS_MAX] = {fds->definition, fds->control, fds->vnc};
-    memcpy(keep + 3, fds->port, sizeof fds->port);
+    run->pid = (int)isolate_host_pid();
+    run->empty_root = isolate_prepare();
+    int keep[4 + VM_NICS_MAX] = {fds->definition, fds->control, fds->vnc, run->empty_root};
+    memcpy(keep + 4, fds->port, sizeof fds->port);
     err_t err = sandbox_enter(keep, ARRAY_LEN(keep), &e);
     host_thread_guard(sandbox_confine);
     log_to(log_to_stderr, LOG_INFO);

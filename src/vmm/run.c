@@ -10,6 +10,7 @@
 
 #include "host/clock.h"
 #include "host/file.h"
+#include "host/sandbox.h"
 #include "host/thread.h"
 
 #define DEFINITION_MAX (1 * MIB)
@@ -329,7 +330,7 @@ err_t run_serve(struct run *run, struct error *e)
                                     .config = &run->config,
                                     .events = &run->events,
                                     .typist = &run->typist,
-                                    .pid = (int)getpid(),
+                                    .pid = run->pid,
                                     .stop = stop_by_request,
                                     .plug = plug,
                                     .link_up = link_up,
@@ -367,14 +368,16 @@ err_t run_show(struct run *run, struct error *e)
 
 err_t run_lock_in(struct run *run, struct error *e)
 {
-    host_thread_confine(HOST_THREAD_MAIN);
-    return OK;
+    err_t err = sandbox_seal(run->empty_root, e);
+    if (!err)
+        host_thread_confine(HOST_THREAD_MAIN);
+    return err;
 }
 
 err_t run_guest(struct run *run, struct error *e)
 {
     events_tell(&run->events, "started", "s:s, s:s, s:s, s:i", "name", run->config.name, "engine",
-                vm_engine(run->vm)->name, "firmware", vm_firmware(run->vm), "pid", (int)getpid());
+                vm_engine(run->vm)->name, "firmware", vm_firmware(run->vm), "pid", run->pid);
     const struct chardev_user serial = {
         .input = serial_in, .writable = serial_writable, .opaque = run};
     const struct chardev_user console = {

@@ -22,6 +22,8 @@ enum vmm_status {
 
 struct run {
     struct host_tsc_look begun;
+    int pid;        // as the host counts
+    int empty_root; // of isolate_prepare()
     struct vm_config config;
     struct events events;
     struct loop *loop;

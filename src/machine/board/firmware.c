@@ -49,12 +49,17 @@ static const char *first_there(const char *const *paths)
     return *path ? *path : paths[0];
 }
 
+const char *vm_firmware_path(const char *name)
+{
+    return first_there(strcmp(name, "uefi") ? bios_images : uefi_images);
+}
+
 static const char *image_path(const struct vm_config *config, enum firmware_kind kind)
 {
     const char *file = config->firmware ? strchr(config->firmware, ':') : NULL;
     if (file)
         return file + 1;
-    return first_there(kind == FIRMWARE_BIOS ? bios_images : uefi_images);
+    return vm_firmware_path(kind == FIRMWARE_BIOS ? "bios" : "uefi");
 }
 
 // --- which one -----------------------------------------------------------------------------------
