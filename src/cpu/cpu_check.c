@@ -13,7 +13,7 @@
      CR0_PG)
 // Without what no guest is ever shown: LA57, VMX, SMAP, protection keys.
 #define CR4_KNOWN (BITS(11, 0) | CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP)
-#define EFER_KNOWN (EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_FFXSR)
+#define EFER_KNOWN (EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_FFXSR | EFER_AUTOIBRS)
 #define RFLAGS_KNOWN (BITS(21, 0) & ~(BIT(3) | BIT(5) | BIT(15)))
 #define SEGA_KNOWN 0xf0ff
 #define XSAVE_MXCSR 24

@@ -12,8 +12,7 @@
 #include "cpu/xsave.h"
 
 #define MAX_BASIC 0x16
-#define MAX_EXTENDED_AMD 0x8000001e
-#define MAX_EXTENDED_INTEL 0x80000008
+#define MAX_EXTENDED 0x80000021
 // All that the board has lies below 1 TiB. UEFI maps the whole of what is said here: with 46 bits
 // it would need 256 MiB for page tables.
 #define PHYS_BITS_MAX 40
@@ -34,13 +33,19 @@ static const uint16_t emulated[] = {
     FEATURE_INVPCID,      FEATURE_SMEP,         FEATURE_UMIP,       FEATURE_FSGSBASE,
     FEATURE_X2APIC,       FEATURE_TSC_DEADLINE, FEATURE_TSC_ADJUST, FEATURE_ARAT,
     FEATURE_HYPERVISOR,   FEATURE_ERMS,         FEATURE_FSRM,       FEATURE_RDPID,
-    FEATURE_CONSTANT_TSC,
+    FEATURE_CONSTANT_TSC, FEATURE_SSB_NO,       FEATURE_BTC_NO,     FEATURE_AUTOIBRS,
+    FEATURE_SRSO_NO,      FEATURE_TSA_SQ_NO,    FEATURE_TSA_L1_NO,  FEATURE_ARCH_CAPABILITIES,
 };
 
-// Shown with every model: the platform's share, and what makes guests use fast paths.
-static const uint16_t platform[] = {FEATURE_APIC,       FEATURE_X2APIC, FEATURE_TSC_DEADLINE,
-                                    FEATURE_TSC_ADJUST, FEATURE_ARAT,   FEATURE_HYPERVISOR,
-                                    FEATURE_ERMS,       FEATURE_FSRM,   FEATURE_CONSTANT_TSC};
+// Shown with every model: the platform's share, and what makes guests use fast paths. Among those
+// are promises that guests need not guard themselves against speculation (the last seven). Under
+// translation their guards have no effect: a guest's retpolines and safe returns become the same
+// jumps of the host as its other branches. KVM takes away what does not hold on its host.
+static const uint16_t platform[] = {
+    FEATURE_APIC,         FEATURE_X2APIC,     FEATURE_TSC_DEADLINE, FEATURE_TSC_ADJUST,
+    FEATURE_ARAT,         FEATURE_HYPERVISOR, FEATURE_ERMS,         FEATURE_FSRM,
+    FEATURE_CONSTANT_TSC, FEATURE_SSB_NO,     FEATURE_BTC_NO,       FEATURE_AUTOIBRS,
+    FEATURE_SRSO_NO,      FEATURE_TSA_SQ_NO,  FEATURE_TSA_L1_NO,    FEATURE_ARCH_CAPABILITIES};
 
 static const uint16_t hidden[] = {
     FEATURE_SMAP,        FEATURE_LA57, FEATURE_PKU, FEATURE_SVM, FEATURE_MONITOR, FEATURE_XSAVES,
@@ -336,7 +341,7 @@ static uint32_t physical_bits(const struct build *b)
 static void add_extended(struct build *b)
 {
     struct cpuid_leaf *leaf = add(b, 0x80000000, -1);
-    leaf->eax = b->amd ? MAX_EXTENDED_AMD : MAX_EXTENDED_INTEL;
+    leaf->eax = MAX_EXTENDED;
     if (b->amd)
         set_vendor(b, leaf);
     leaf = add(b, 0x80000001, -1);
@@ -360,6 +365,7 @@ static void add_extended(struct build *b)
         leaf->ecx |= b->id_bits << 12;
         add(b, 0x8000001e, -1);
     }
+    add(b, 0x80000021, -1);
 }
 
 // Sets the bits of all features in leaves that are there.

@@ -46,6 +46,7 @@
     F(AVX512BITALG, "avx512_bitalg", 7, 0, 2, 12) F(AVX512VPOPCNTDQ, "avx512_vpopcntdq", 7, 0, 2, 14) \
     F(LA57, "la57", 7, 0, 2, 16)           F(RDPID, "rdpid", 7, 0, 2, 22) \
     F(FSRM, "fsrm", 7, 0, 3, 4) \
+    F(ARCH_CAPABILITIES, "arch_capabilities", 7, 0, 3, 29) \
     F(AVX512VP2INTERSECT, "avx512_vp2intersect", 7, 0, 3, 8) F(AVX512BF16, "avx512_bf16", 7, 1, 0, 5) \
     F(XSAVEOPT, "xsaveopt", 13, 1, 0, 0)   F(XSAVEC, "xsavec", 13, 1, 0, 1) \
     F(XGETBV1, "xgetbv1", 13, 1, 0, 2)     F(XSAVES, "xsaves", 13, 1, 0, 3) \
@@ -58,7 +59,10 @@
     F(ABM, "abm", 0x80000001, 0, 2, 5)     F(SSE4A, "sse4a", 0x80000001, 0, 2, 6) \
     F(MISALIGNSSE, "misalignsse", 0x80000001, 0, 2, 7) \
     F(PREFETCHW, "3dnowprefetch", 0x80000001, 0, 2, 8) \
-    F(CONSTANT_TSC, "constant_tsc", 0x80000007, 0, 3, 8)
+    F(CONSTANT_TSC, "constant_tsc", 0x80000007, 0, 3, 8) \
+    F(SSB_NO, "amd_ssb_no", 0x80000008, 0, 1, 26) F(BTC_NO, "btc_no", 0x80000008, 0, 1, 29) \
+    F(AUTOIBRS, "autoibrs", 0x80000021, 0, 0, 8) F(SRSO_NO, "srso_no", 0x80000021, 0, 0, 29) \
+    F(TSA_SQ_NO, "tsa_sq_no", 0x80000021, 0, 2, 1) F(TSA_L1_NO, "tsa_l1_no", 0x80000021, 0, 2, 2)
 // clang-format on
 
 enum feature {

@@ -39,6 +39,8 @@ static const struct {
     {0x80000001, 0, REG_ECX, 0},
     {0x80000001, 0, REG_EDX, 1u << 9}, // APIC
     {0x80000008, 0, REG_EBX, 0},
+    {0x80000021, 0, REG_EAX, 0},
+    {0x80000021, 0, REG_ECX, 0},
 };
 
 static uint32_t *entry_reg(struct kvm_cpuid_entry2 *entry, enum reg reg)
@@ -86,7 +88,8 @@ static void fill(struct engine_vcpu *v, struct entries *supported, struct entrie
     }
 }
 
-// Into the log: features of the CPU model that the guest does not get here.
+// Into the log: features of the CPU model that the guest does not get here. Not the promises about
+// speculation, which are the host's to make.
 static void tell_withheld(const struct engine_vcpu *v, struct entries *out)
 {
 #define ROW(id, text, function, index, place, number) {text, function, index, place, number},
@@ -103,7 +106,8 @@ static void tell_withheld(const struct engine_vcpu *v, struct entries *out)
         cpuid_query(&v->vm->cpuid, v->index, features[i].function, features[i].index, 0, 1, wanted);
         struct kvm_cpuid_entry2 *given = find(out, features[i].function, features[i].index);
         uint32_t bit = 1u << features[i].number;
-        if (!given || !(wanted[features[i].place] & bit) ||
+        bool promise = features[i].function >= 0x80000008;
+        if (!given || promise || !(wanted[features[i].place] & bit) ||
             *entry_reg(given, features[i].place) & bit || used >= sizeof names)
             continue;
         used += (size_t)snprintf(names + used, sizeof names - used, " %s", features[i].name);
@@ -123,8 +127,11 @@ err_t kvm_set_cpuid(struct engine_vcpu *v, struct error *e)
         err = kvm_failed(e, errno, "say which CPU features it has");
     if (!err)
         fill(v, &both[0], &both[1]);
-    if (!err)
+    if (!err) {
+        const struct kvm_cpuid_entry2 *entry = find(&both[1], 0x80000021, 0);
+        v->auto_ibrs = entry && entry->eax & 1u << 8;
         tell_withheld(v, &both[1]);
+    }
     if (!err && ioctl(v->fd, KVM_SET_CPUID2, &both[1]) < 0)
         err = kvm_failed(e, errno, "show the guest this CPU model");
     free(both);

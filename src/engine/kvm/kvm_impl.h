@@ -97,6 +97,7 @@ struct engine_vcpu {
     bool stale;      // `ready` is not known: state was set
     int external;    // PIC's vector that KVM may not have delivered yet (APIC in the kernel), or -1
     bool open;       // RFLAGS.IF, while halted
+    bool auto_ibrs;  // the guest has automatic IBRS
     bool nmi;        // one, or an SMI, was given to KVM since the vCPU last ran
     uint8_t activity;             // enum cpu_activity
     uint8_t cr8;                  // as KVM knows it

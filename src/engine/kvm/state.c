@@ -158,7 +158,8 @@ static err_t keep_apic(struct engine_vcpu *v, struct kvm_sregs2 *s, struct error
     return OK;
 }
 
-// EFER goes with the control registers, since KVM checks them together.
+// EFER goes with the control registers, since KVM checks them together. Automatic IBRS stays behind
+// where the processor has none.
 static err_t set_system(struct engine_vcpu *v, const struct cpu_state *in, struct error *e)
 {
     struct kvm_sregs2 s = {.gdt = {.base = in->gdtr.base, .limit = (uint16_t)in->gdtr.limit},
@@ -167,7 +168,7 @@ static err_t set_system(struct engine_vcpu *v, const struct cpu_state *in, struc
                            .cr2 = in->cr2,
                            .cr3 = in->cr3,
                            .cr4 = in->cr4,
-                           .efer = in->efer};
+                           .efer = in->efer & ~(v->auto_ibrs ? 0 : EFER_AUTOIBRS)};
     for (unsigned i = 0; i < SEG_COUNT; i++)
         to_segment(&in->seg[i], segment_place(&s, i));
     to_segment(&in->ldtr, &s.ldt);

@@ -11,6 +11,11 @@
 #define MSR_AMD_HWCR 0xc0010015
 #define MSR_AMD_NB_CFG 0xc001001f
 #define MSR_AMD_DE_CFG 0xc0011029
+// RDCL, L1D flush on VM entry, SSB, MDS, page size change, TAA, SBDR, FBSDP, PSDP, BHI, GDS, RFDS,
+// ITS: none of them, or nothing that a guest could do about it.
+#define ARCH_CAPABILITIES                                                                          \
+    (BIT(0) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) | BIT(20) | \
+     BIT(26) | BIT(27) | BIT(62))
 
 static _Noreturn void gp(struct tcpu *c)
 {
@@ -196,6 +201,10 @@ uint64_t msr_get(struct tcpu *c, uint32_t msr)
         if (feature_has(&c->features, FEATURE_TSC_ADJUST))
             return c->s.tsc_adjust;
         break;
+    case MSR_ARCH_CAPABILITIES:
+        if (feature_has(&c->features, FEATURE_ARCH_CAPABILITIES))
+            return ARCH_CAPABILITIES;
+        break;
     case MSR_MISC_ENABLE:
         if (!c->vendor_amd)
             return c->s.misc_enable;
@@ -213,6 +222,7 @@ static void set_efer(struct tcpu *c, uint64_t value)
     known |= feature_has(&c->features, FEATURE_LM) ? EFER_LME : 0;
     known |= feature_has(&c->features, FEATURE_NX) ? EFER_NXE : 0;
     known |= feature_has(&c->features, FEATURE_FXSR_OPT) ? EFER_FFXSR : 0;
+    known |= feature_has(&c->features, FEATURE_AUTOIBRS) ? EFER_AUTOIBRS : 0;
     if ((value & ~known) || (((value ^ old) & EFER_LME) && (c->s.cr0 & CR0_PG)))
         gp(c);
     c->s.efer = (value & ~EFER_LMA) | (old & EFER_LMA);

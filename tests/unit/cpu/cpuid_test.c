@@ -60,6 +60,26 @@ static void default_model_is_the_host_without_what_is_hidden(void)
         CHECK(!feature_has(&f, hidden[i]));
 }
 
+static void guests_need_not_guard_against_speculation(void)
+{
+    static const char *const models[] = {"host", "Skylake-Server", "EPYC"};
+    static const uint16_t promises[] = {FEATURE_SSB_NO,    FEATURE_BTC_NO,
+                                        FEATURE_AUTOIBRS,  FEATURE_SRSO_NO,
+                                        FEATURE_TSA_SQ_NO, FEATURE_ARCH_CAPABILITIES};
+    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
+        struct cpuid_table t;
+        struct feature_set f;
+        struct error e;
+        uint32_t r[4];
+        CHECK_EQ(build(&t, models[i], 1, true, &e), OK);
+        cpuid_features(&t, &f);
+        for (size_t k = 0; k < sizeof promises / sizeof promises[0]; k++)
+            CHECK(feature_has(&f, promises[k]));
+        cpuid_query(&t, 0, 0x80000000, 0, 0, 1, r);
+        CHECK_EQ(r[0], 0x80000021);
+    }
+}
+
 static void features_follow_what_the_host_turned_on(void)
 {
     struct cpuid_table t;
@@ -195,6 +215,7 @@ static void avx_512_is_shown_where_the_host_keeps_its_state(void)
 }
 
 TEST_MAIN(TEST(default_model_is_the_host_without_what_is_hidden),
+          TEST(guests_need_not_guard_against_speculation),
           TEST(features_follow_what_the_host_turned_on), TEST(named_models_need_their_features),
           TEST(some_leaves_depend_on_who_asks), TEST(frequencies_fit_32_bit_arithmetic),
           TEST(unknown_functions_answer_as_their_vendor_does),

@@ -294,7 +294,20 @@ static void real_to_long_mode_and_back_by_control_registers(void)
     box_free(b);
 }
 
-TEST_MAIN(TEST(call_gate_to_ring_0_copies_parameters_and_retf_returns),
+static void guests_may_turn_on_automatic_ibrs(void)
+{
+    struct box *b = box_new(0);
+    box_long(b);
+    b->s.gpr[RCX] = MSR_EFER;
+    // rdmsr; bts eax,21; wrmsr; rdmsr; hlt
+    BOX_RUN(b, 0x0f, 0x32, 0x0f, 0xba, 0xe8, 21, 0x0f, 0x30, 0x0f, 0x32, 0xf4);
+    CHECK_EQ(b->s.efer & EFER_AUTOIBRS, EFER_AUTOIBRS);
+    CHECK_EQ(b->s.gpr[RAX] & EFER_AUTOIBRS, EFER_AUTOIBRS);
+    box_free(b);
+}
+
+TEST_MAIN(TEST(guests_may_turn_on_automatic_ibrs),
+          TEST(call_gate_to_ring_0_copies_parameters_and_retf_returns),
           TEST(call_gate_frame_holds_the_callers_stack),
           TEST(call_gate_refuses_callers_below_its_privilege),
           TEST(long_mode_call_gate_takes_its_stack_from_the_tss),
