@@ -1,4 +1,5 @@
-// The kinds of byte streams: "stdio", "file:PATH", "none"; "pty" is in pty.c. open(2), proc(5).
+// The kinds of byte streams: "stdio", "file:PATH", "shared", "none"; "pty" is in pty.c. open(2),
+// proc(5).
 #include "chardev/open.h"
 
 #include <errno.h>
@@ -22,10 +23,10 @@ static const char *file_path(const char *spec)
 err_t chardev_check(const char *spec, struct error *e)
 {
     if (!spec || !*spec || !strcmp(spec, "none") || !strcmp(spec, "stdio") ||
-        !strcmp(spec, "pty") || file_path(spec))
+        !strcmp(spec, "pty") || !strcmp(spec, "shared") || file_path(spec))
         return OK;
-    return error_set(e, ERR_INVALID, "there is no '%.80s'; give stdio, pty, file:PATH or none",
-                     spec);
+    return error_set(e, ERR_INVALID,
+                     "there is no '%.80s'; give stdio, pty, shared, file:PATH or none", spec);
 }
 
 err_t chardev_open(const struct chardev_options *options, struct chardev **out, struct error *e)
@@ -40,6 +41,8 @@ err_t chardev_open(const struct chardev_options *options, struct chardev **out, 
         return stdio_open(options, out, e);
     if (!strcmp(spec, "pty"))
         return pty_open(options, out, e);
+    if (!strcmp(spec, "shared"))
+        return shared_open(options, out, e);
     return file_open(options, file_path(spec), out, e);
 }
 
@@ -90,6 +93,20 @@ err_t file_open(const struct chardev_options *options, const char *path, struct 
                          strerror(errno));
     struct stream *s;
     err_t err = stream_new(options, -1, fd, &s, e);
+    if (!err)
+        *out = &s->chr;
+    return err;
+}
+
+err_t shared_open(const struct chardev_options *options, struct chardev **out, struct error *e)
+{
+    if (!options->shared || *options->shared < 0)
+        return error_set(e, ERR_INVALID, "%s: one console can be shared, and one is",
+                         options->name);
+    int in = *options->shared, same = fcntl(in, F_DUPFD_CLOEXEC, 3);
+    *options->shared = -1;
+    struct stream *s;
+    err_t err = stream_new(options, in, same, &s, e);
     if (!err)
         *out = &s->chr;
     return err;

@@ -1,4 +1,5 @@
-// Opening byte streams from their specification: "stdio", "pty", "file:PATH", "none".
+// Opening byte streams from their specification: "stdio", "pty", "file:PATH", "none", and "shared":
+// a connected socket whose other end berth lets people attach to.
 #pragma once
 
 #include "chardev/chardev.h"
@@ -8,6 +9,7 @@ struct chardev_options {
     struct loop *loop;           // runs input and writable; outlives the stream
     const char *spec;            // NULL or "" means "none"
     const char *name;            // for messages: "serial"
+    int *shared;                 // the socket of "shared": whoever takes it sets it to -1
     void (*leave)(void *opaque); // stdio: the person typed Ctrl-]; loop thread; may be NULL
     void *opaque;
 };

@@ -48,6 +48,7 @@ err_t stdio_open(const struct chardev_options *options, struct chardev **out, st
 err_t pty_open(const struct chardev_options *options, struct chardev **out, struct error *e);
 err_t file_open(const struct chardev_options *options, const char *path, struct chardev **out,
                 struct error *e);
+err_t shared_open(const struct chardev_options *options, struct chardev **out, struct error *e);
 err_t none_open(struct chardev **out, struct error *e);
 
 // The pty's other end was closed.

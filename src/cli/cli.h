@@ -52,10 +52,12 @@ struct vm_config;
 #define FORWARDS_MAX 4000
 struct run_given { // what the person said, rather than a default
     bool name, memory, serial;
+    bool definition;                  // a whole one, from a file
     bool snapshot;                    // of all disks
     bool net;                         // some network card, or none
     char forwards[FORWARDS_MAX];      // a list for the first one
     const char *cloud_init, *ssh_key; // paths for a seed; NULL: none
+    const char *keep;                 // folder of a kept VM (cli/keeper.h); NULL: none
 };
 err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct run_given *given,
                         struct error *e);
@@ -79,8 +81,9 @@ struct run_sockets {
 // status for berth. terminal: whether the guest's console is this terminal, which is then given
 // back as it was.
 struct cables;
+struct keeper;
 int run_supervise(const char *definition, bool terminal, const struct run_sockets *sockets,
-                  struct cables *cables);
+                  struct cables *cables, struct keeper *keeper);
 
 // What a verb for one running VM is given on its command line.
 struct verb {

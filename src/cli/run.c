@@ -10,9 +10,11 @@
 
 #include "cli/cables.h"
 #include "cli/cli.h"
+#include "cli/keeper.h"
 #include "cli/seed.h"
 #include "control/registry.h"
 #include "display/vnc.h"
+#include "host/file.h"
 #include "machine/config.h"
 #include "net/forward.h"
 
@@ -54,11 +56,15 @@ const char run_help[] =
     "                        irqchip=kernel|split|user: who keeps the interrupt controllers,\n"
     "                        halt-poll=NS: how long an idle vCPU stays awake\n"
     "      --cpu MODEL       CPU model the guest sees; berth info lists them (host)\n"
-    "      --serial WHERE    COM1: stdio, pty, file:PATH or none (stdio; none with --json)\n"
+    "      --serial WHERE    COM1: stdio, pty, file:PATH, none, or shared: berth console attaches\n"
+    "                        to it (stdio; none with --json; shared with --keep)\n"
     "      --console WHERE   the virtio console, likewise (none)\n"
     "      --vga KIND        the display: std or none (std where firmware boots, else none)\n"
     "      --display WHERE   who sees it: vnc=unix:PATH, vnc=HOST:PORT,password-file=FILE or\n"
     "                        none (none)\n"
+    "      --definition FILE take the VM from a file (docs/formats/vm-definition.md); options\n"
+    "                        after it change it\n"
+    "      --keep DIR        keep what the VM and its console say in logs there, and how it ended\n"
     "      --no-reboot       end when the guest resets\n"
     "      --exit-device     let the guest end the VM with a status through port 0xf4\n"
     "      --json            tell events and the result as JSON lines on standard output\n"
@@ -92,9 +98,12 @@ enum option_id {
     OPT_NO_REBOOT,
     OPT_JSON,
     OPT_DEBUG,
+    OPT_DEFINITION,
+    OPT_KEEP,
 };
 
 #define NAMES_MAX 999
+#define DEFINITION_MAX (1 * MIB)
 
 static const struct option options[] = {
     {"name", required_argument, NULL, 'n'},
@@ -123,6 +132,8 @@ static const struct option options[] = {
     {"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
     {"json", no_argument, NULL, OPT_JSON},
     {"debug", required_argument, NULL, OPT_DEBUG},
+    {"definition", required_argument, NULL, OPT_DEFINITION},
+    {"keep", required_argument, NULL, OPT_KEEP},
     {0},
 };
 
@@ -186,6 +197,25 @@ static err_t settle_networks(struct vm_config *config, const struct run_given *g
     return vm_config_set(&config->nic[0].forwards, given->forwards, e);
 }
 
+static err_t take_definition(struct vm_config *config, const char *path, struct run_given *given,
+                             struct error *e)
+{
+    struct host_file file;
+    struct vm_config read;
+    err_t err = host_file_read(path, DEFINITION_MAX, &file, e);
+    if (err)
+        return err;
+    err = vm_config_load(&read, (const char *)file.data, file.len, e);
+    host_file_release(&file);
+    if (err)
+        return error_in(e, "%s", path);
+    vm_config_release(config);
+    *config = read;
+    given->name = given->memory = given->net = given->definition = true;
+    given->serial = config->serial && strcmp(config->serial, "stdio") != 0;
+    return OK;
+}
+
 static err_t take_option(struct vm_config *config, int id, char *value, struct run_given *given,
                          struct error *e)
 {
@@ -216,6 +246,8 @@ static err_t take_option(struct vm_config *config, int id, char *value, struct r
     case OPT_NO_REBOOT: config->no_reboot = true; return OK;
     case OPT_JSON: config->json = true; return OK;
     case OPT_DEBUG: return vm_debug_parse(value, &config->debug, e);
+    case OPT_DEFINITION: return take_definition(config, value, given, e);
+    case OPT_KEEP: given->keep = value; return OK;
     default: return ERR_INVALID;
     }
 }
@@ -246,8 +278,9 @@ err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct 
     err_t err = optind < argc ? run_take_image(config, argv[optind], given, e) : OK;
     if (err)
         return err;
+    config->json |= given->keep != NULL;
     if (config->json && !given->serial) {
-        err = vm_config_set(&config->serial, "none", e);
+        err = vm_config_set(&config->serial, given->keep ? "shared" : "none", e);
         if (err)
             return err;
     }
@@ -321,12 +354,25 @@ static bool shown_by_vnc(const struct vm_config *config)
     return config->display && !strncmp(config->display, "vnc=", 4);
 }
 
+static bool is_shared(const char *spec)
+{
+    return spec && !strcmp(spec, "shared");
+}
+
+static err_t share_console(const struct registry_claim *claim, struct keeper *keeper,
+                           struct error *e)
+{
+    int listener = -1;
+    err_t err = registry_listen(claim, REGISTRY_CONSOLE, &listener, e);
+    return err ? err : keeper_share(keeper, listener, e);
+}
+
 static err_t open_sockets(const struct vm_config *config, const struct registry_claim *claim,
                           struct vnc_address *vnc, struct run_sockets *out, struct error *e)
 {
     *out = (struct run_sockets){-1, -1};
     *vnc = (struct vnc_address){0};
-    err_t err = registry_listen(claim, &out->control, e);
+    err_t err = registry_listen(claim, REGISTRY_CONTROL, &out->control, e);
     if (!err && shown_by_vnc(config))
         err = vnc_parse(config->display + 4, vnc, e);
     if (!err && shown_by_vnc(config))
@@ -345,7 +391,8 @@ static void close_sockets(const struct run_sockets *sockets, const struct vnc_ad
         unlink(vnc->path);
 }
 
-static int run_claimed(struct vm_config *config, const struct registry_claim *claim)
+static int run_claimed(struct vm_config *config, const struct registry_claim *claim,
+                       struct keeper *keeper)
 {
     struct error e = {0};
     char *definition = NULL;
@@ -354,13 +401,17 @@ static int run_claimed(struct vm_config *config, const struct registry_claim *cl
     struct cables cables;
     cables_init(&cables, config);
     err_t err = open_sockets(config, claim, &vnc, &sockets, &e);
+    if (!err && (is_shared(config->serial) || is_shared(config->console)))
+        err = share_console(claim, keeper, &e);
     if (!err)
         err = cables_plug(&cables, &e);
+    if (!err)
+        keeper_ready(keeper);
     if (!err)
         err = vm_config_save(config, &definition, &e);
     bool asked = err == ERR_INVALID || err == ERR_NOT_FOUND; // for what there is not
     int status = err ? complain(asked ? EXIT_USAGE : EXIT_HOST, "%s", e.text)
-                     : run_supervise(definition, on_terminal(config), &sockets, &cables);
+                     : run_supervise(definition, on_terminal(config), &sockets, &cables, keeper);
     cables_release(&cables);
     free(definition);
     close_sockets(&sockets, &vnc);
@@ -372,10 +423,14 @@ int cmd_run(int argc, char **argv)
     struct vm_config config;
     struct run_given given = {0};
     struct registry_claim claim = REGISTRY_NO_CLAIM;
+    struct keeper keeper;
     struct error e = {0};
+    keeper_init(&keeper);
     if (vm_config_init(&config, &e))
         return complain(EXIT_HOST, "%s", e.text);
     err_t err = run_parse_options(argc, argv, &config, &given, &e);
+    if (!err && given.keep)
+        err = keeper_keep(&keeper, given.keep, &e);
     if (!err)
         err = run_check_files(&config, &e);
     if (!err)
@@ -385,9 +440,10 @@ int cmd_run(int argc, char **argv)
     if (!err && (given.cloud_init || given.ssh_key))
         err = seed_add(&config, &claim, given.cloud_init, given.ssh_key, &e);
     bool host = err == ERR_NO_MEMORY || err == ERR_IO || err == ERR_UNSUPPORTED;
-    int status =
-        err ? complain(host ? EXIT_HOST : EXIT_USAGE, "%s", e.text) : run_claimed(&config, &claim);
+    int status = err ? complain(host ? EXIT_HOST : EXIT_USAGE, "%s", e.text)
+                     : run_claimed(&config, &claim, &keeper);
     registry_release(&claim);
+    keeper_release(&keeper); // whoever waits for that may use the name again
     vm_config_release(&config);
     return status;
 }

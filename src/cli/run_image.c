@@ -83,9 +83,15 @@ err_t run_take_image(struct vm_config *config, const char *image, const struct r
 err_t run_keep_variables(struct vm_config *config, const struct run_given *given, struct error *e)
 {
     char directory[3000], path[3200];
+    bool nowhere = given->snapshot || (given->definition && !given->keep);
     bool bios = config->firmware && !strncmp(config->firmware, "bios", 4);
-    if (!vm_config_has_firmware(config) || bios || config->uefi_vars || given->snapshot ||
-        host_data_path(directory, sizeof directory, NULL) || host_make_directories(directory, NULL))
+    if (!vm_config_has_firmware(config) || bios || config->uefi_vars || nowhere)
+        return OK;
+    if (given->keep) {
+        snprintf(path, sizeof path, "%s/uefi-vars", given->keep);
+        return vm_config_set(&config->uefi_vars, path, e);
+    }
+    if (host_data_path(directory, sizeof directory, NULL) || host_make_directories(directory, NULL))
         return OK;
     snprintf(path, sizeof path, "%s/%s.uefi-vars", directory, config->name);
     return vm_config_set(&config->uefi_vars, path, e);

@@ -17,6 +17,8 @@
 
 #include "cli/cables.h"
 #include "cli/cli.h"
+#include "cli/keeper.h"
+#include "host/clock.h"
 #include "host/file.h"
 #include "host/isolate.h"
 #include "host/program.h"
@@ -35,6 +37,8 @@ static int definition_fd(const char *text)
     return fd;
 }
 
+#define KILL_AFTER (5 * NS_PER_SEC)
+
 static void watched_signals(sigset_t *set)
 {
     sigemptyset(set);
@@ -45,7 +49,7 @@ static void watched_signals(sigset_t *set)
     sigaddset(set, SIGQUIT);
 }
 
-#define ARGUMENTS_MAX (3 + VM_NICS_MAX) // options that name a descriptor
+#define ARGUMENTS_MAX (4 + VM_NICS_MAX) // options that name a descriptor
 
 // berth-vmm's command line.
 struct arguments {
@@ -63,12 +67,13 @@ static void add(struct arguments *a, char *option, int fd)
 }
 
 static void describe(struct arguments *a, int definition, const struct run_sockets *sockets,
-                     const struct cables *cables)
+                     const struct cables *cables, const struct keeper *keeper)
 {
     *a = (struct arguments){.argv = {"berth-vmm"}};
     add(a, "--definition", definition);
     add(a, "--control", sockets->control);
     add(a, "--vnc", sockets->vnc);
+    add(a, "--shared", keeper->vm_end);
     for (uint32_t i = 0; i < cables->config->nics; i++)
         add(a, "--port", cables->fd[i]);
 }
@@ -79,6 +84,7 @@ struct child {
     struct arguments arguments;
     const struct run_sockets *sockets;
     const struct cables *cables;
+    const struct keeper *keeper;
     int parent;    // a descriptor of our process
     sigset_t mask; // of signals while it prepares
 };
@@ -101,6 +107,7 @@ static int become_vmm(void *opaque)
     fcntl(c->sockets->vnc, F_SETFD, 0);
     for (unsigned i = 0; i < ARRAY_LEN(c->cables->fd); i++)
         fcntl(c->cables->fd[i], F_SETFD, 0);
+    keeper_become(c->keeper);
     execv(c->path, c->arguments.argv);
     complain(EXIT_HOST, "cannot start '%s': %s", c->path, strerror(errno));
     _exit(EXIT_HOST);
@@ -123,7 +130,12 @@ static pid_t start_child(struct child *c, bool terminal, const sigset_t *before,
     return child;
 }
 
-static void take_signals(int from, pid_t child)
+// What a VM's process that hangs does not hear is followed by what cannot be overheard.
+struct ending {
+    uint64_t kill_at; // host_now(); NS_NEVER: nobody asked for an end at once
+};
+
+static void take_signals(int from, pid_t child, struct ending *ending)
 {
     struct signalfd_siginfo info;
     while (read(from, &info, sizeof info) == sizeof info) {
@@ -131,21 +143,40 @@ static void take_signals(int from, pid_t child)
         // foreground group; one that somebody sent reached only us.
         if (info.ssi_signo != SIGCHLD && info.ssi_code != SI_KERNEL)
             kill(child, (int)info.ssi_signo);
+        if (info.ssi_signo == SIGQUIT || info.ssi_signo == SIGHUP)
+            ending->kill_at = host_now() + KILL_AFTER;
     }
 }
 
-// Until the child has ended; returns its status.
-static int wait_for(pid_t child, int signals, struct cables *cables)
+// In ms; -1: for ever.
+static int patience(const struct ending *ending, const struct cables *cables)
 {
+    int wait = cables_wait(cables);
+    uint64_t now = host_now();
+    if (ending->kill_at == NS_NEVER)
+        return wait;
+    int left = ending->kill_at > now ? (int)((ending->kill_at - now) / NS_PER_MS) + 1 : 0;
+    return wait < 0 || left < wait ? left : wait;
+}
+
+// Until the child has ended; returns its status.
+static int wait_for(pid_t child, int signals, struct cables *cables, struct keeper *keeper)
+{
+    struct ending ending = {.kill_at = NS_NEVER};
     for (;;) {
         int status;
         if (waitpid(child, &status, WNOHANG) == child)
             return status;
-        struct pollfd ready[] = {{.fd = signals, .events = POLLIN},
-                                 {.fd = cables_fd(cables), .events = POLLIN}};
-        int n = poll(ready, ARRAY_LEN(ready), cables_wait(cables));
+        struct pollfd ready[2 + KEEPER_POLLS] = {{.fd = signals, .events = POLLIN},
+                                                 {.fd = cables_fd(cables), .events = POLLIN}};
+        unsigned kept = keeper_poll(keeper, ready + 2);
+        int n = poll(ready, 2 + kept, patience(&ending, cables));
+        if (host_now() >= ending.kill_at)
+            kill(child, SIGKILL);
         if (n > 0 && ready[0].revents)
-            take_signals(signals, child);
+            take_signals(signals, child, &ending);
+        if (n > 0)
+            keeper_work(keeper, ready + 2);
         if (n == 0 || (n > 0 && ready[1].revents))
             cables_work(cables, n > 0);
     }
@@ -165,7 +196,7 @@ static int died(int signal)
 }
 
 int run_supervise(const char *definition, bool terminal, const struct run_sockets *sockets,
-                  struct cables *cables)
+                  struct cables *cables, struct keeper *keeper)
 {
     char path[4096];
     struct error e = {0};
@@ -183,18 +214,21 @@ int run_supervise(const char *definition, bool terminal, const struct run_socket
     signal(SIGCHLD, SIG_DFL); // whoever started us may have ignored it, and then no status is kept
     sigprocmask(SIG_BLOCK, &signals, &before);
     int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-    struct child c = {.path = path, .sockets = sockets, .cables = cables};
-    describe(&c.arguments, fd, sockets, cables);
+    struct child c = {.path = path, .sockets = sockets, .cables = cables, .keeper = keeper};
+    describe(&c.arguments, fd, sockets, cables, keeper);
     terminal = terminal && isatty(STDIN_FILENO);
     pid_t child = signal_fd < 0 ? -1 : start_child(&c, terminal, &before, &signals);
     close(fd);
     if (child < 0)
         return complain(EXIT_HOST, "cannot start a process for the VM: %s", strerror(errno));
     cables_close_here(cables);
+    keeper_started(keeper);
     cables_watch(cables);
-    int status = wait_for(child, signal_fd, cables);
+    int status = wait_for(child, signal_fd, cables, keeper);
     host_terminal_restore(&saved);
     close(signal_fd);
     sigprocmask(SIG_SETMASK, &before, NULL);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : died(WTERMSIG(status));
+    int result = WIFEXITED(status) ? WEXITSTATUS(status) : died(WTERMSIG(status));
+    keeper_ended(keeper, result);
+    return result;
 }

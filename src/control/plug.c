@@ -71,7 +71,7 @@ static err_t start_switch(const char *name, struct error *e)
     err = registry_claim(REGISTRY_NETWORK, name, &claim, e);
     if (err)
         return err;
-    err = registry_listen(&claim, &listener, e);
+    err = registry_listen(&claim, REGISTRY_CONTROL, &listener, e);
     if (!err)
         err = definition_file(&network, &definition, e);
     if (!err)

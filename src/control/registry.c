@@ -14,14 +14,15 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "machine/config.h"
 
-#define SOCKET "control.sock"
 #define LOCK "lock"
 #define TRIES 10
+#define CONNECT_SECONDS 2 // for one that has too many callers to take another
 
 static const struct {
     const char *folder, *noun, *advice;
@@ -172,7 +173,8 @@ err_t registry_file(const struct registry_claim *claim, const char *name, char *
 void registry_release(struct registry_claim *claim)
 {
     if (claim->lock >= 0) {
-        unlinkat(claim->dir, SOCKET, 0);
+        unlinkat(claim->dir, REGISTRY_CONTROL, 0);
+        unlinkat(claim->dir, REGISTRY_CONSOLE, 0);
         unlinkat(claim->dir, REGISTRY_SEED, 0);
         unlinkat(claim->dir, REGISTRY_LOG, 0);
         unlinkat(claim->dir, LOCK, 0);
@@ -188,23 +190,24 @@ void registry_hand_over(struct registry_claim *claim)
 
 // --- sockets
 
-static void address(int dir, struct sockaddr_un *out)
+static void address(int dir, const char *socket, struct sockaddr_un *out)
 {
     *out = (struct sockaddr_un){.sun_family = AF_UNIX};
-    snprintf(out->sun_path, sizeof out->sun_path, "/proc/self/fd/%d/" SOCKET, dir);
+    snprintf(out->sun_path, sizeof out->sun_path, "/proc/self/fd/%d/%s", dir, socket);
 }
 
-err_t registry_listen(const struct registry_claim *claim, int *fd, struct error *e)
+err_t registry_listen(const struct registry_claim *claim, const char *name, int *fd,
+                      struct error *e)
 {
     struct sockaddr_un at;
-    address(claim->dir, &at);
-    unlinkat(claim->dir, SOCKET, 0);
+    address(claim->dir, name, &at);
+    unlinkat(claim->dir, name, 0);
     int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (s >= 0 && bind(s, (struct sockaddr *)&at, sizeof at) == 0 && listen(s, 16) == 0) {
         *fd = s;
         return OK;
     }
-    err_t err = failed("make the control socket of", claim->name, e);
+    err_t err = failed("make a socket of", claim->name, e);
     shut(s);
     return err;
 }
@@ -218,7 +221,8 @@ static err_t no_such(enum registry_kind kind, const char *name, struct error *e)
                      kinds[kind].noun, name, kind == REGISTRY_VM ? "ls" : "net ls");
 }
 
-err_t registry_connect(enum registry_kind kind, const char *name, int *fd, struct error *e)
+static err_t connect_to(enum registry_kind kind, const char *name, const char *file, int *fd,
+                        struct error *e)
 {
     int all = -1;
     err_t err = check_name(kind, name, e);
@@ -231,8 +235,10 @@ err_t registry_connect(enum registry_kind kind, const char *name, int *fd, struc
     if (dir < 0)
         return no_such(kind, name, e);
     struct sockaddr_un at;
-    address(dir, &at);
+    address(dir, file, &at);
     int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const struct timeval patience = {.tv_sec = CONNECT_SECONDS}, ever = {0};
+    setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     if (s < 0 || connect(s, (struct sockaddr *)&at, sizeof at) < 0) {
         bool gone = errno == ECONNREFUSED || errno == ENOENT;
         err = gone ? no_such(kind, name, e)
@@ -240,10 +246,30 @@ err_t registry_connect(enum registry_kind kind, const char *name, int *fd, struc
                                kinds[kind].noun, name, strerror(errno));
         shut(s);
         s = -1;
+    } else {
+        setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &ever, sizeof ever);
     }
     close(dir);
     *fd = s;
     return err;
+}
+
+err_t registry_connect(enum registry_kind kind, const char *name, int *fd, struct error *e)
+{
+    return connect_to(kind, name, REGISTRY_CONTROL, fd, e);
+}
+
+err_t registry_attach(const char *name, int *fd, struct error *e)
+{
+    err_t err = connect_to(REGISTRY_VM, name, REGISTRY_CONSOLE, fd, e);
+    if (err != ERR_NOT_FOUND || connect_to(REGISTRY_VM, name, REGISTRY_CONTROL, fd, NULL))
+        return err;
+    close(*fd);
+    *fd = -1;
+    return error_set(e, err,
+                     "the console of '%s' is not shared; start it with --serial shared, or by the "
+                     "manager",
+                     name);
 }
 
 // --- all of them

@@ -24,8 +24,12 @@ struct registry_claim {
 // ERR_BUSY: one of this name runs. ERR_INVALID: not a name. Names: vm_name_valid().
 err_t registry_claim(enum registry_kind kind, const char *name, struct registry_claim *out,
                      struct error *e);
-// A socket that listens under the claimed name.
-err_t registry_listen(const struct registry_claim *claim, int *fd, struct error *e);
+// A socket that listens under the claimed name: for requests, or for those who attach to a VM's
+// shared console (raw bytes, each way).
+#define REGISTRY_CONTROL "control.sock"
+#define REGISTRY_CONSOLE "console.sock"
+err_t registry_listen(const struct registry_claim *claim, const char *socket, int *fd,
+                      struct error *e);
 // The path of a file in the directory, which goes with it. name: one of these.
 #define REGISTRY_SEED "seed.img"
 #define REGISTRY_LOG "log" // what a process says that has no terminal
@@ -37,6 +41,8 @@ void registry_hand_over(struct registry_claim *claim);
 
 // A connection to the one of this name. ERR_NOT_FOUND: none runs.
 err_t registry_connect(enum registry_kind kind, const char *name, int *fd, struct error *e);
+// To its console. ERR_NOT_FOUND also when it shares none.
+err_t registry_attach(const char *name, int *fd, struct error *e);
 
 // Calls found() for each running one, in the order of their names.
 err_t registry_each(enum registry_kind kind, void (*found)(void *opaque, const char *name),

@@ -20,7 +20,9 @@
 #define FORCE_AGAIN (3 * NS_PER_SEC)
 #define BACKOFF_FIRST (250 * NS_PER_MS)
 #define BACKOFF_LAST (60 * NS_PER_SEC)
-#define RAN_WELL_MS 30000 // who ran for so long starts again with the first delay
+#define PRESS_AGAIN (500 * NS_PER_MS)
+#define DEAF_FOR (10 * NS_PER_SEC) // so long may a guest that boots not listen to its button
+#define RAN_WELL_MS 30000          // who ran for so long starts again with the first delay
 #define EVENTS_A_SECOND 50
 
 static void connect_vm(struct managed *m);
@@ -42,6 +44,12 @@ static void shut_ready(struct managed *m)
 static void set_timer(struct managed *m, struct loop_timer *timer, uint64_t in)
 {
     loop_timer_set(m->manager->loop, timer, in == NS_NEVER ? in : host_now() + in);
+}
+
+static uint64_t until(uint64_t when)
+{
+    uint64_t now = host_now();
+    return when > now ? when - now : 0;
 }
 
 static void set_state(struct managed *m, enum managed_state state)
@@ -136,7 +144,9 @@ static void got_info(void *opaque, json_t *info, const struct error *e)
     if (!info)
         return;
     const char *state = json_string_value(json_object_get(info, "state"));
+    const char *engine = json_string_value(json_object_get(info, "engine"));
     m->pid = (int)json_integer_value(json_object_get(info, "pid"));
+    snprintf(m->engine, sizeof m->engine, "%s", engine ? engine : "");
     if (m->state != MANAGED_STOPPING)
         set_state(m, state && !strcmp(state, "paused") ? MANAGED_PAUSED : MANAGED_RUNNING);
     json_decref(info);
@@ -394,12 +404,26 @@ static void force(struct managed *m)
     set_timer(m, &m->timer, FORCE_AGAIN);
 }
 
+static void asked_guest(void *opaque, json_t *result, const struct error *e);
+
+static bool press_button(struct managed *m)
+{
+    return m->link && !link_ask(m->link, "shutdown", NULL, asked_guest, m, NULL);
+}
+
+// A guest that does not listen to its power button may be about to, while it boots; or it never
+// will.
 static void asked_guest(void *opaque, json_t *result, const struct error *e)
 {
     struct managed *m = opaque;
-    if (!result && managed_runs(m) && m->state == MANAGED_STOPPING && !m->forced)
-        force(m); // it has no power button that it listens to
     json_decref(result);
+    if (m->state != MANAGED_STOPPING || m->forced)
+        return;
+    m->heard = result != NULL;
+    if (m->heard)
+        set_timer(m, &m->timer, until(m->stop_by));
+    else
+        set_timer(m, &m->timer, PRESS_AGAIN);
 }
 
 static void time_is_up(void *opaque)
@@ -412,7 +436,9 @@ static void time_is_up(void *opaque)
             could_not_start(m, &e);
         m->restarts = restarts;
     } else if (managed_runs(m)) {
-        force(m);
+        uint64_t deaf = m->stop_began + DEAF_FOR, by = deaf < m->stop_by ? deaf : m->stop_by;
+        if (m->heard || host_now() >= by || !press_button(m))
+            force(m);
     }
 }
 
@@ -430,10 +456,12 @@ err_t managed_stop(struct managed *m, uint32_t seconds, struct error *e)
         return OK;
     }
     set_state(m, MANAGED_STOPPING);
-    bool asked = seconds && m->link &&
-                 (!paused || !link_ask(m->link, "resume", NULL, ignore, NULL, NULL)) &&
-                 !link_ask(m->link, "shutdown", NULL, asked_guest, m, NULL);
-    if (asked)
+    m->heard = false;
+    m->stop_began = host_now();
+    m->stop_by = m->stop_began + seconds * NS_PER_SEC;
+    if (paused && seconds && m->link) // a paused guest does not feel its button
+        (void)!link_ask(m->link, "resume", NULL, ignore, NULL, NULL);
+    if (seconds && press_button(m))
         set_timer(m, &m->timer, seconds * NS_PER_SEC);
     else
         force(m);

@@ -11,6 +11,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -88,6 +89,7 @@ int main(int argc, char **argv)
         return version ? 0 : STATUS_USAGE;
     }
     log_to(log_to_stderr, LOG_INFO);
+    umask(077);
     allow_many_descriptors();
     err_t err = run(&program, &e);
     if (err)

@@ -377,6 +377,7 @@ json_t *managed_describe(const struct managed *m)
     set_time(vm, "started", m->started);
     set_time(vm, "ended", managed_runs(m) ? 0 : m->ended);
     if (managed_runs(m)) {
+        json_object_set_new(vm, "engine", json_string(m->engine));
         json_object_set_new(vm, "uptime_seconds",
                             json_real((double)(wall_ms() - m->started) / 1e3));
     } else if (m->ended) {

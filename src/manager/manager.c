@@ -154,7 +154,7 @@ err_t manager_open(struct manager *manager, struct loop *loop, struct error *e)
 err_t manager_serve(struct manager *manager, struct error *e)
 {
     int fd = -1;
-    err_t err = registry_listen(&manager->claim, &fd, e);
+    err_t err = registry_listen(&manager->claim, REGISTRY_CONTROL, &fd, e);
     if (err)
         return err;
     const struct server_options options = {.loop = manager->loop,

@@ -60,14 +60,17 @@ struct managed {
     enum managed_state state;
     struct process process;  // its supervisor
     int pid;                 // its own process; 0: not known
+    char engine[16];         // likewise ""
     struct loop_fd ready;    // the supervisor's standard output until the VM listens; -1
     struct link *link;       // to its control socket; NULL: not yet, or it does not answer
     struct loop_timer timer; // stopping: by force; restarting: now
     struct loop_timer connecting;
-    unsigned forced;     // how often it was told to stop at once
-    bool again;          // start it when it has ended
-    uint64_t told;       // events passed on lately: bounded
-    uint64_t told_since; // host_now()
+    uint64_t stop_began, stop_by; // host_now(): then it was asked, then it is forced
+    bool heard;                   // its guest listens to the button that was pressed
+    unsigned forced;              // how often it was told to stop at once
+    bool again;                   // start it when it has ended
+    uint64_t told;                // events passed on lately: bounded
+    uint64_t told_since;          // host_now()
     struct waiter *waiters;
 };
 

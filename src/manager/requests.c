@@ -241,6 +241,13 @@ static err_t stats(void *context, const json_t *args, struct reply *reply, struc
     return hand_on(context, args, "stats", reply, e);
 }
 
+static err_t console(void *context, const json_t *args, struct reply *reply, struct error *e)
+{
+    struct managed *m;
+    err_t err = find(context, args, &m, e);
+    return err ? err : registry_attach(m->name, &reply->fd, e);
+}
+
 // --- the table
 
 #define VM_FIELD                                            \
@@ -296,6 +303,8 @@ const struct request manager_requests[] = {
     {"reset", "presses its reset button", vm_fields, reset_vm, "POST /v1/vms/{vm}/reset"},
     {"stats", "every counter of its engine and devices", vm_fields, stats,
      "GET /v1/vms/{vm}/stats"},
+    {"console", "its shared console: a socket of raw bytes in the descriptor", vm_fields, console,
+     "GET /v1/vms/{vm}/console", ANSWER_STREAM},
     {"rm", "removes a VM that does not run, with its disks", vm_fields, rm, "DELETE /v1/vms/{vm}"},
     {0},
 };

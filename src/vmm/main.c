@@ -1,11 +1,12 @@
 // berth-vmm: one process, one VM. Started by berth with the VM's definition on an inherited
 // descriptor:
 //
-//     berth-vmm --definition FD [--control FD] [--port FD]... [--vnc FD]
+//     berth-vmm --definition FD [--control FD] [--port FD]... [--vnc FD] [--shared FD]
 //
 // with, on others, the sockets that it listens on: for requests (docs/control.md) and for viewers
-// of the screen (docs/display.md). For tests of the sandbox: berth-vmm --self-test-sandbox
-// main|vcpu|display|block makes a system call that is not allowed there, and must die of SIGSYS.
+// of the screen (docs/display.md); and one end of a shared console. For tests of the sandbox:
+// berth-vmm --self-test-sandbox main|vcpu|display|block makes a system call that is not allowed
+// there, and must die of SIGSYS.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,7 +56,7 @@ static int fail(struct run *run, const struct error *e)
 
 // Descriptors from berth; -1 where there is none.
 struct inherited {
-    int definition, control, vnc;
+    int definition, control, vnc, shared;
     int port[VM_NICS_MAX]; // of the network cards, in their order
 };
 
@@ -65,8 +66,12 @@ static bool read_descriptors(int argc, char **argv, struct inherited *out)
         const char *option;
         int *fd;
     } known[] = {
-        {"--definition", &out->definition}, {"--control", &out->control}, {"--vnc", &out->vnc}};
-    *out = (struct inherited){-1, -1, -1};
+        {"--definition", &out->definition},
+        {"--control", &out->control},
+        {"--vnc", &out->vnc},
+        {"--shared", &out->shared},
+    };
+    *out = (struct inherited){-1, -1, -1, -1};
     memset(out->port, -1, sizeof out->port);
     size_t ports = 0;
     for (int i = 1; i + 1 < argc; i += 2) {
@@ -92,13 +97,15 @@ static int run_vm(const struct inherited *fds)
     host_tsc_look(&run->begun);
     run->control_fd = fds->control;
     run->vnc_fd = fds->vnc;
+    run->shared_fd = fds->shared;
     memcpy(run->port_fd, fds->port, sizeof run->port_fd);
     struct error e = {0};
     int status = VMM_HOST_FAILED;
     run->pid = (int)isolate_host_pid();
     run->empty_root = isolate_prepare();
-    int keep[4 + VM_NICS_MAX] = {fds->definition, fds->control, fds->vnc, run->empty_root};
-    memcpy(keep + 4, fds->port, sizeof fds->port);
+    int keep[5 + VM_NICS_MAX] = {fds->definition, fds->control, fds->vnc, fds->shared,
+                                 run->empty_root};
+    memcpy(keep + 5, fds->port, sizeof fds->port);
     err_t err = sandbox_enter(keep, ARRAY_LEN(keep), &e);
     host_thread_guard(sandbox_confine);
     log_to(log_to_stderr, LOG_INFO);

@@ -144,8 +144,12 @@ static void left(void *opaque)
 static err_t open_stream(struct run *run, const char *name, const char *spec, struct chardev **out,
                          struct error *e)
 {
-    struct chardev_options options = {
-        .loop = run->loop, .spec = spec, .name = name, .leave = left, .opaque = run};
+    struct chardev_options options = {.loop = run->loop,
+                                      .spec = spec,
+                                      .name = name,
+                                      .shared = &run->shared_fd,
+                                      .leave = left,
+                                      .opaque = run};
     err_t err = chardev_open(&options, out, e);
     if (err)
         return err;

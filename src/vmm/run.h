@@ -31,6 +31,7 @@ struct run {
     int control_fd;         // the control socket; -1: none
     struct control control;
     struct server *server; // serves it
+    int shared_fd;         // the socket of a console that is shared; -1: none
     struct chardev *serial, *console, *firmware_log;
     struct vm *vm;
     struct typist typist;          // at the VM's keyboard

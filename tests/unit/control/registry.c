@@ -70,7 +70,7 @@ static void a_socket_is_reached_by_name(void)
     in_a_new_directory();
     CHECK(registry_claim(REGISTRY_VM, "x", &claim, NULL) == OK);
     CHECK(registry_connect(REGISTRY_VM, "x", &fd, NULL) == ERR_NOT_FOUND);
-    CHECK(registry_listen(&claim, &listener, NULL) == OK);
+    CHECK(registry_listen(&claim, REGISTRY_CONTROL, &listener, NULL) == OK);
     CHECK(registry_connect(REGISTRY_VM, "x", &fd, NULL) == OK);
     close(fd);
     close(listener);
@@ -86,7 +86,7 @@ static void what_a_killed_program_left_is_cleared_away(void)
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
-        if (registry_claim(REGISTRY_VM, "x", &claim, NULL) || registry_listen(&claim, &fd, NULL))
+        if (registry_claim(REGISTRY_VM, "x", &claim, NULL) || registry_listen(&claim, REGISTRY_CONTROL, &fd, NULL))
             _exit(1);
         raise(SIGKILL);
     }
