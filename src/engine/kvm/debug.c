@@ -1,53 +1,22 @@
 // Stopping a guest for a debugger: points in KVM's copy of the debug registers, INT3, single steps.
-// Sources: Linux Documentation/virt/kvm/api.rst, section 4.87 (KVM_SET_GUEST_DEBUG); debug
-// registers: Intel SDM vol. 3 section 18.2. Not offered: points at ports.
+// Sources: Linux Documentation/virt/kvm/api.rst, section 4.87 (KVM_SET_GUEST_DEBUG). Not
+// offered: points at ports.
 #include <errno.h>
 #include <sys/ioctl.h>
 
 #include "engine/kvm/kvm_impl.h"
+#include "engine/watch.h"
 
 #define VEC_DB 1
 #define VEC_BP 3
 #define DR6_STEP BIT(14)
-#define DR7_ON(n) BIT(2 * (n) + 1)
-
-static err_t check(const struct engine_watch *watch, struct error *e)
-{
-    if (watch->points > ENGINE_POINTS)
-        return error_set(e, ERR_UNSUPPORTED, "a CPU can watch %d addresses at a time, not %u",
-                         ENGINE_POINTS, watch->points);
-    for (unsigned i = 0; i < watch->points; i++) {
-        const struct engine_point *p = &watch->point[i];
-        bool power = p->bytes && p->bytes <= 8 && !(p->bytes & (p->bytes - 1));
-        if (!power || p->at & (p->bytes - 1u) || (p->kind == ENGINE_POINT_EXEC && p->bytes != 1))
-            return error_set(e, ERR_INVALID,
-                             "a CPU cannot watch %u bytes at %#llx; give 1, 2, 4 or 8 that are "
-                             "aligned, and 1 for an instruction",
-                             p->bytes, (unsigned long long)p->at);
-    }
-    return OK;
-}
-
-static uint64_t dr7_of(const struct engine_watch *watch)
-{
-    static const uint8_t kinds[] = {
-        [ENGINE_POINT_EXEC] = 0, [ENGINE_POINT_WRITE] = 1, [ENGINE_POINT_ACCESS] = 3};
-    static const uint8_t lengths[] = {[1] = 0, [2] = 1, [4] = 3, [8] = 2};
-    uint64_t dr7 = DR7_FIXED;
-    for (unsigned i = 0; i < watch->points; i++) {
-        const struct engine_point *p = &watch->point[i];
-        dr7 |= DR7_ON(i) | (uint64_t)kinds[p->kind] << (16 + 4 * i) |
-               (uint64_t)lengths[p->bytes] << (18 + 4 * i);
-    }
-    return dr7;
-}
 
 err_t kvm_watch(struct engine_vcpu *v, const struct engine_watch *watch, struct error *e)
 {
     const struct engine_watch nothing = {0};
     struct kvm_guest_debug debug = {0};
     watch = watch ? watch : &nothing;
-    err_t err = check(watch, e);
+    err_t err = engine_watch_check(watch, e);
     if (err)
         return err;
     if (watch->step)
@@ -62,7 +31,7 @@ err_t kvm_watch(struct engine_vcpu *v, const struct engine_watch *watch, struct 
         debug.control |= KVM_GUESTDBG_ENABLE;
     for (unsigned i = 0; i < watch->points; i++)
         debug.arch.debugreg[i] = watch->point[i].at;
-    debug.arch.debugreg[7] = dr7_of(watch);
+    debug.arch.debugreg[7] = engine_watch_dr7(watch);
     if (ioctl(v->fd, KVM_SET_GUEST_DEBUG, &debug) < 0)
         return kvm_failed(e, errno, "watch the guest for a debugger");
     debug.control &= ~(uint32_t)KVM_GUESTDBG_INJECT_BP;

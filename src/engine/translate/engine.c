@@ -306,6 +306,16 @@ static const char *vcpu_error(struct engine_vcpu *vcpu)
     return vcpu->tcpu.error;
 }
 
+static err_t watch(struct engine_vcpu *vcpu, const struct engine_watch *watch, struct error *e)
+{
+    return debug_watch(&vcpu->tcpu, watch, e);
+}
+
+static void stopped(struct engine_vcpu *vcpu, struct engine_stop *out)
+{
+    *out = vcpu->tcpu.debug.stop;
+}
+
 static void kick(struct engine_vcpu *vcpu)
 {
     tcpu_pend(&vcpu->tcpu, PENDING_KICK);
@@ -341,6 +351,8 @@ const struct engine engine_translate = {
     .set = set,
     .run = run,
     .vcpu_error = vcpu_error,
+    .watch = watch,
+    .stopped = stopped,
     .kick = kick,
     .set_intr = set_intr,
     .nmi = nmi,

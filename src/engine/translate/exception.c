@@ -361,6 +361,7 @@ void sys_int(struct tcpu *c, const struct insn *insn)
 
 void sys_int3(struct tcpu *c, const struct insn *insn)
 {
+    debug_int3(c);
     cpu_deliver(c, VEC_BP, CPU_EVENT_SOFT_INT, false, 0);
 }
 

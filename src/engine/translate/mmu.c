@@ -44,7 +44,7 @@ static uint8_t *page_flags_at(const struct translation *t)
 static bool page_watched(const struct tcpu *c, gva_t page)
 {
     for (unsigned i = 0; i < 4; i++) {
-        if ((c->s.dr7 >> (2 * i) & 3) && align_down(c->s.dr[i], PAGE_SIZE) == page)
+        if ((points_dr7(c) >> (2 * i) & 3) && align_down(points_at(c, i), PAGE_SIZE) == page)
             return true;
     }
     return false;
@@ -53,16 +53,15 @@ static bool page_watched(const struct tcpu *c, gva_t page)
 // Data breakpoints that [at, at + size) touches become a trap after the instruction.
 static void watch(struct tcpu *c, gva_t at, unsigned size, enum access access)
 {
+    uint64_t dr7 = points_dr7(c);
     for (unsigned i = 0; i < 4; i++) {
-        unsigned type = bits_get(c->s.dr7, 17 + 4 * i, 16 + 4 * i);
+        unsigned type = bits_get(dr7, 17 + 4 * i, 16 + 4 * i);
         static const uint8_t bytes[4] = {1, 2, 8, 4};
-        unsigned len = bytes[bits_get(c->s.dr7, 19 + 4 * i, 18 + 4 * i)];
-        gva_t start = align_down(c->s.dr[i], len);
+        unsigned len = bytes[bits_get(dr7, 19 + 4 * i, 18 + 4 * i)];
+        gva_t start = align_down(points_at(c, i), len);
         bool kind = type == 3 || (type == 1 && access == ACCESS_WRITE);
-        if (kind && (c->s.dr7 >> (2 * i) & 3) && at < start + len && start < at + size) {
-            c->s.pending_dbg |= BIT(i);
-            tcpu_pend(c, PENDING_EVENT);
-        }
+        if (kind && (dr7 >> (2 * i) & 3) && at < start + len && start < at + size)
+            debug_hit(c, i);
     }
 }
 

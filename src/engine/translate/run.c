@@ -8,6 +8,12 @@
 
 // --- events at an instruction boundary -----------------------------------------------------------
 
+static void deliver(struct tcpu *c)
+{
+    event_deliver(c);
+    debug_after(c);
+}
+
 static void begin_event(struct tcpu *c, unsigned vector, enum cpu_event_type type)
 {
     c->s.event_vector = (uint8_t)vector;
@@ -15,18 +21,24 @@ static void begin_event(struct tcpu *c, unsigned vector, enum cpu_event_type typ
     c->s.event_has_error = 0;
     c->s.event_error = 0;
     c->s.activity = CPU_RUNNING;
-    event_deliver(c);
+    deliver(c);
+}
+
+// A debugger's step is the program's: interrupts only end a HLT.
+static bool interruptible(const struct tcpu *c)
+{
+    return !c->debug.watch.step || c->s.activity == CPU_HALTED;
 }
 
 static bool nmi_due(const struct tcpu *c)
 {
-    return c->s.nmi_pending && !c->s.nmi_blocked && c->s.interrupt_shadow != 2 &&
-           c->s.activity != CPU_WAIT_FOR_SIPI;
+    return interruptible(c) && c->s.nmi_pending && !c->s.nmi_blocked &&
+           c->s.interrupt_shadow != 2 && c->s.activity != CPU_WAIT_FOR_SIPI;
 }
 
 static bool intr_due(const struct tcpu *c)
 {
-    return (c->s.rflags & FLAG_IF) && !c->s.interrupt_shadow &&
+    return interruptible(c) && (c->s.rflags & FLAG_IF) && !c->s.interrupt_shadow &&
            c->s.activity != CPU_WAIT_FOR_SIPI && __atomic_load_n(&c->intr_level, __ATOMIC_SEQ_CST);
 }
 
@@ -107,7 +119,7 @@ static bool boundary(struct tcpu *c)
         return false;
     tcpu_unpend(c, PENDING_EVENT);
     if (c->s.event_pending) {
-        event_deliver(c);
+        deliver(c);
         return true;
     }
     if (c->s.activity == CPU_SHUTDOWN || c->s.activity == CPU_WAIT_FOR_SIPI)
@@ -128,22 +140,19 @@ static bool boundary(struct tcpu *c)
 
 static void check_code_breakpoints(struct tcpu *c)
 {
-    if (!(c->s.dr7 & 0xff) || (c->s.rflags & FLAG_RF))
-        return;
-    uint64_t at = (c->mode & MODE_CODE_SIZE) == MODE_CODE64
-                      ? c->s.rip
-                      : (uint32_t)(c->s.seg[SEG_CS].base + c->s.rip);
-    uint64_t hit = 0;
-    for (unsigned i = 0; i < 4; i++) {
-        if ((c->s.dr7 >> (2 * i) & 3) && !bits_get(c->s.dr7, 19 + 4 * i, 16 + 4 * i) &&
-            c->s.dr[i] == at)
+    uint64_t dr7 = points_dr7(c), at = code_linear(c), hit = 0;
+    for (unsigned i = 0; i < 4 && dr7 & 0xff; i++) {
+        if ((dr7 >> (2 * i) & 3) && !bits_get(dr7, 19 + 4 * i, 16 + 4 * i) && points_at(c, i) == at)
             hit |= BIT(i);
     }
-    if (hit)
+    if (c->debug.watch.points)
+        debug_before(c, hit);
+    else if (hit && !(c->s.rflags & FLAG_RF))
         raise_db(c, hit);
 }
 
-// With TF, breakpoints or an interrupt shadow: one instruction, and what it leaves behind.
+// With TF, breakpoints, a debugger or an interrupt shadow: one instruction, and what it leaves
+// behind.
 static void step_watched(struct tcpu *c)
 {
     uint8_t shadow = c->s.interrupt_shadow;
@@ -153,7 +162,7 @@ static void step_watched(struct tcpu *c)
         check_code_breakpoints(c);
     c->no_step = c->keep_rf = 0;
     c->s.interrupt_shadow = 0;
-    if (trap)
+    if (trap || c->debug.watch.step)
         tcpu_pend(c, PENDING_EVENT); // one repetition of a string at a time
     interp_step(c);
     if (c->s.interrupt_shadow == shadow)
@@ -165,6 +174,7 @@ static void step_watched(struct tcpu *c)
     if (c->s.pending_dbg || c->s.interrupt_shadow)
         tcpu_pend(c, PENDING_EVENT);
     settle_intr(c);
+    debug_after(c);
 }
 
 static void execute(struct tcpu *c)

@@ -5,17 +5,16 @@
 
 static void io_watch(struct tcpu *c, uint16_t port, unsigned size)
 {
-    if (!(c->s.cr4 & CR4_DE) || !(c->s.dr7 & 0xff))
+    uint64_t dr7 = points_dr7(c);
+    if (!(c->s.cr4 & CR4_DE) || !(dr7 & 0xff))
         return;
     static const uint8_t bytes[4] = {1, 2, 8, 4};
     for (unsigned i = 0; i < 4; i++) {
-        uint64_t len = bytes[bits_get(c->s.dr7, 19 + 4 * i, 18 + 4 * i)],
-                 start = c->s.dr[i] & ~(len - 1);
-        if (bits_get(c->s.dr7, 17 + 4 * i, 16 + 4 * i) == 2 && (c->s.dr7 >> (2 * i) & 3) &&
-            port < start + len && start < (uint64_t)port + size) {
-            c->s.pending_dbg |= BIT(i);
-            tcpu_pend(c, PENDING_EVENT);
-        }
+        uint64_t len = bytes[bits_get(dr7, 19 + 4 * i, 18 + 4 * i)],
+                 start = points_at(c, i) & ~(len - 1);
+        if (bits_get(dr7, 17 + 4 * i, 16 + 4 * i) == 2 && (dr7 >> (2 * i) & 3) &&
+            port < start + len && start < (uint64_t)port + size)
+            debug_hit(c, i);
     }
 }
 

@@ -176,9 +176,9 @@ void tcpu_update_mode(struct tcpu *c)
         mode |= MODE_V86;
     if (s->efer & EFER_LMA)
         mode |= MODE_LONG;
-    if ((s->rflags & FLAG_TF) || (s->dr7 & 0xff))
+    if ((s->rflags & FLAG_TF) || (points_dr7(c) & 0xff) || c->debug.watch.step)
         mode |= MODE_STEP;
-    c->watch = data_breakpoints(s->dr7);
+    c->watch = data_breakpoints(points_dr7(c));
     c->user = level == 3;
     c->mode = mode;
     c->hot.barrier[0] = open_data(&s->seg[SEG_FS]) ? 0 : SEGMENT_BARRIER;

@@ -87,6 +87,15 @@ struct jit;  // jit.h: code cache and blocks of this vCPU
 struct simd; // simd.h: stubs that run one vector instruction
 struct tlb2; // mmu.c
 
+// What a debugger watches: debug.c.
+struct tcpu_debug {
+    struct engine_watch watch;
+    struct engine_stop stop; // the last one
+    uint64_t dr7;            // of the points
+    uint64_t pass_rip;       // watch.pass is for this INT3
+    uint8_t hits;            // points that the instruction being executed has hit
+};
+
 struct tcpu {
     // Translated code addresses this struct through %gs; the hot part comes first.
     struct cpu_state s;
@@ -121,7 +130,7 @@ struct tcpu {
     uint32_t map_seen;   // tvm.map_changes that the TLBs reflect
     uint8_t vendor_amd;  // CPUID's vendor: SYSCALL, SYSENTER and far transfers differ
     uint8_t event_ext;   // the event being delivered is external to the program: EXT in error codes
-    uint8_t watch;       // DR7 arms a data breakpoint: its pages get no TLB tags
+    uint8_t watch;       // a data breakpoint is armed: its pages get no TLB tags
     uint8_t no_step;     // the instruction transferred control so that TF must not trap after it
     uint8_t keep_rf;     // the instruction loaded RF, which must survive it
     uint8_t outside_depth; // nesting of upcalls
@@ -130,7 +139,21 @@ struct tcpu {
     gpa_t rmw_at;
     struct icache *icache;     // interp.c: decoded instructions
     struct lockstep *lockstep; // lockstep.h; NULL but with ENGINE_DEBUG_LOCKSTEP
+    struct tcpu_debug debug;
 };
+
+// The debug registers that are in force: a debugger's points while it has any, else the guest's.
+static inline uint64_t points_dr7(const struct tcpu *c)
+{
+    return c->debug.watch.points ? c->debug.dr7 : c->s.dr7;
+}
+static inline gva_t points_at(const struct tcpu *c, unsigned n)
+{
+    return c->debug.watch.points ? c->debug.watch.point[n].at : c->s.dr[n];
+}
+
+// The instruction touches what point n (the debugger's or the guest's) watches.
+void debug_hit(struct tcpu *c, unsigned n);
 
 // The entry of the inline TLB that an address leads to. A table of one has a second entry, always
 // empty, where the addresses are sent that are close to the first one's tag while it is empty.
@@ -157,7 +180,7 @@ enum tcpu_mode {
     MODE_AVX512 = 2048,
     MODE_CPL0 = 4096,     // CPL 0: privileged instructions allowed
     MODE_ALIGN = 8192,    // CPL 3, CR0.AM, EFLAGS.AC: alignment checks
-    MODE_STEP = 16384,    // TF or enabled breakpoints: interpret one by one
+    MODE_STEP = 16384,    // TF, enabled breakpoints, a debugger's steps: interpret one by one
     MODE_IOPL_OK = 32768, // CPL <= IOPL (cli, sti, popf IF)
 };
 

@@ -47,7 +47,7 @@ static err_t msr_write(void *opaque, unsigned vcpu, uint32_t msr, uint64_t value
 
 static int intr_ack(void *opaque, unsigned vcpu)
 {
-    return -1;
+    return box.vector;
 }
 
 static uint8_t cr8_read(void *opaque, unsigned vcpu)
@@ -70,7 +70,8 @@ const struct engine_upcalls kvm_box_upcalls = {.pio_read = pio_read,
                                                .cr8_write = cr8_write};
 
 struct kvm_box box;
-const struct engine *const kvm = &engine_kvm;
+const struct engine *kvm = &engine_kvm;
+uint32_t box_debug;
 
 struct engine_vm_config kvm_box_config(struct cpuid_table *table)
 {
@@ -90,6 +91,7 @@ void open_box_with(uint32_t debug)
     struct engine_vm_config config = kvm_box_config(&table);
     memset(&box.seen, 0, sizeof box.seen);
     box.kick_at_port = false;
+    box.vector = -1;
     config.debug = debug;
     box.ram = mmap(NULL, KVM_BOX_RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (kvm->vm_new(&config, &kvm_box_upcalls, NULL, &box.vm, &box.e) != OK ||
@@ -104,7 +106,7 @@ void open_box_with(uint32_t debug)
 
 void open_box(void)
 {
-    open_box_with(0);
+    open_box_with(box_debug);
 }
 
 void close_box(void)

@@ -1,5 +1,5 @@
-// A small machine for tests of the KVM engine: one vCPU in real mode, RAM at 0, and upcalls that
-// note what was asked.
+// A small machine for tests of the KVM engine, and what others must do alike: one vCPU in real
+// mode, RAM at 0, and upcalls that note what was asked.
 #pragma once
 
 #include "engine/engine.h"
@@ -23,12 +23,14 @@ struct kvm_box {
     uint8_t *ram;
     struct cpu_state in, out; // to be set; as it was after the last run
     struct kvm_box_seen seen;
+    int vector;        // that intr_ack gives; -1: none
     bool kick_at_port; // a write to any port ends the run
     struct error e;
 };
 
 extern struct kvm_box box;
-extern const struct engine *const kvm;
+extern const struct engine *kvm; // or another one to compare with
+extern uint32_t box_debug;       // of boxes that open_box() makes: enum engine_debug
 
 // Of a VM with one vCPU; fills the table.
 struct engine_vm_config kvm_box_config(struct cpuid_table *table);
