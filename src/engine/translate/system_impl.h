@@ -78,7 +78,8 @@ void event_deliver(struct tcpu *c);
 // #DB at the current instruction: sets DR6.
 _Noreturn void raise_db(struct tcpu *c, uint64_t dr6_bits);
 
-// --- debug.c: what a debugger watches -------------------------------------------------------------
+// --- debug.c: what a debugger watches
+// -------------------------------------------------------------
 
 err_t debug_watch(struct tcpu *c, const struct engine_watch *watch, struct error *e);
 // Each ends run() if the debugger wants to stop there. Before an instruction at which these points
@@ -90,9 +91,8 @@ void debug_after(struct tcpu *c);
 // The linear address of s.rip.
 static inline gva_t code_linear(const struct tcpu *c)
 {
-    return (c->mode & MODE_CODE_SIZE) == MODE_CODE64
-               ? c->s.rip
-               : (uint32_t)(c->s.seg[SEG_CS].base + c->s.rip);
+    return (c->mode & MODE_CODE_SIZE) == MODE_CODE64 ? c->s.rip
+                                                     : (uint32_t)(c->s.seg[SEG_CS].base + c->s.rip);
 }
 
 static inline uint32_t selector_error(const struct tcpu *c, uint16_t selector)
