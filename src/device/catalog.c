@@ -24,6 +24,7 @@
 #include "device/timer/pit.h"
 #include "device/timer/pm.h"
 #include "device/timer/rtc.h"
+#include "device/virtio/balloon.h"
 #include "device/virtio/console.h"
 #include "device/virtio/net.h"
 #include "device/virtio/rng.h"
@@ -52,6 +53,7 @@ const struct device_type *const device_catalog[] = {
     &ahci_type,
     &nvme_type,
     &virtio_blk_type,
+    &virtio_balloon_type,
     &virtio_console_type,
     &virtio_net_type,
     &virtio_rng_type,

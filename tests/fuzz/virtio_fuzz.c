@@ -9,6 +9,7 @@
 #include "../unit/device/fake_driver.h"
 #include "base/bytes.h"
 #include "device/storage/virtio_blk.h"
+#include "device/virtio/balloon.h"
 #include "device/virtio/console.h"
 #include "device/virtio/net.h"
 #include "device/virtio/rng.h"
@@ -107,6 +108,16 @@ static bool take_packet(void *opaque, uint8_t *packet, size_t len)
     return packet[len - 1] & 8;
 }
 
+// As the machine does: what is not RAM is nobody's.
+static void give_back(void *opaque, gpa_t at, uint64_t len)
+{
+    struct fake_guest *g = opaque;
+    if (at % PAGE_SIZE || len % PAGE_SIZE || !len)
+        abort();
+    if (at < FAKE_RAM_BYTES && len <= FAKE_RAM_BYTES - at)
+        memset(g->ram + at, 0, len);
+}
+
 // --- Actions ---
 
 struct fuzz {
@@ -121,7 +132,8 @@ static union {
     struct virtio_console_config console;
     struct virtio_blk_config blk;
     struct nic_config net;
-} configs[5];
+    struct virtio_balloon_config balloon;
+} configs[6];
 
 static const struct device_type *choose(struct fuzz *f, unsigned which, const void **config,
                                         unsigned *queues)
@@ -146,11 +158,16 @@ static const struct device_type *choose(struct fuzz *f, unsigned which, const vo
         configs[3].net = (struct nic_config){.mtu = 1500, .pairs = 2, .send = take_packet};
         *queues = 5;
         return &virtio_net_type;
+    case 4:
+        configs[4].balloon =
+            (struct virtio_balloon_config){FAKE_RAM_BYTES >> PAGE_SHIFT, give_back, f->d.g};
+        *queues = 5;
+        return &virtio_balloon_type;
     default:
         f->back_end.block.type = &block_type;
         f->back_end.cached = take(&f->in, 1) & 1;
         f->back_end.block.limits = (struct block_limits){DISK_BYTES, 512, 512, false, true, true};
-        configs[4].blk = (struct virtio_blk_config){.block = &f->back_end.block, .queues = 2};
+        configs[5].blk = (struct virtio_blk_config){.block = &f->back_end.block, .queues = 2};
         *queues = 2;
         return &virtio_blk_type;
     }
@@ -233,6 +250,11 @@ static void back_end_moves(struct fuzz *f)
         virtio_nic.receive(f->d.dev, packet, 12 * n);
     if (f->d.dev->type == &virtio_net_type)
         virtio_nic.go_on(f->d.dev);
+    if (f->d.dev->type == &virtio_balloon_type) {
+        struct balloon_view view;
+        virtio_balloon_set_target(f->d.dev, n);
+        virtio_balloon_look(f->d.dev, &view);
+    }
     fake_pass_time(f->d.g, f->d.dev, n * NS_PER_MS);
 }
 
@@ -264,10 +286,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct fuzz f = {.in = {data, data + size}};
     struct fake_guest *g = fake_guest_new(), *other = fake_guest_new();
     const void *config;
-    const struct device_type *type = choose(&f, (unsigned)take(&f.in, 1) % 5, &config, &f.queues);
+    f.d.g = g;
+    const struct device_type *type = choose(&f, (unsigned)take(&f.in, 1) % 6, &config, &f.queues);
     struct device *dev = fake_device(g, type, config);
 
-    f.d.g = g;
     f.d.dev = dev;
     start(&f);
     while (f.in.at < f.in.end)
