@@ -29,6 +29,10 @@ const char run_help[] =
     "                        is free)\n"
     "  -c, --cpus N          virtual CPUs, 1 to 64 (1)\n"
     "  -m, --memory SIZE     memory: 512 or 512M is MiB, 2G is GiB (1G with IMAGE, else 256M)\n"
+    "      --cpu-limit AMOUNT  CPU time of the host: 50%, or 1.5 for one and a half CPUs (none)\n"
+    "      --cpu-pin LIST    the host's CPUs that its vCPUs run on: 0-3,6, or each 0:2;1:3 (any)\n"
+    "      --memory-huge     memory of the host's reserved huge pages only\n"
+    "      --memory-merge    let the host merge equal pages with those of other VMs (KSM)\n"
     "      --kernel FILE     kernel to start: a bzImage, a vmlinux or a multiboot file\n"
     "      --initrd FILE     initial RAM disk for it\n"
     "      --append TEXT     its command line\n"
@@ -77,6 +81,10 @@ const char run_help[] =
 
 enum option_id {
     OPT_KERNEL = 256,
+    OPT_CPU_LIMIT,
+    OPT_CPU_PIN,
+    OPT_MEMORY_HUGE,
+    OPT_MEMORY_MERGE,
     OPT_INITRD,
     OPT_APPEND,
     OPT_FIRMWARE,
@@ -109,6 +117,10 @@ static const struct option options[] = {
     {"name", required_argument, NULL, 'n'},
     {"cpus", required_argument, NULL, 'c'},
     {"memory", required_argument, NULL, 'm'},
+    {"cpu-limit", required_argument, NULL, OPT_CPU_LIMIT},
+    {"cpu-pin", required_argument, NULL, OPT_CPU_PIN},
+    {"memory-huge", no_argument, NULL, OPT_MEMORY_HUGE},
+    {"memory-merge", no_argument, NULL, OPT_MEMORY_MERGE},
     {"kernel", required_argument, NULL, OPT_KERNEL},
     {"initrd", required_argument, NULL, OPT_INITRD},
     {"append", required_argument, NULL, OPT_APPEND},
@@ -223,6 +235,10 @@ static err_t take_option(struct vm_config *config, int id, char *value, struct r
     case 'n': given->name = true; return vm_config_set(&config->name, value, e);
     case 'c': return parse_cpus(value, &config->vcpus, e);
     case 'm': given->memory = true; return vm_memory_parse(value, &config->memory_bytes, e);
+    case OPT_CPU_LIMIT: return vm_cpu_amount_parse(value, &config->cpu_limit, e);
+    case OPT_CPU_PIN: return vm_config_set(&config->cpu_pin, value, e);
+    case OPT_MEMORY_HUGE: config->memory_huge = true; return OK;
+    case OPT_MEMORY_MERGE: config->memory_merge = true; return OK;
     case OPT_KERNEL: return vm_config_set(&config->kernel, value, e);
     case OPT_INITRD: return vm_config_set(&config->initrd, value, e);
     case OPT_APPEND: return vm_config_set(&config->append, value, e);

@@ -1,11 +1,10 @@
 // The requests that every VM answers. Handlers run on the main loop; what must not see the guest
 // move says vm_freeze() and vm_thaw().
-#include <time.h>
-
 #include "control/control.h"
 #include "control/disk_requests.h"
 #include "control/display_requests.h"
 #include "control/nic_requests.h"
+#include "control/share_requests.h"
 #include "host/clock.h"
 
 // --- what it is
@@ -51,14 +50,6 @@ static err_t info(void *context, const json_t *args, struct reply *reply, struct
     return OK;
 }
 
-// Of all threads of this process.
-static double cpu_seconds(void)
-{
-    struct timespec t = {0};
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / NS_PER_SEC;
-}
-
 static err_t stats(void *context, const json_t *args, struct reply *reply, struct error *e)
 {
     const struct control *c = context;
@@ -71,7 +62,11 @@ static err_t stats(void *context, const json_t *args, struct reply *reply, struc
                         json_real((double)(host_now() - c->started) / NS_PER_SEC));
     json_object_set_new(reply->result, "guest_seconds",
                         json_real((double)vm_time(c->vm) / NS_PER_SEC));
-    json_object_set_new(reply->result, "cpu_seconds", json_real(cpu_seconds()));
+    json_object_set_new(reply->result, "cpu_seconds",
+                        json_real((double)host_cpu_now() / NS_PER_SEC));
+    struct vm_cpu cpu;
+    vm_cpu(c->vm, &cpu);
+    json_object_set_new(reply->result, "held_seconds", json_real((double)cpu.held_ns / NS_PER_SEC));
     json_object_set_new(reply->result, "counters", counters);
     return OK;
 }
@@ -167,6 +162,10 @@ const struct request vm_requests[] = {
     {"unplug", "takes a network card's cable out", unplug_fields, request_unplug},
     {"limit", "what a disk may take of the host, from now on; without limits: what holds",
      limit_fields, limit_request},
+    {"cpu", "what the VM may take of the host's CPUs, from now on; without arguments: what holds",
+     cpu_fields, cpu_request},
+    {"memory", "how much memory the guest may use, from now on, and what it says about it",
+     memory_fields, memory_request},
     {"nmi", "a non-maskable interrupt, as from a crash-dump button", nmi_fields, nmi},
     {0},
 };

@@ -6,6 +6,8 @@
 uint64_t host_now(void);     // ns, CLOCK_MONOTONIC
 int64_t host_wall_now(void); // ns since 1970 UTC
 
+uint64_t host_cpu_now(void); // ns that all threads of this process have used a CPU
+
 static inline uint64_t host_tsc(void)
 {
     return __builtin_ia32_rdtsc();

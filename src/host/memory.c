@@ -85,11 +85,24 @@ static unsigned long long sensible_mib(uint64_t available)
     return mib >= 256 ? mib / 128 * 128 : mib;
 }
 
-err_t host_ram_new(uint64_t bytes, void **out, struct error *e)
+// The pages are taken from the host's pool here or not at all: a fault that finds it empty later
+// would end the VM.
+static err_t back_with_huge_pages(void *ram, uint64_t bytes, struct error *e)
+{
+    if (mmap(ram, bytes, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_HUGETLB, -1, 0) != MAP_FAILED)
+        return OK;
+    return error_set(e, ERR_NO_MEMORY,
+                     "the host has not %llu free huge pages for the guest's %llu MiB: %s; try "
+                     "sysctl vm.nr_hugepages=N, or leave out --memory-huge",
+                     bytes / HUGE_PAGE, bytes / MIB, strerror(errno));
+}
+
+err_t host_ram_new(uint64_t bytes, bool huge, void **out, struct error *e)
 {
     struct host_memory memory;
     host_memory_read(&memory);
-    if (memory.available && bytes > memory.available)
+    if (!huge && memory.available && bytes > memory.available)
         return error_set(e, ERR_NO_MEMORY,
                          "cannot give the guest %llu MiB: the host has %llu MiB "
                          "available; try -m %llu",
@@ -109,6 +122,11 @@ err_t host_ram_new(uint64_t bytes, void **out, struct error *e)
         munmap(ram - PAGE_SIZE, bytes + 2 * PAGE_SIZE);
         goto fail;
     }
+    err_t err = huge ? back_with_huge_pages(ram, bytes, e) : OK;
+    if (err) {
+        munmap(ram - PAGE_SIZE, bytes + 2 * PAGE_SIZE);
+        return err;
+    }
     madvise(ram, bytes, MADV_DONTDUMP);
     *out = ram;
     return OK;
@@ -124,6 +142,30 @@ fail:
 void host_ram_want_huge(void *at, uint64_t bytes)
 {
     madvise(at, bytes, MADV_HUGEPAGE);
+}
+
+bool host_ram_merge(void *at, uint64_t bytes, char fix[120])
+{
+    int run = 0;
+    FILE *f = fopen("/sys/kernel/mm/ksm/run", "re");
+    if (f) {
+        if (fscanf(f, "%d", &run) != 1)
+            run = 0;
+        fclose(f);
+    }
+    if (madvise(at, bytes, MADV_MERGEABLE) < 0)
+        snprintf(fix, 120, "this kernel has no KSM (CONFIG_KSM)");
+    else if (run != 1)
+        snprintf(fix, 120, "nothing is merged before: echo 1 > /sys/kernel/mm/ksm/run");
+    else
+        return true;
+    return false;
+}
+
+// Private memory; of huge pages only whole ones can be given back.
+void host_ram_discard(void *at, uint64_t bytes)
+{
+    (void)!madvise(at, bytes, MADV_DONTNEED);
 }
 
 void host_ram_free(void *ram, uint64_t bytes)

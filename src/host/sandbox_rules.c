@@ -345,6 +345,13 @@ static int allow_class_ioctls(scmp_filter_ctx filter, enum host_thread_class thr
     return result;
 }
 
+// To other CPUs of the host: itself, and no other thread of the user's.
+static int allow_moving(scmp_filter_ctx filter)
+{
+    return seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(sched_setaffinity), 1,
+                            SCMP_A0(SCMP_CMP_EQ, 0));
+}
+
 // The translator keeps its own GS base, and looks at it when a signal arrives.
 static int allow_gs_base(scmp_filter_ctx filter)
 {
@@ -425,6 +432,8 @@ static int class_filter(scmp_filter_ctx filter, enum host_thread_class thread_cl
         result = allow_cached_reads(filter);
     if (!result)
         result = thread_class == HOST_THREAD_VCPU ? allow_gs_base(filter) : allow_fstat(filter);
+    if (!result && thread_class == HOST_THREAD_VCPU)
+        result = allow_moving(filter);
     return result;
 }
 

@@ -26,6 +26,10 @@ static const struct key {
     {"name", KEY_STRING, offsetof(struct vm_config, name)},
     {"vcpus", KEY_U32, offsetof(struct vm_config, vcpus)},
     {"memory_mib", KEY_MIB, offsetof(struct vm_config, memory_bytes)},
+    {"cpu_limit", KEY_U32, offsetof(struct vm_config, cpu_limit)},
+    {"cpu_pin", KEY_STRING, offsetof(struct vm_config, cpu_pin)},
+    {"memory_huge", KEY_BOOL, offsetof(struct vm_config, memory_huge)},
+    {"memory_merge", KEY_BOOL, offsetof(struct vm_config, memory_merge)},
     {"kernel", KEY_STRING, offsetof(struct vm_config, kernel)},
     {"initrd", KEY_STRING, offsetof(struct vm_config, initrd)},
     {"append", KEY_STRING, offsetof(struct vm_config, append)},
@@ -289,8 +293,16 @@ err_t vm_config_check(const struct vm_config *config, struct error *e)
         return error_set(e, ERR_INVALID, "initrd: needs a kernel to go with it");
     if (config->append && !config->kernel)
         return error_set(e, ERR_INVALID, "append: needs a kernel to go with it");
+    if (config->memory_huge && config->memory_bytes % (2 * MIB))
+        return error_set(e, ERR_INVALID, "memory_huge: needs an even number of MiB");
+    if (config->memory_huge && config->memory_merge)
+        return error_set(e, ERR_INVALID, "memory_merge: huge pages cannot be merged");
     struct vm_engine engine;
-    err_t err = vm_disks_check(config, e);
+    err_t err = vm_cpu_limit_check(config->cpu_limit, e);
+    if (!err && config->cpu_pin)
+        err = vm_cpu_pin_parse(config->cpu_pin, config->vcpus, NULL, e);
+    if (!err)
+        err = vm_disks_check(config, e);
     if (!err)
         err = vm_nics_check(config, e);
     if (!err)

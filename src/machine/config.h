@@ -2,6 +2,8 @@
 // gets. JSON form: docs/formats/vm-definition.md.
 #pragma once
 
+#include <sched.h>
+
 #include "base/error.h"
 #include "block/throttle.h"
 #include "engine/engine.h"
@@ -10,6 +12,7 @@
 #define VM_MEMORY_MIN (1 * MIB)
 #define VM_MEMORY_MAX (256 * GIB)
 #define VM_DISKS_MAX 16
+#define VM_CPU_LIMIT_MIN 10 // thousandths of a CPU
 #define VM_BIOS_MEMORY_MIN (16 * MIB)
 #define VM_UEFI_MEMORY_MIN (96 * MIB)
 
@@ -54,6 +57,10 @@ struct vm_config {
     char *name;            // vm_name_valid()
     uint32_t vcpus;        // 1..VM_VCPUS_MAX
     uint64_t memory_bytes; // a multiple of 1 MiB
+    uint32_t cpu_limit;    // thousandths of a CPU; 0: none
+    char *cpu_pin;         // the host's CPUs that vCPUs run on (vm_cpu_pin_parse()); NULL: any
+    bool memory_huge;      // its RAM is made of reserved huge pages
+    bool memory_merge;     // the host may merge equal pages of its RAM with others' (KSM)
     char *kernel;          // bzImage, ELF (vmlinux, multiboot)
     char *initrd;
     char *append;       // kernel command line
@@ -133,6 +140,13 @@ bool vm_config_has_vga(const struct vm_config *config);
 
 // "interpret,tiny-tlb" to engine_debug bits.
 err_t vm_debug_parse(const char *list, uint32_t *debug, struct error *e);
+
+// "50%", "1.5" (CPUs) or "none" to thousandths of a CPU.
+err_t vm_cpu_amount_parse(const char *text, uint32_t *millis, struct error *e);
+err_t vm_cpu_limit_check(uint32_t millis, struct error *e);
+// "0-3,6": CPUs for all vCPUs; "0:2;1:3,4": for some of them. out (may be NULL) has one for each
+// vCPU; those that are not named stay as they are.
+err_t vm_cpu_pin_parse(const char *text, unsigned vcpus, cpu_set_t *out, struct error *e);
 
 // "512", "512M", "2G" to bytes; a bare number is MiB.
 err_t vm_memory_parse(const char *text, uint64_t *bytes, struct error *e);

@@ -1,8 +1,10 @@
 // vCPU threads: run guest code, sleep while it is halted, stand at the gate while the VM is paused,
 // and follow INIT and SIPI.
+#include <sched.h>
 #include <stdlib.h>
 
 #include "device/irq/lapic.h"
+#include "host/clock.h"
 #include "machine/vm_impl.h"
 
 static uint32_t take_attention(struct vcpu *vcpu, uint32_t bits)
@@ -104,7 +106,7 @@ static void do_sipi(struct vcpu *vcpu, struct cpu_state *s)
 // HLT also by an NMI and, with interrupts enabled, by an interrupt.
 static bool must_wake(struct vcpu *vcpu, const struct cpu_state *s)
 {
-    if (__atomic_load_n(&vcpu->attention, __ATOMIC_SEQ_CST))
+    if (__atomic_load_n(&vcpu->attention, __ATOMIC_SEQ_CST) & ~VCPU_HOLD)
         return true;
     if (s->activity == CPU_WAIT_FOR_SIPI)
         return false;
@@ -120,6 +122,32 @@ static void sleep_until_woken(struct vcpu *vcpu, const struct cpu_state *s)
         pthread_cond_wait(&vcpu->wake, &vcpu->lock);
     vcpu->asleep = false;
     pthread_mutex_unlock(&vcpu->lock);
+}
+
+// A vCPU that is ready to run stands here while its VM's budget is spent. What else the machine
+// wants of it is done meanwhile.
+static void stand_held(struct vcpu *vcpu)
+{
+    uint64_t since = host_now();
+    __atomic_store_n(&vcpu->held_since, since, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&vcpu->lock);
+    vcpu->asleep = true;
+    while (__atomic_load_n(&vcpu->attention, __ATOMIC_SEQ_CST) == VCPU_HOLD)
+        pthread_cond_wait(&vcpu->wake, &vcpu->lock);
+    vcpu->asleep = false;
+    pthread_mutex_unlock(&vcpu->lock);
+    __atomic_store_n(&vcpu->held_since, 0, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&vcpu->held_ns, host_now() - since, __ATOMIC_RELAXED);
+}
+
+// By the thread itself: a filter that lets it move itself lets it move nobody else. A set of CPUs
+// that the host has lost since it was checked changes nothing.
+static void move(struct vcpu *vcpu)
+{
+    pthread_mutex_lock(&vcpu->lock);
+    cpu_set_t cpus = vcpu->cpus;
+    pthread_mutex_unlock(&vcpu->lock);
+    (void)!sched_setaffinity(0, sizeof cpus, &cpus);
 }
 
 // Returns when the gate is open; takes over the reset state that the main loop left.
@@ -195,6 +223,12 @@ static void vcpu_main(void *opaque)
             do_sipi(vcpu, s);
             follow_clock(vcpu, s);
         }
+        if (take_attention(vcpu, VCPU_MOVE))
+            move(vcpu);
+        if (__atomic_load_n(&vcpu->attention, __ATOMIC_SEQ_CST) & VCPU_HOLD) {
+            stand_held(vcpu);
+            continue;
+        }
         __atomic_store_n(&vcpu->nmi, false, __ATOMIC_SEQ_CST);
         act_on_exit(vcpu, vm->engine->run(vcpu->engine), s);
     }
@@ -213,6 +247,7 @@ err_t vcpus_new(struct vm *vm, struct error *e)
         vcpu->vm = vm;
         vcpu->index = i;
         vcpu->attention = VCPU_PAUSE;
+        (void)!sched_getaffinity(0, sizeof vcpu->cpus, &vcpu->cpus);
         pthread_mutex_init(&vcpu->lock, NULL);
         pthread_cond_init(&vcpu->wake, NULL);
         vm->vcpus++;
@@ -266,6 +301,34 @@ void vcpus_pause(struct vm *vm)
 void vcpus_resume(struct vm *vm)
 {
     open_gate(vm, true);
+}
+
+void vcpus_hold(struct vm *vm, bool held)
+{
+    for (unsigned i = 0; i < vm->vcpus; i++) {
+        struct vcpu *vcpu = &vm->vcpu[i];
+        if (held) {
+            vcpu_attend(vcpu, VCPU_HOLD);
+        } else {
+            __atomic_fetch_and(&vcpu->attention, ~VCPU_HOLD, __ATOMIC_SEQ_CST);
+            wake(vcpu);
+        }
+    }
+}
+
+uint64_t vcpu_held(const struct vcpu *vcpu)
+{
+    uint64_t now = host_now(), since = __atomic_load_n(&vcpu->held_since, __ATOMIC_RELAXED);
+    uint64_t held = __atomic_load_n(&vcpu->held_ns, __ATOMIC_RELAXED);
+    return held + (since && now > since ? now - since : 0);
+}
+
+void vcpu_move(struct vcpu *vcpu, const cpu_set_t *cpus)
+{
+    pthread_mutex_lock(&vcpu->lock);
+    vcpu->cpus = *cpus;
+    pthread_mutex_unlock(&vcpu->lock);
+    vcpu_attend(vcpu, VCPU_MOVE);
 }
 
 void vcpus_free(struct vm *vm)

@@ -8,6 +8,7 @@
 
 #include "device/irq/lapic.h"
 #include "device/serial/uart.h"
+#include "device/virtio/balloon.h"
 #include "device/virtio/console.h"
 #include "host/clock.h"
 #include "host/memory.h"
@@ -212,6 +213,7 @@ static void prepare(struct vm *vm, const struct vm_config *config, struct loop *
     bus_init(&vm->pio);
     bus_init(&vm->mmio);
     irq_init(&vm->irq);
+    governor_init(&vm->governor, vm);
     vm->irq.intr = vcpu_set_intr;
     vm->irq.event = vcpu_event;
     vm->irq.opaque = vm;
@@ -335,6 +337,14 @@ static void want_huge_pages(struct vm *vm, uint64_t low, uint64_t high)
         host_ram_want_huge(ram + low, high);
 }
 
+// Small pages, since only these can be merged.
+static void want_merging(struct vm *vm)
+{
+    char fix[120];
+    if (!host_ram_merge(vm->ram, vm->ram_bytes, fix))
+        log_line(LOG_WARN, "equal pages are not merged: %s", fix);
+}
+
 // One block for all RAM, without a gap for the VGA window in it: the block's offset is the
 // guest-physical address below the PCI hole. Devices reach all of it; what vCPUs see from
 // VGA_HOLE_END to LEGACY_END follows later.
@@ -342,8 +352,10 @@ static err_t make_memory(struct vm *vm, struct error *e)
 {
     vm->ram_bytes = vm->config->memory_bytes;
     uint64_t low = min_u64(vm->ram_bytes, PC_LOW_RAM_MAX), high = vm->ram_bytes - low;
-    err_t err = host_ram_new(vm->ram_bytes, &vm->ram, e);
-    if (!err)
+    err_t err = host_ram_new(vm->ram_bytes, vm->config->memory_huge, &vm->ram, e);
+    if (!err && vm->config->memory_merge)
+        want_merging(vm);
+    else if (!err)
         want_huge_pages(vm, low, high);
     if (!err)
         err = add_ram(vm, 0, VGA_HOLE, 0, e);
@@ -378,6 +390,8 @@ err_t vm_new(const struct vm_config *config, struct loop *loop, const struct vm_
         err = make_memory(vm, e);
     if (!err)
         err = vcpus_new(vm, e);
+    if (!err && config->cpu_pin)
+        err = vm_pin(vm, config->cpu_pin, e);
     if (!err)
         err = board_new(vm, e);
     if (!err)
@@ -400,6 +414,7 @@ void vm_free(struct vm *vm)
 {
     if (!vm)
         return;
+    governor_release(&vm->governor);
     vcpus_free(vm);
     if (vm->board)
         board_close_disks(vm); // nothing in flight comes back to a device that is gone
@@ -437,9 +452,11 @@ ns_t vm_time(const struct vm *vm)
 err_t vm_start(struct vm *vm, struct error *e)
 {
     err_t err = vcpus_start(vm, e);
-    if (!err)
-        vm->started = true;
-    return err;
+    if (err)
+        return err;
+    vm->started = true;
+    vm_set_cpu_limit(vm, vm->config->cpu_limit);
+    return OK;
 }
 
 void vm_freeze(struct vm *vm)
@@ -508,6 +525,71 @@ void vm_nmi(struct vm *vm, unsigned vcpu)
 bool vm_power_button(struct vm *vm)
 {
     return board_power_button(vm);
+}
+
+// --- memory
+
+void vm_set_memory_target(struct vm *vm, uint64_t bytes)
+{
+    struct device *balloon = board_balloon(vm);
+    uint64_t less = vm->ram_bytes - min_u64(bytes, vm->ram_bytes);
+    device_lock(balloon);
+    virtio_balloon_set_target(balloon, less >> PAGE_SHIFT);
+    device_unlock(balloon);
+}
+
+void vm_balloon(struct vm *vm, struct balloon_view *out)
+{
+    struct device *balloon = board_balloon(vm);
+    device_lock(balloon);
+    virtio_balloon_look(balloon, out);
+    device_unlock(balloon);
+}
+
+// --- CPU time
+
+void vm_set_cpu_limit(struct vm *vm, uint32_t millis)
+{
+    vm->governor.duty.limit = millis;
+    governor_changed(&vm->governor);
+}
+
+void vm_set_cpu_grant(struct vm *vm, uint32_t millis, ns_t lasting)
+{
+    vm->governor.duty.grant = millis;
+    vm->governor.duty.grant_until = host_now() + lasting;
+    governor_changed(&vm->governor);
+}
+
+void vm_cpu(struct vm *vm, struct vm_cpu *out)
+{
+    *out = (struct vm_cpu){.limit = vm->governor.duty.limit,
+                           .rate = duty_rate(&vm->governor.duty, host_now())};
+    for (unsigned i = 0; i < vm->vcpus; i++)
+        out->held_ns += vcpu_held(&vm->vcpu[i]);
+}
+
+err_t vm_pin(struct vm *vm, const char *cpus, struct error *e)
+{
+    cpu_set_t set[VM_VCPUS_MAX], here, both;
+    for (unsigned i = 0; i < vm->vcpus; i++)
+        set[i] = vm->vcpu[i].cpus;
+    err_t err = vm_cpu_pin_parse(cpus, vm->vcpus, set, e);
+    if (err)
+        return err;
+    CPU_ZERO(&here);
+    (void)!sched_getaffinity(0, sizeof here, &here);
+    for (unsigned i = 0; i < vm->vcpus; i++) {
+        CPU_AND(&both, &set[i], &here);
+        if (!CPU_COUNT(&both))
+            return error_set(e, ERR_INVALID,
+                             "cpu_pin: this process may use none of the CPUs in '%.60s'; "
+                             "nproc and taskset -p $$ say which there are",
+                             cpus);
+    }
+    for (unsigned i = 0; i < vm->vcpus; i++)
+        vcpu_move(&vm->vcpu[i], &set[i]);
+    return OK;
 }
 
 static void add_counter(struct vm_counter *out, unsigned max, unsigned *n, const char *prefix,

@@ -103,6 +103,24 @@ void vm_nic_set_link(struct vm *vm, unsigned nic, bool up);
 void vm_serial_writable(struct vm *vm);
 void vm_console_writable(struct vm *vm);
 
+// CPU time of the host, in thousandths of a CPU; 0: no limit. The grant is a coordinator's, which
+// divides the host among VMs; it holds beside the limit and falls away by itself.
+struct vm_cpu {
+    uint32_t limit;
+    uint32_t rate;    // what holds now
+    uint64_t held_ns; // all vCPUs: how long they were ready to run but held back
+};
+void vm_set_cpu_limit(struct vm *vm, uint32_t millis);
+void vm_set_cpu_grant(struct vm *vm, uint32_t millis, ns_t lasting);
+void vm_cpu(struct vm *vm, struct vm_cpu *out);
+// Memory that the guest may use. A target below what it was given makes its balloon driver give the
+// rest back to the host, sooner or later; one that has none gives nothing.
+struct balloon_view;
+void vm_set_memory_target(struct vm *vm, uint64_t bytes);
+void vm_balloon(struct vm *vm, struct balloon_view *out); // device/virtio/balloon.h
+// Which of the host's CPUs the vCPUs run on from now on: vm_cpu_pin_parse().
+err_t vm_pin(struct vm *vm, const char *cpus, struct error *e);
+
 // Disks, by their place in the definition; false: there is none, or no disc in the drive. Limits
 // hold from now on, until the VM ends.
 bool vm_disk_set_limits(struct vm *vm, unsigned disk, const struct throttle_limits *limits);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <sched.h>
 
 #include "device/net/nic.h"
 #include "device/pci/pci.h"
@@ -9,6 +10,7 @@
 #include "machine/bus.h"
 #include "machine/clock.h"
 #include "machine/devices.h"
+#include "machine/governor.h"
 #include "machine/irq.h"
 #include "machine/memory.h"
 #include "machine/pvclock.h"
@@ -20,6 +22,8 @@ enum vcpu_attention {
     VCPU_QUIT = 2,
     VCPU_INIT = 4,
     VCPU_SIPI = 8,
+    VCPU_HOLD = 16, // out of the guest until it is taken back
+    VCPU_MOVE = 32, // to other CPUs of the host
 };
 
 struct vcpu {
@@ -37,6 +41,9 @@ struct vcpu {
     pthread_mutex_t lock; // guards sleeping
     pthread_cond_t wake;
     bool asleep;
+    uint64_t held_ns;    // [any] time that it was ready but held
+    uint64_t held_since; // [any] host time; 0: it is not held now
+    cpu_set_t cpus;      // of the host, where it may run (guarded by lock)
 
     struct cpu_state
         *initial; // reset state to load before the next run; NULL: none (guarded by vm->park)
@@ -66,6 +73,7 @@ struct vm {
     struct pvclock pvclock;
     struct board *board;
 
+    struct governor governor;
     struct vcpu *vcpu; // config->vcpus of them
     unsigned vcpus;
     pthread_mutex_t park; // guards parked and running
@@ -98,7 +106,10 @@ err_t vcpus_start(struct vm *vm, struct error *e);
 void vcpus_free(struct vm *vm); // joins the threads
 void vcpus_pause(struct vm *vm);
 void vcpus_resume(struct vm *vm);
-void vcpu_attend(struct vcpu *vcpu, uint32_t attention); // any thread
+void vcpus_hold(struct vm *vm, bool held);
+uint64_t vcpu_held(const struct vcpu *vcpu);              // ns that it was ready but held
+void vcpu_move(struct vcpu *vcpu, const cpu_set_t *cpus); // of the host
+void vcpu_attend(struct vcpu *vcpu, uint32_t attention);  // any thread
 void vcpu_set_intr(void *vm, unsigned index, bool level);
 void vcpu_event(void *vm, unsigned index, enum apic_event what, uint8_t vector);
 
@@ -120,4 +131,5 @@ bool board_power_button(struct vm *vm);
 struct device *board_serial(struct vm *vm); // COM1
 // NULL: no such network card.
 struct device *board_nic(struct vm *vm, unsigned nic, const struct nic_model **model);
+struct device *board_balloon(struct vm *vm);
 struct device *board_console(struct vm *vm); // NULL: no virtio console

@@ -379,6 +379,11 @@ struct device *board_serial(struct vm *vm)
     return vm->board->com1;
 }
 
+struct device *board_balloon(struct vm *vm)
+{
+    return vm->board->balloon;
+}
+
 struct device *board_console(struct vm *vm)
 {
     return vm->board->console;

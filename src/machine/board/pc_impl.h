@@ -26,6 +26,7 @@ struct board {
     struct device *pm;
     struct device *com1;
     struct device *console; // NULL: none
+    struct device *balloon;
     struct device *i8042;
     struct device *vga; // NULL: none
     void *vram;

@@ -1,7 +1,9 @@
 // The pc board's virtio devices that are no disks: a console where one is asked for, and always an
-// entropy source.
+// entropy source and a memory balloon.
+#include "device/virtio/balloon.h"
 #include "device/virtio/console.h"
 #include "device/virtio/rng.h"
+#include "host/memory.h"
 #include "host/random.h"
 #include "machine/board/pc_impl.h"
 
@@ -23,6 +25,18 @@ static void entropy(void *opaque, void *data, size_t len)
     host_random(data, len);
 }
 
+// What the guest gave up goes back to the host, and what was translated of it goes, too. A range
+// outside RAM, or over the end of it, is nobody's.
+static void give_back(void *opaque, gpa_t at, uint64_t len)
+{
+    struct vm *vm = opaque;
+    void *host = memory_map(&vm->memory, at, len);
+    if (!host)
+        return;
+    host_ram_discard(host, len);
+    memory_changed(&vm->memory, at, len);
+}
+
 err_t board_add_virtio(struct vm *vm, struct error *e)
 {
     err_t err = OK;
@@ -34,6 +48,11 @@ err_t board_add_virtio(struct vm *vm, struct error *e)
     if (!err) {
         struct virtio_rng_config rng = {.fill = entropy};
         err = board_plug(vm, &virtio_rng_type, "rng", &rng, NULL, e);
+    }
+    if (!err) {
+        struct virtio_balloon_config balloon = {
+            .pages = vm->config->memory_bytes >> PAGE_SHIFT, .discard = give_back, .opaque = vm};
+        err = board_plug(vm, &virtio_balloon_type, "balloon", &balloon, &vm->board->balloon, e);
     }
     return err;
 }

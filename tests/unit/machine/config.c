@@ -50,6 +50,39 @@ static void a_definition_survives_the_round_trip(void)
     free(text);
 }
 
+static void amounts_of_cpu_time_are_read_as_people_write_them(void)
+{
+    static const struct {
+        const char *text;
+        uint32_t millis;
+    } good[] = {{"50%", 500}, {"1.5", 1500}, {"0.25", 250},
+                {"none", 0},  {"1%", 10},    {"200%", 2000}};
+    uint32_t millis;
+    for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+        CHECK(vm_cpu_amount_parse(good[i].text, &millis, NULL) == OK);
+        CHECK_EQ(millis, good[i].millis);
+    }
+    static const char *const bad[] = {"", "half", "-1", "0.001", "50%x", "nan", "1e9", "%"};
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        CHECK(vm_cpu_amount_parse(bad[i], &millis, NULL) == ERR_INVALID);
+}
+
+static void lists_of_cpus_are_for_all_vcpus_or_for_each(void)
+{
+    cpu_set_t set[2] = {0};
+    CHECK(vm_cpu_pin_parse("0-2,5", 2, set, NULL) == OK);
+    CHECK_EQ(CPU_COUNT(&set[0]), 4);
+    CHECK(CPU_EQUAL(&set[0], &set[1]));
+    CHECK(vm_cpu_pin_parse("1:7", 2, set, NULL) == OK);
+    CHECK(CPU_COUNT(&set[0]) == 4 && CPU_COUNT(&set[1]) == 1 && CPU_ISSET(7, &set[1]));
+    CHECK(vm_cpu_pin_parse("0:1;1:2", 2, set, NULL) == OK);
+    CHECK(CPU_ISSET(1, &set[0]) && CPU_ISSET(2, &set[1]));
+    static const char *const bad[] = {
+        "", "a", "3-1", "1-", "2:0", "0:", "0;", "0:1;;", "1,", "99999", "0 "};
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        CHECK(vm_cpu_pin_parse(bad[i], 2, NULL, NULL) == ERR_INVALID);
+}
+
 static void errors_name_the_key_and_what_is_right(void)
 {
     CHECK_REFUSED("[]", "the definition is not a JSON object");
@@ -181,8 +214,11 @@ static void a_card_says_what_it_is_to_have_of_its_port(void)
     }
 }
 
-TEST_MAIN(TEST(a_definition_survives_the_round_trip), TEST(errors_name_the_key_and_what_is_right),
-          TEST(firmware_is_for_what_it_can_start), TEST(engine_may_have_options),
+TEST_MAIN(TEST(a_definition_survives_the_round_trip),
+          TEST(amounts_of_cpu_time_are_read_as_people_write_them),
+          TEST(lists_of_cpus_are_for_all_vcpus_or_for_each),
+          TEST(errors_name_the_key_and_what_is_right), TEST(firmware_is_for_what_it_can_start),
+          TEST(engine_may_have_options),
           TEST(repeated_keys_and_broken_json_are_refused_with_their_place),
           TEST(more_than_sixteen_disks_are_refused),
           TEST(memory_amounts_are_mib_unless_a_unit_is_given), TEST(debug_words_are_checked),
