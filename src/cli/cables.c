@@ -18,7 +18,7 @@ static err_t plug(const struct vm_config *config, unsigned nic, const char *netw
     const struct vm_nic *n = &config->nic[nic];
     bool own = n->network && !strcmp(n->network, network);
     struct plug_request request = {
-        .network = network, .vm = config->name, .nic = nic, .card = own ? n : NULL};
+        .network = network, .vm = config->name, .nic = nic, .rings = true, .card = own ? n : NULL};
     vm_nic_mac(config, nic, request.mac);
     return network_plug(&request, fd, result, e);
 }

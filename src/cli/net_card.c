@@ -139,7 +139,8 @@ err_t net_connect(struct net_args *a, struct error *e)
     err_t err = net_card_find(a->words[0], &card, e);
     if (!err && card.network[0])
         err = unplug(&card, e);
-    struct plug_request request = {.network = network, .vm = card.vm, .nic = card.nic};
+    struct plug_request request = {
+        .network = network, .vm = card.vm, .nic = card.nic, .rings = true};
     memcpy(request.mac, card.mac, sizeof request.mac);
     if (!err)
         err = network_plug(&request, &fd, &port, e);

@@ -23,13 +23,13 @@ static err_t find_nic(const struct control *c, const json_t *args, unsigned *nic
                      c->config->nics);
 }
 
-// A socket that keeps messages apart, and nothing else.
+// A socket of packets, or of a vhost-user back end, and nothing else.
 static bool is_port(int fd)
 {
     int type = 0;
     socklen_t len = sizeof type;
     return fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 &&
-           type == SOCK_SEQPACKET;
+           (type == SOCK_SEQPACKET || type == SOCK_STREAM);
 }
 
 err_t request_plug(void *context, const json_t *args, struct reply *reply, struct error *e)

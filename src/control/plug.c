@@ -130,6 +130,8 @@ static json_t *arguments(const struct plug_request *r)
     json_t *args = json_pack("{s:s, s:i}", "vm", r->vm, "nic", (int)r->nic);
     if (args && memcmp(r->mac, none, sizeof none) != 0)
         add_text(args, "mac", mac);
+    if (args)
+        add_flag(args, "rings", r->rings);
     if (args && r->card)
         add_card(args, r->card);
     return args;

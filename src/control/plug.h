@@ -10,6 +10,7 @@ struct plug_request {
     const char *network, *vm;  // names
     unsigned nic;              // number of the VM's card
     uint8_t mac[6];            // all 0: the switch gives one, in the result
+    bool rings;                // the socket is for a vhost-user front end, if the switch can
     const struct vm_nic *card; // what it is to have of its port; NULL: what the network gives
 };
 

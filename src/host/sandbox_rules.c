@@ -63,9 +63,9 @@ static const int common_calls[] = {CALL(futex),
 
 // The last line: clients of the control socket, which was made before.
 static const int main_calls[] = {
-    CALL(epoll_wait), CALL(epoll_pwait), CALL(epoll_ctl),    CALL(close),   CALL(readv),
-    CALL(fstat),      CALL(lseek),       CALL(memfd_create), CALL(accept4), CALL(sendmsg),
-    CALL(recvmsg),    CALL(getsockopt),  CALLS_END};
+    CALL(epoll_wait), CALL(epoll_pwait), CALL(epoll_ctl),    CALL(close),     CALL(readv),
+    CALL(fstat),      CALL(lseek),       CALL(memfd_create), CALL(accept4),   CALL(sendmsg),
+    CALL(recvmsg),    CALL(getsockopt),  CALL(eventfd2),     CALL(ftruncate), CALLS_END};
 
 // A fault that is not translated code's gets its default action back, and so ends the process.
 static const int vcpu_calls[] = {CALL(rt_sigaction), CALLS_END};
@@ -85,15 +85,15 @@ static const int block_calls[] = {
 
 // Packets between ports, clients of the control socket, and pairs of sockets for new ports.
 static const int switch_calls[] = {
-    CALL(epoll_wait), CALL(epoll_pwait), CALL(epoll_ctl),  CALL(close),  CALL(fstat),
-    CALL(lseek),      CALL(accept4),     CALL(sendmsg),    CALL(sendto), CALL(recvmsg),
+    CALL(epoll_wait), CALL(epoll_pwait), CALL(epoll_ctl),  CALL(close),   CALL(fstat),
+    CALL(lseek),      CALL(accept4),     CALL(sendmsg),    CALL(fstatfs), CALL(recvmsg),
     CALL(recvmmsg),   CALL(getsockopt),  CALL(setsockopt), CALLS_END};
 
 // And what libslirp does with the host's sockets.
 static const int nat_calls[] = {
-    CALL(bind),        CALL(listen),   CALL(accept),   CALL(connect), CALL(getsockname),
-    CALL(getpeername), CALL(recvfrom), CALL(shutdown), CALL(fcntl),   CALL(stat),
-    CALL(newfstatat),  CALL(getuid),   CALL(geteuid),  CALLS_END};
+    CALL(bind),        CALL(listen),     CALL(accept),   CALL(connect),  CALL(getsockname),
+    CALL(getpeername), CALL(sendto),     CALL(recvfrom), CALL(shutdown), CALL(fcntl),
+    CALL(stat),        CALL(newfstatat), CALL(getuid),   CALL(geteuid),  CALLS_END};
 
 // Preparing a VM: files, threads, memory, the event loop, a pty, and what confines threads later.
 // This filter stays, so whatever a class of thread needs is in it as well.
@@ -374,6 +374,27 @@ static int allow_threads(scmp_filter_ctx filter)
     return result;
 }
 
+// Bytes over sockets that are connected, without waiting for room.
+static int allow_connected(scmp_filter_ctx filter)
+{
+    int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(sendto), 1, SCMP_A4(SCMP_CMP_EQ, 0));
+    if (!result)
+        result =
+            seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(recvfrom), 1, SCMP_A4(SCMP_CMP_EQ, 0));
+    return result;
+}
+
+// What a network card and its switch share: memory that cannot shrink, and a pair of sockets.
+static int allow_window(scmp_filter_ctx filter)
+{
+    int result =
+        seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(fcntl), 1, SCMP_A1(SCMP_CMP_EQ, F_ADD_SEALS));
+    if (!result)
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(socketpair), 1,
+                                  SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
+    return result;
+}
+
 // A network's sockets: pairs for its ports, and for a way out those of the Internet.
 static int allow_network(scmp_filter_ctx filter, enum host_thread_class thread_class)
 {
@@ -381,6 +402,11 @@ static int allow_network(scmp_filter_ctx filter, enum host_thread_class thread_c
     const int writes = O_WRONLY | O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_TMPFILE;
     int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(socketpair), 1,
                                   SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
+    if (!result)
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(fcntl), 1,
+                                  SCMP_A1(SCMP_CMP_EQ, F_GET_SEALS));
+    if (!result)
+        result = allow_connected(filter);
     if (result || thread_class != HOST_THREAD_NAT)
         return result;
     result =
@@ -416,6 +442,8 @@ static int setup_filter(scmp_filter_ctx filter, enum host_thread_class unused)
     int result = allow_common(filter);
     if (!result)
         result = allow_list(filter, setup_calls);
+    if (!result)
+        result = allow_window(filter);
     return result ? result : allow_threads(filter);
 }
 
@@ -428,6 +456,10 @@ static int class_filter(scmp_filter_ctx filter, enum host_thread_class thread_cl
         result = allow_list(filter, class_calls[thread_class]);
     if (!result)
         result = allow_class_ioctls(filter, thread_class);
+    if (!result && (thread_class == HOST_THREAD_MAIN || thread_class == HOST_THREAD_VCPU))
+        result = allow_connected(filter);
+    if (!result && thread_class == HOST_THREAD_MAIN)
+        result = allow_window(filter);
     if (!result && thread_class != HOST_THREAD_BLOCK)
         result = allow_cached_reads(filter);
     if (!result)

@@ -4,32 +4,72 @@
 #include "switch/link.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "host/clock.h"
 
 static void ready(void *opaque, uint32_t events);
 static void go_on(void *opaque);
+static void watch(struct link *link, uint64_t now);
+static const struct vhost_back_ops ring_ops;
 
-err_t link_open(struct link *link, int *peer, struct error *e)
+static err_t open_socket(struct link *link, int fd, struct error *e)
 {
-    int pair[2], size = 1 << 20;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0)
+    link->fd.fd = fd;
+    err_t err = loop_fd_add(link->loop, &link->fd, e);
+    if (err)
+        link->fd.fd = -1;
+    return err;
+}
+
+static err_t open_rings(struct link *link, int fd, struct error *e)
+{
+    struct vhost_back *rings = calloc(1, sizeof *rings);
+    if (!rings)
+        return error_set(e, ERR_NO_MEMORY, "no memory for one more port");
+    rings->loop = link->loop;
+    rings->ops = &ring_ops;
+    rings->opaque = link;
+    rings->careful = true;
+    vhost_back_init(rings);
+    link->rings = rings;
+    return vhost_back_open(rings, fd, e);
+}
+
+static void release(struct link *link)
+{
+    if (link->fd.fd >= 0) {
+        loop_fd_remove(link->loop, &link->fd);
+        close(link->fd.fd);
+    }
+    if (link->rings)
+        vhost_back_close(link->rings);
+    free(link->rings);
+    link->rings = NULL;
+    outq_release(&link->out);
+}
+
+err_t link_open(struct link *link, bool rings, int *peer, struct error *e)
+{
+    int pair[2], size = 1 << 20, type = rings ? SOCK_STREAM : SOCK_SEQPACKET;
+    if (socketpair(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0)
         return error_set(e, err_from_errno(errno), "cannot make a port: %s", strerror(errno));
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; !rings && i < 2; i++)
         setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
-    link->fd = (struct loop_fd){.fd = pair[0], .events = EPOLLIN, .ready = ready, .opaque = link};
+    link->fd = (struct loop_fd){.fd = -1, .events = EPOLLIN, .ready = ready, .opaque = link};
     link->timer = (struct loop_timer){.fire = go_on, .opaque = link};
     err_t err = OK;
     if (!outq_init(&link->out))
         err = error_set(e, ERR_NO_MEMORY, "no memory for one more port");
     if (!err)
-        err = loop_fd_add(link->loop, &link->fd, e);
+        err = (rings ? open_rings : open_socket)(link, pair[0], e);
     if (err) {
-        outq_release(&link->out);
+        release(link);
         close(pair[0]);
         close(pair[1]);
         return err;
@@ -42,9 +82,7 @@ err_t link_open(struct link *link, int *peer, struct error *e)
 void link_close(struct link *link)
 {
     loop_timer_set(link->loop, &link->timer, NS_NEVER);
-    loop_fd_remove(link->loop, &link->fd);
-    close(link->fd.fd);
-    outq_release(&link->out);
+    release(link);
 }
 
 // --- limits
@@ -69,11 +107,13 @@ static void watch(struct link *link, uint64_t now)
     uint64_t out = wait_for(link, BLOCK_WRITE, now);
     uint64_t wait = in && (!out || in < out) ? in : out;
     uint32_t events = out ? 0 : EPOLLIN;
+    bool at_once = link->more && !out;
     if (!outq_empty(&link->out) && !in)
         events |= EPOLLOUT;
-    loop_fd_set(link->loop, &link->fd, events);
-    if (wait || link->timer.armed)
-        loop_timer_set(link->loop, &link->timer, wait ? now + wait : NS_NEVER);
+    if (!link->rings)
+        loop_fd_set(link->loop, &link->fd, events);
+    if (wait || at_once || link->timer.armed)
+        loop_timer_set(link->loop, &link->timer, at_once ? now : wait ? now + wait : NS_NEVER);
 }
 
 void link_limit(struct link *link, uint64_t in, uint64_t out)
@@ -91,7 +131,7 @@ void link_limit(struct link *link, uint64_t in, uint64_t out)
 // --- to the VM
 
 // False: it has no room now. A VM that is gone takes everything; its end is seen by ready().
-static bool send_now(struct link *link, const uint8_t *packet, size_t len)
+static bool send_socket(struct link *link, const uint8_t *packet, size_t len)
 {
     while (send(link->fd.fd, packet, len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
         if (errno == EAGAIN)
@@ -99,6 +139,27 @@ static bool send_now(struct link *link, const uint8_t *packet, size_t len)
         if (errno != EINTR)
             return true;
     }
+    return true;
+}
+
+// Others may get the packet, too. What is changed of it for a receiver that takes it whole is the
+// count of buffers, which means nothing to anybody else.
+static bool send_rings(struct link *link, const uint8_t *packet, size_t len)
+{
+    uint8_t *own = (uint8_t *)packet;
+    if (net_packet_needs(packet) & ~net_takes_of_driver(link->rings->features)) {
+        own = link->buffers->out;
+        memcpy(own, packet, len);
+    }
+    return vhost_back_give(link->rings, own, len);
+}
+
+static bool send_now(struct link *link, const uint8_t *packet, size_t len)
+{
+    if (!link->rings && !send_socket(link, packet, len))
+        return false;
+    if (link->rings && !send_rings(link, packet, len))
+        return false;
     link->port->counters.packets_in++;
     link->port->counters.bytes_in += len - NET_HEADER_BYTES;
     return true;
@@ -129,6 +190,7 @@ static void flush(struct link *link)
         take(link, BLOCK_READ, len, now);
         outq_pop(&link->out);
     }
+    link->more = link->rings && !outq_empty(&link->out);
 }
 
 // --- from the VM
@@ -147,6 +209,16 @@ static int receive(struct link *link, struct mmsghdr *message, unsigned count)
     return n > 0 && message[0].msg_len == 0 ? -1 : n;
 }
 
+static void take_packet(struct link *link, uint8_t *packet, size_t len, uint64_t now)
+{
+    if (len <= NET_HEADER_BYTES) {
+        link->port->counters.dropped[DROP_INVALID]++;
+        return;
+    }
+    take(link, BLOCK_WRITE, len, now);
+    bridge_input(link->bridge, link->port, packet, len, now);
+}
+
 // A limited port is read one by one, so that its debt is at most one packet.
 static int read_batch(struct link *link, unsigned budget, uint64_t now)
 {
@@ -154,16 +226,19 @@ static int read_batch(struct link *link, unsigned budget, uint64_t now)
     unsigned count = link->limit_out ? 1 : budget < LINK_BATCH ? budget : LINK_BATCH;
     int n = receive(link, message, count);
     for (int i = 0; i < n; i++) {
-        size_t len = message[i].msg_len;
-        if (len <= NET_HEADER_BYTES) {
-            link->port->counters.dropped[DROP_INVALID]++;
-            continue;
-        }
-        take(link, BLOCK_WRITE, len, now);
-        bridge_input(link->bridge, link->port, link->buffers->packet[i] + BRIDGE_HEADROOM, len,
-                     now);
+        take_packet(link, link->buffers->packet[i] + BRIDGE_HEADROOM, message[i].msg_len, now);
     }
     return n;
+}
+
+static int read_ring(struct link *link, uint64_t now)
+{
+    uint8_t *packet = link->buffers->packet[0] + BRIDGE_HEADROOM;
+    ssize_t len = vhost_back_pull(link->rings, packet, NET_PACKET_MAX + 1);
+    if (len < 0)
+        return 0;
+    take_packet(link, packet, (size_t)len, now);
+    return 1;
 }
 
 // False: the VM is gone.
@@ -172,7 +247,7 @@ static bool read_some(struct link *link)
     unsigned budget = LINK_BATCH * (1 + link->priority);
     uint64_t now = host_now();
     while (budget && !wait_for(link, BLOCK_WRITE, now)) {
-        int n = read_batch(link, budget, now);
+        int n = link->rings ? read_ring(link, now) : read_batch(link, budget, now);
         if (n < 0)
             return false;
         if (n == 0)
@@ -180,6 +255,9 @@ static bool read_some(struct link *link)
         budget -= (unsigned)n;
         now = host_now();
     }
+    if (link->rings)
+        vhost_back_pulled(link->rings);
+    link->more |= link->rings && !budget;
     return true;
 }
 
@@ -200,9 +278,28 @@ static void ready(void *opaque, uint32_t events)
 static void go_on(void *opaque)
 {
     struct link *link = opaque;
+    link->more = false;
     flush(link);
     if (!read_some(link))
         link->gone(link->opaque, link);
     else
         watch(link, host_now());
 }
+
+// --- rings
+
+static void ring_broken(void *opaque, const char *why)
+{
+    const struct link *link = opaque;
+    log_line(LOG_WARN, "port of %s: its rings are stopped: %s", link->port->vm, why);
+}
+
+static void ring_gone(void *opaque, const char *why)
+{
+    struct link *link = opaque;
+    if (*why)
+        ring_broken(opaque, why);
+    link->gone(link->opaque, link);
+}
+
+static const struct vhost_back_ops ring_ops = {go_on, go_on, ring_broken, ring_gone};

@@ -1,8 +1,9 @@
-// The socket between a port and its VM: SOCK_SEQPACKET, one packet of net/net.h a message. Reads in
-// batches, with a budget that is the port's priority; sends without ever waiting; keeps the port's
-// bandwidth limits.
+// What is between a port and its VM: a SOCK_SEQPACKET socket, one packet of net/net.h a message, or
+// the rings of a vhost-user front end (device/vhost/back.h). Reads in batches, with a budget that
+// is the port's priority; sends without ever waiting; keeps the port's bandwidth limits.
 #pragma once
 
+#include "device/vhost/back.h"
 #include "host/loop.h"
 #include "switch/bridge.h"
 #include "switch/outq.h"
@@ -13,6 +14,7 @@
 // Where packets are read into; one for all links.
 struct link_buffers {
     uint8_t packet[LINK_BATCH][BRIDGE_HEADROOM + NET_PACKET_MAX + 7];
+    uint8_t out[NET_PACKET_MAX]; // to be made such as its receiver takes it
 };
 
 struct link {
@@ -20,8 +22,10 @@ struct link {
     struct bridge *bridge;
     struct port *port;
     struct link_buffers *buffers;
-    struct loop_fd fd;
-    struct loop_timer timer; // when limits let go on
+    struct loop_fd fd;        // the socket; fd -1: there are rings
+    struct vhost_back *rings; // NULL: there is a socket
+    bool more;                // the rings may have more to do than one turn took
+    struct loop_timer timer;  // when limits let go on
     struct outq out;
     struct throttle throttle;     // BLOCK_READ: to the VM; BLOCK_WRITE: from it
     uint64_t limit_in, limit_out; // bits a second; 0: none
@@ -30,8 +34,9 @@ struct link {
     void *opaque;
 };
 
-// Makes the pair of sockets; *peer is the VM's end. The struct stays in place.
-err_t link_open(struct link *link, int *peer, struct error *e);
+// Makes the pair of sockets; *peer is the VM's end: of packets, or for a vhost-user front end. The
+// struct stays in place.
+err_t link_open(struct link *link, bool rings, int *peer, struct error *e);
 void link_close(struct link *link);
 
 void link_send(struct link *link, const uint8_t *packet, size_t len);

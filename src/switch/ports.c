@@ -120,7 +120,7 @@ static err_t open_link(struct vswitch *sw, struct port *port, const struct switc
                           .priority = plug->priority,
                           .gone = gone,
                           .opaque = sw};
-    err_t err = link_open(link, peer, e);
+    err_t err = link_open(link, plug->rings, peer, e);
     if (err)
         free(link);
     else

@@ -75,11 +75,12 @@ static void add_addresses(json_t *to, const struct vswitch *sw, const struct por
 static json_t *port_json(const struct vswitch *sw, const struct port *port)
 {
     const struct link *link = port->link;
-    json_t *o = json_pack("{s:s, s:i, s:i, s:b, s:b, s:b, s:b, s:I, s:I, s:i}", "vm", port->vm,
+    json_t *o = json_pack("{s:s, s:i, s:i, s:b, s:b, s:b, s:b, s:b, s:I, s:I, s:i}", "vm", port->vm,
                           "nic", (int)port->nic, "vlan", (int)port->vlan, "trunk", port->trunk,
                           "isolated", port->isolated, "trusting", port->trusting, "up", !port->down,
-                          "limit_in", (json_int_t)link->limit_in, "limit_out",
-                          (json_int_t)link->limit_out, "priority", (int)link->priority);
+                          "rings", link->rings && vhost_back_runs(link->rings), "limit_in",
+                          (json_int_t)link->limit_in, "limit_out", (json_int_t)link->limit_out,
+                          "priority", (int)link->priority);
     add_addresses(o, sw, port);
     if (port->egress)
         json_object_set_new(o, "policy", json_string(port->egress->said));
@@ -157,6 +158,7 @@ static const struct request_field plug_fields[] = {
     {"limit_out", FIELD_NUMBER, false, 0, (int64_t)NETWORK_RATE_MAX, "bits a second from the VM"},
     {"priority", FIELD_NUMBER, false, 0, LINK_PRIORITY_MAX, "share of a busy switch (0)"},
     {"policy", FIELD_TEXT, false, 0, NETWORK_POLICY_MAX, "where the VM may connect to"},
+    {"rings", FIELD_BOOL, false, 0, 0, "the card's end is a vhost-user front end"},
     {"forwards", FIELD_TEXT, false, 0, 4096, "ports of the host: tcp:ADDRESS:HOST:GUEST,..."},
     {0},
 };
@@ -204,6 +206,7 @@ static err_t read_plug(const struct network *network, const json_t *args, struct
         .limit_in = (uint64_t)request_number(args, "limit_in", (int64_t)network->limit_in),
         .limit_out = (uint64_t)request_number(args, "limit_out", (int64_t)network->limit_out),
         .priority = (unsigned)request_number(args, "priority", 0),
+        .rings = flag(args, "rings"),
         .policy = request_text(args, "policy", network->policy),
         .forwards = request_text(args, "forwards", "")};
     if (!network_name_valid(plug->port.vm))

@@ -52,6 +52,7 @@ struct switch_plug {
     struct bridge_port_options port;
     uint64_t limit_in, limit_out;
     unsigned priority;
+    bool rings; // the VM's end is for a vhost-user front end
     const char *policy;
     const char *forwards; // "tcp:127.0.0.1:8080:80,...", or ""
 };

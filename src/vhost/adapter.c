@@ -1,176 +1,143 @@
-// The adapter's sockets: the port, and one front end after the other. unix(7), SCM_RIGHTS.
-//
-// Messages are read whole: a front end that stops in the middle of one stops nobody but itself.
+// The adapter's sockets: the port, and one front end after the other. A port that takes no more
+// holds the guest's ring up, a guest without buffers the port; nothing is dropped here. unix(7).
 #include "vhost/adapter.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/bytes.h"
-#include "host/passing.h"
+#include "host/clock.h"
 
-enum { HEADER_BYTES = 12, FLAG_VERSION = 1, FLAG_REPLY = 4, PATIENCE_MS = 2000 };
+#define PACKETS_A_TURN 128
 
-static const struct device_type virtqueues = {.name = "vhost"};
-
-// --- a front end's life
-
-static void forget_client(struct vhost *v)
+static void watch_port(struct adapter *a)
 {
-    if (v->client.fd < 0)
-        return;
-    loop_fd_remove(v->loop, &v->client);
-    close(v->client.fd);
-    v->client.fd = -1;
-    for (unsigned i = 0; i < VHOST_RINGS; i++) {
-        struct vhost_ring *r = &v->ring[i];
-        vhost_stop_ring(v, i);
-        r->started = r->on = false;
-        if (r->kick.fd >= 0) {
-            loop_fd_remove(v->loop, &r->kick);
-            close(r->kick.fd);
-        }
-        if (r->call >= 0)
-            close(r->call);
-        r->kick.fd = r->call = -1;
-    }
-    vhost_memory_release(&v->memory);
-    v->features = 0;
+    loop_fd_set(a->loop, &a->port, (a->len ? 0u : EPOLLIN) | (a->out_len ? EPOLLOUT : 0u));
 }
 
-// --- messages
+// --- from the guest
 
-static bool receive_all(int fd, void *data, size_t len)
+// False: the port has no room now.
+static bool send_out(struct adapter *a)
 {
-    for (size_t done = 0; done < len;) {
-        struct pollfd ready = {.fd = fd, .events = POLLIN};
-        if (poll(&ready, 1, PATIENCE_MS) <= 0)
+    while (a->out_len && send(a->port.fd, a->out, a->out_len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        if (errno == EAGAIN)
             return false;
-        ssize_t n = read(fd, (uint8_t *)data + done, len - done);
-        if (n <= 0 && !(n < 0 && (errno == EINTR || errno == EAGAIN)))
-            return false;
-        done += n > 0 ? (size_t)n : 0;
+        if (errno != EINTR)
+            break; // the port is going down
     }
+    a->out_len = 0;
     return true;
 }
 
-// False: it is gone, or says what makes no sense.
-static bool receive_message(int fd, struct vhost_message *m)
+static void transmit(void *opaque)
 {
-    uint8_t header[HEADER_BYTES];
-    *m = (struct vhost_message){0};
-    ssize_t n = passing_receive(fd, header, sizeof header, m->fd, VHOST_FDS_MAX, &m->fds, 0);
-    if (n <= 0 || !receive_all(fd, header + n, sizeof header - (size_t)n))
-        return false;
-    m->request = load_le32(header);
-    m->flags = load_le32(header + 4);
-    m->size = load_le32(header + 8);
-    return (m->flags & 3) == FLAG_VERSION && m->size <= sizeof m->payload &&
-           receive_all(fd, m->payload, m->size);
+    struct adapter *a = opaque;
+    int turn = 0;
+    bool room = send_out(a);
+    for (; room && turn < PACKETS_A_TURN; turn++) {
+        ssize_t n = vhost_back_pull(&a->back, a->out, sizeof a->out);
+        if (n < 0)
+            break;
+        if (!net_packet_valid(a->out, (size_t)n, net_takes_of_device(a->back.features)))
+            continue;
+        a->out_len = (size_t)n;
+        room = send_out(a);
+    }
+    vhost_back_pulled(&a->back);
+    watch_port(a);
+    loop_timer_set(a->loop, &a->again, turn == PACKETS_A_TURN ? host_now() : NS_NEVER);
 }
 
-static bool send_answer(int fd, const struct vhost_message *m)
-{
-    uint8_t bytes[HEADER_BYTES + 16];
-    store_le32(bytes, m->request);
-    store_le32(bytes + 4, FLAG_VERSION | FLAG_REPLY);
-    store_le32(bytes + 8, m->size);
-    memcpy(bytes + HEADER_BYTES, m->payload, m->size);
-    return write(fd, bytes, HEADER_BYTES + m->size) == (ssize_t)(HEADER_BYTES + m->size);
-}
+// --- to the guest
 
-static void client_ready(void *opaque, uint32_t events)
+// The next packet of the port. False: there is none now, or the port is gone.
+static bool next_packet(struct adapter *a)
 {
-    struct vhost *v = opaque;
-    struct vhost_message m;
-    struct error e = {.text = ""};
-    bool answer = false, alive = receive_message(v->client.fd, &m);
-    if (alive && vhost_obey(v, &m, &answer, &e)) {
-        v->ended(v->opaque, e.text);
-        alive = false;
-    }
-    for (unsigned i = 0; i < m.fds; i++) {
-        if (m.fd[i] >= 0)
-            close(m.fd[i]);
-    }
-    if (!alive || (answer && !send_answer(v->client.fd, &m)))
-        forget_client(v);
-}
-
-static void arrival(void *opaque, uint32_t events)
-{
-    struct vhost *v = opaque;
-    int fd = accept4(v->listener.fd, NULL, NULL, SOCK_CLOEXEC);
-    if (fd < 0)
-        return;
-    if (v->client.fd >= 0) {
-        close(fd);
-        return;
-    }
-    v->client.fd = fd;
-    if (loop_fd_add(v->loop, &v->client, NULL)) {
-        close(fd);
-        v->client.fd = -1;
+    for (;;) {
+        ssize_t n = recv(a->port.fd, a->packet, sizeof a->packet, MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
+            return false;
+        if (n <= 0) {
+            a->ended(a->opaque, "the network has gone away");
+            return false;
+        }
+        a->len = (size_t)n;
+        if (net_packet_valid(a->packet, a->len, NET_TAKES_ALL))
+            return true;
+        a->len = 0;
     }
 }
 
-// --- the rest of the loop
-
-static void kicked(struct vhost *v, unsigned ring)
+static void receive(void *opaque)
 {
-    uint64_t count;
-    if (read(v->ring[ring].kick.fd, &count, sizeof count) == sizeof count)
-        vhost_kicked(v, ring);
-}
-
-static void receive_kicked(void *opaque, uint32_t events)
-{
-    kicked(opaque, 0);
-}
-
-static void transmit_kicked(void *opaque, uint32_t events)
-{
-    kicked(opaque, 1);
+    struct adapter *a = opaque;
+    for (int i = 0; i < PACKETS_A_TURN && (a->len || next_packet(a)); i++) {
+        if (!vhost_back_give(&a->back, a->packet, a->len) && vhost_back_runs(&a->back))
+            break; // without a front end that runs, packets are lost
+        a->len = 0;
+    }
+    watch_port(a);
 }
 
 static void port_ready(void *opaque, uint32_t events)
 {
-    struct vhost *v = opaque;
-    if (events & EPOLLOUT && v->full) {
-        v->full = false;
-        vhost_transmit(v);
-    }
-    if (events & (EPOLLHUP | EPOLLERR) && v->held)
-        v->ended(v->opaque, "the network has gone away");
+    struct adapter *a = opaque;
+    if (events & EPOLLOUT)
+        transmit(a);
+    if (events & (EPOLLHUP | EPOLLERR) && a->len)
+        a->ended(a->opaque, "the network has gone away");
     else
-        vhost_receive(v);
+        receive(a);
 }
 
-err_t vhost_start(struct vhost *v, struct error *e)
+// --- front ends
+
+static void broken(void *opaque, const char *why)
 {
-    v->dev = (struct device){.type = &virtqueues, .env = &vhost_memory_env, .owner = &v->memory};
-    v->listener.ready = arrival;
-    v->client = (struct loop_fd){.fd = -1, .ready = client_ready};
-    v->port.ready = port_ready;
-    v->listener.events = v->client.events = v->port.events = EPOLLIN;
-    v->listener.opaque = v->client.opaque = v->port.opaque = v;
-    for (unsigned i = 0; i < VHOST_RINGS; i++)
-        v->ring[i] = (struct vhost_ring){.kick = {.fd = -1,
-                                                  .events = EPOLLIN,
-                                                  .ready = i ? transmit_kicked : receive_kicked,
-                                                  .opaque = v},
-                                         .call = -1};
-    err_t err = loop_fd_add(v->loop, &v->listener, e);
-    return err ? err : loop_fd_add(v->loop, &v->port, e);
+    struct adapter *a = opaque;
+    a->ended(a->opaque, why);
 }
 
-void vhost_stop(struct vhost *v)
+static void gone(void *opaque, const char *why)
 {
-    forget_client(v);
-    loop_fd_remove(v->loop, &v->listener);
-    loop_fd_remove(v->loop, &v->port);
+    struct adapter *a = opaque;
+    a->len = 0;
+    watch_port(a);
+    if (*why)
+        a->ended(a->opaque, why);
+}
+
+static void arrival(void *opaque, uint32_t events)
+{
+    struct adapter *a = opaque;
+    int fd = accept4(a->listener.fd, NULL, NULL, SOCK_CLOEXEC);
+    if (fd >= 0 && (a->back.client.fd >= 0 || vhost_back_open(&a->back, fd, NULL)))
+        close(fd);
+}
+
+err_t adapter_start(struct adapter *a, struct error *e)
+{
+    static const struct vhost_back_ops ops = {transmit, receive, broken, gone};
+    a->back.loop = a->loop;
+    a->back.ops = &ops;
+    a->listener.ready = arrival;
+    a->port.ready = port_ready;
+    a->again.fire = transmit;
+    a->listener.events = a->port.events = EPOLLIN;
+    a->back.opaque = a->listener.opaque = a->port.opaque = a->again.opaque = a;
+    vhost_back_init(&a->back);
+    err_t err = loop_fd_add(a->loop, &a->listener, e);
+    return err ? err : loop_fd_add(a->loop, &a->port, e);
+}
+
+void adapter_stop(struct adapter *a)
+{
+    vhost_back_close(&a->back);
+    loop_timer_set(a->loop, &a->again, NS_NEVER);
+    loop_fd_remove(a->loop, &a->listener);
+    loop_fd_remove(a->loop, &a->port);
 }

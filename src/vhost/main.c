@@ -19,7 +19,7 @@ enum { STATUS_USAGE = 2, STATUS_HOST = 3 };
 
 static void ended(void *opaque, const char *why)
 {
-    struct vhost *v = opaque;
+    struct adapter *v = opaque;
     fprintf(stderr, "berth-vhost: %s\n", why);
     if (!strcmp(why, "the network has gone away"))
         loop_stop(v->loop);
@@ -27,7 +27,7 @@ static void ended(void *opaque, const char *why)
 
 static int run(int port, int listener)
 {
-    struct vhost *v = calloc(1, sizeof *v);
+    struct adapter *v = calloc(1, sizeof *v);
     struct error e = {0};
     const int keep[] = {port, listener};
     if (!v)
@@ -41,14 +41,14 @@ static int run(int port, int listener)
     if (!err)
         err = loop_new(&v->loop, &e);
     if (!err)
-        err = vhost_start(v, &e);
+        err = adapter_start(v, &e);
     if (err) {
         fprintf(stderr, "berth-vhost: %s\n", e.text);
         return STATUS_HOST;
     }
     sandbox_confine(HOST_THREAD_MAIN);
     loop_run(v->loop);
-    vhost_stop(v);
+    adapter_stop(v);
     loop_free(v->loop);
     free(v);
     return 0;

@@ -1,4 +1,4 @@
-// A port of a virtual network. unix(7), SOCK_SEQPACKET.
+// A port of a virtual network. unix(7).
 //
 // Nothing is dropped here: a guest that sends faster than the network takes waits, and so does the
 // network while the guest has no buffers. Whoever holds a network card's lock may take a port's,
@@ -7,24 +7,35 @@
 
 #include <errno.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
+
+#include "base/log.h"
 
 #define PACKETS_A_TURN 64 // then others on the loop have theirs
 
 // --- the link
 
+bool port_plugged(const struct port *port)
+{
+    return port->fd.fd >= 0 || port->rings;
+}
+
 static void unplug(struct port *port)
 {
-    if (port->fd.fd < 0)
-        return;
-    loop_fd_remove(port->loop, &port->fd);
+    bool plugged = port_plugged(port);
     pthread_mutex_lock(&port->lock);
-    close(port->fd.fd);
+    if (port->fd.fd >= 0) {
+        loop_fd_remove(port->loop, &port->fd);
+        close(port->fd.fd);
+    }
     port->fd.fd = -1;
-    port->full = false;
+    vhost_front_close(&port->front);
+    port->rings = port->full = false;
     pthread_mutex_unlock(&port->lock);
     port->held = false;
-    vm_nic_set_link(port->vm, port->nic, false);
+    if (plugged)
+        vm_nic_set_link(port->vm, port->nic, false);
 }
 
 static void lost_link(struct port *port)
@@ -36,19 +47,28 @@ static void lost_link(struct port *port)
 
 // --- from the network
 
+static ssize_t read_packet(struct port *port)
+{
+    ssize_t n;
+    if (port->rings)
+        return (ssize_t)vhost_front_receive(&port->front, port->packet);
+    do
+        n = recv(port->fd.fd, port->packet, sizeof port->packet, MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && errno == EAGAIN)
+        return 0;
+    return n > 0 ? n : -1;
+}
+
 // The next packet, into port->packet. False: there is none now, or the link is gone.
 static bool receive(struct port *port)
 {
     for (;;) {
-        ssize_t n = read(port->fd.fd, port->packet, sizeof port->packet);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && errno == EAGAIN)
-            return false;
-        if (n <= 0) {
+        ssize_t n = read_packet(port);
+        if (n < 0)
             lost_link(port);
+        if (n <= 0)
             return false;
-        }
         port->len = (size_t)n;
         if (net_packet_valid(port->packet, port->len, NET_TAKES_ALL))
             return true;
@@ -58,6 +78,8 @@ static bool receive(struct port *port)
 
 static void wait_for_what_is_due(struct port *port)
 {
+    if (port->fd.fd < 0)
+        return;
     pthread_mutex_lock(&port->lock);
     bool full = port->full;
     pthread_mutex_unlock(&port->lock);
@@ -66,14 +88,28 @@ static void wait_for_what_is_due(struct port *port)
 
 static void deliver(struct port *port)
 {
-    for (int i = 0; i < PACKETS_A_TURN; i++) {
-        if (!port->held && !receive(port))
-            return;
+    int i = 0;
+    for (; i < PACKETS_A_TURN && (port->held || receive(port)); i++) {
         port->held = !vm_nic_receive(port->vm, port->nic, port->packet, port->len);
         if (port->held)
-            return;
+            break;
         port->received++;
     }
+    if (!port->rings)
+        return; // a socket says itself that it has more
+    vhost_front_received(&port->front);
+    if (i == PACKETS_A_TURN)
+        port_resume(port);
+}
+
+static void room_again(struct port *port)
+{
+    pthread_mutex_lock(&port->lock);
+    bool waited = port->full;
+    port->full = false;
+    pthread_mutex_unlock(&port->lock);
+    if (waited)
+        vm_nic_continue(port->vm, port->nic);
 }
 
 // --- the loop
@@ -81,48 +117,80 @@ static void deliver(struct port *port)
 static void ready(void *opaque, uint32_t events)
 {
     struct port *port = opaque;
-    if (events & EPOLLOUT) {
-        pthread_mutex_lock(&port->lock);
-        port->full = false;
-        pthread_mutex_unlock(&port->lock);
-        vm_nic_continue(port->vm, port->nic);
-    }
+    if (events & EPOLLOUT)
+        room_again(port);
     if (port->held && events & (EPOLLHUP | EPOLLERR))
         lost_link(port);
     else if (!port->held)
         deliver(port);
-    if (port->fd.fd >= 0)
-        wait_for_what_is_due(port);
+    wait_for_what_is_due(port);
 }
 
 static void work(void *opaque)
 {
     struct port *port = opaque;
-    if (port->fd.fd < 0)
+    if (!port_plugged(port))
         return;
     pthread_mutex_lock(&port->lock);
     bool resumed = port->resumed;
     port->resumed = false;
     pthread_mutex_unlock(&port->lock);
-    if (resumed && port->held)
+    if (resumed)
         deliver(port);
-    if (port->fd.fd >= 0)
-        wait_for_what_is_due(port);
+    wait_for_what_is_due(port);
 }
+
+// --- a back end
+
+static void front_started(void *opaque)
+{
+    struct port *port = opaque;
+    pthread_mutex_lock(&port->lock);
+    port->rings = true;
+    pthread_mutex_unlock(&port->lock);
+    vm_nic_set_link(port->vm, port->nic, true);
+    vm_nic_continue(port->vm, port->nic);
+    port->changed(port->opaque, port, true);
+    deliver(port);
+}
+
+static void front_received(void *opaque)
+{
+    struct port *port = opaque;
+    if (!port->held)
+        deliver(port);
+}
+
+static void front_room(void *opaque)
+{
+    room_again(opaque);
+}
+
+static void front_gone(void *opaque, const char *why)
+{
+    struct port *port = opaque;
+    if (*why)
+        log_line(LOG_WARN, "network card %u: its back end is left: %s", port->nic, why);
+    lost_link(port);
+}
+
+static const struct vhost_front_ops front_ops = {front_started, front_received, front_room,
+                                                 front_gone};
 
 void port_init(struct port *port, struct loop *loop)
 {
     port->loop = loop;
     port->fd = (struct loop_fd){.fd = -1, .ready = ready, .opaque = port};
+    port->front.loop = loop;
+    port->front.ops = &front_ops;
+    port->front.opaque = port;
+    vhost_front_init(&port->front);
     port->work = (struct loop_work){.run = work, .opaque = port};
     pthread_mutex_init(&port->lock, NULL);
 }
 
-err_t port_plug(struct port *port, int fd, struct error *e)
+static err_t plug_socket(struct port *port, int fd, struct error *e)
 {
-    unplug(port);
-    if (fd < 0)
-        return OK;
     pthread_mutex_lock(&port->lock);
     port->fd.fd = fd;
     port->fd.events = EPOLLIN;
@@ -139,6 +207,18 @@ err_t port_plug(struct port *port, int fd, struct error *e)
     return OK;
 }
 
+err_t port_plug(struct port *port, int fd, struct error *e)
+{
+    int type = 0;
+    socklen_t len = sizeof type;
+    unplug(port);
+    if (fd < 0)
+        return OK;
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_STREAM)
+        return vhost_front_open(&port->front, fd, e);
+    return plug_socket(port, fd, e);
+}
+
 void port_release(struct port *port)
 {
     if (!port->loop)
@@ -149,21 +229,29 @@ void port_release(struct port *port)
 
 // --- from the guest
 
-bool port_send(struct port *port, const uint8_t *packet, size_t len)
+static bool write_packet(struct port *port, const uint8_t *packet, size_t len)
+{
+    ssize_t n;
+    do
+        n = send(port->fd.fd, packet, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && errno == EAGAIN) {
+        loop_post(port->loop, &port->work);
+        return false;
+    }
+    return true; // with any other error the link is going down
+}
+
+bool port_send(struct port *port, uint8_t *packet, size_t len)
 {
     pthread_mutex_lock(&port->lock);
     bool room = !port->full;
-    if (port->fd.fd >= 0 && room) {
-        ssize_t n;
-        do
-            n = write(port->fd.fd, packet, len);
-        while (n < 0 && errno == EINTR);
-        room = n >= 0 || errno != EAGAIN; // with any other error the link is going down
-        port->sent += n >= 0;
-        port->full = !room;
-        if (!room)
-            loop_post(port->loop, &port->work);
-    }
+    if (room && port->rings)
+        room = vhost_front_send(&port->front, packet, len);
+    else if (room && port->fd.fd >= 0)
+        room = write_packet(port, packet, len);
+    port->full = !room;
+    port->sent += room;
     pthread_mutex_unlock(&port->lock);
     return room;
 }

@@ -191,7 +191,7 @@ static void tell_link(struct run *run, unsigned nic, bool up)
                 run->config.nic[nic].network, "up", up);
 }
 
-static void link_lost(void *opaque, struct port *port, bool up)
+static void link_changed(void *opaque, struct port *port, bool up)
 {
     tell_link(opaque, port->nic, up);
 }
@@ -202,7 +202,7 @@ static err_t plug(void *opaque, unsigned nic, int fd, const char *network, struc
     err_t err = vm_config_set(&run->config.nic[nic].network, network, e);
     if (!err)
         err = port_plug(&run->port[nic], fd, e);
-    if (!err)
+    if (!err && port_plugged(&run->port[nic]) == (fd >= 0)) // a back end's link comes up later
         tell_link(run, nic, fd >= 0);
     return err;
 }
@@ -210,14 +210,15 @@ static err_t plug(void *opaque, unsigned nic, int fd, const char *network, struc
 static bool link_up(void *opaque, unsigned nic)
 {
     const struct run *run = opaque;
-    return run->port[nic].fd.fd >= 0;
+    return port_plugged(&run->port[nic]);
 }
 
 err_t run_plug(struct run *run, struct error *e)
 {
     err_t err = OK;
     for (unsigned i = 0; !err && i < run->config.nics; i++) {
-        run->port[i] = (struct port){.vm = run->vm, .nic = i, .changed = link_lost, .opaque = run};
+        run->port[i] =
+            (struct port){.vm = run->vm, .nic = i, .changed = link_changed, .opaque = run};
         port_init(&run->port[i], run->loop);
         err = port_plug(&run->port[i], run->port_fd[i], e);
     }

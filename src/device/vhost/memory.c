@@ -1,13 +1,28 @@
-// Memory of a vhost-user front end. mmap(2). A front end that makes its file smaller later kills
-// this process, and no other.
-#include "vhost/memory.h"
+// Memory of a vhost-user front end. mmap(2), memfd_create(2). A front end that makes its file
+// smaller later kills the process that reads it; who has others to serve takes sealed files only.
+#include "device/vhost/memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include "base/checked.h"
+
+// Huge pages may be missing when they are first touched.
+static err_t check_sealed(const struct vhost_region *r, int fd, struct error *e)
+{
+    struct statfs fs;
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstatfs(fd, &fs) < 0 || fs.f_type != TMPFS_MAGIC)
+        return error_set(e, ERR_INVALID, "the memory is no memfd that is sealed");
+    if (r->size > VHOST_SEALED_MAX || r->offset > VHOST_SEALED_MAX)
+        return error_set(e, ERR_INVALID, "a memory region is larger than a card's window");
+    return OK;
+}
 
 static err_t check(const struct vhost_memory *memory, const struct vhost_region *r, int fd,
                    struct error *e)
@@ -30,10 +45,12 @@ static err_t check(const struct vhost_memory *memory, const struct vhost_region 
 }
 
 err_t vhost_memory_add(struct vhost_memory *memory, const struct vhost_region *region, int fd,
-                       struct error *e)
+                       bool sealed, struct error *e)
 {
     struct vhost_region r = *region;
-    err_t err = check(memory, &r, fd, e);
+    err_t err = sealed ? check_sealed(&r, fd, e) : OK;
+    if (!err)
+        err = check(memory, &r, fd, e);
     if (err)
         return err;
     r.mapped = r.offset + r.size;

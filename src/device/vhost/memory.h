@@ -5,6 +5,7 @@
 #include "device/device.h"
 
 #define VHOST_REGIONS_MAX 8
+#define VHOST_SEALED_MAX (64 * MIB)
 
 struct vhost_region {
     uint64_t guest; // guest-physical address
@@ -22,9 +23,10 @@ struct vhost_memory {
 };
 
 // Adds a region; the descriptor stays the caller's. ERR_INVALID: it is empty, overlaps another, or
-// the file is smaller.
+// the file is smaller. sealed: it must be such that whoever has it, too, can never take a page away
+// under us: a memfd that cannot shrink, of ordinary pages, and no more of them than a card needs.
 err_t vhost_memory_add(struct vhost_memory *memory, const struct vhost_region *region, int fd,
-                       struct error *e);
+                       bool sealed, struct error *e);
 void vhost_memory_release(struct vhost_memory *memory);
 
 // len bytes at a guest-physical address; NULL unless all of them are in one region.

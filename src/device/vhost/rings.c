@@ -1,0 +1,121 @@
+// Packets through the front end's virtqueues.
+#include <string.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "device/vhost/back.h"
+
+enum { RECEIVE = 0, TRANSMIT = 1, F_MERGEABLE = 15 };
+
+static bool running(const struct vhost_back *b, unsigned ring)
+{
+    return b->ring[ring].started && b->ring[ring].on && b->ring[ring].q.enabled;
+}
+
+bool vhost_back_runs(const struct vhost_back *b)
+{
+    return running(b, RECEIVE) && running(b, TRANSMIT);
+}
+
+static void broken(struct vhost_back *b, unsigned ring, const char *why)
+{
+    b->ring[ring].q.enabled = 0;
+    b->ops->broken(b->opaque, why);
+}
+
+// A front end that reads no calls has enough of them to read.
+static void tell_guest(struct vhost_back *b, unsigned ring)
+{
+    struct vhost_ring *r = &b->ring[ring];
+    const uint64_t one = 1;
+    uint8_t which[8] = {(uint8_t)ring};
+    if (!virtq_wants_interrupt(&r->q))
+        return;
+    if (r->call >= 0)
+        (void)!write(r->call, &one, sizeof one);
+    else if (b->calls >= 0)
+        (void)vhost_send(b->calls, VHOST_BACKEND_VRING_CALL, 0, which, sizeof which, -1);
+}
+
+bool vhost_start_ring(struct vhost_back *b, unsigned ring)
+{
+    struct vhost_ring *r = &b->ring[ring];
+    uint16_t avail = r->q.avail;
+    virtq_init(&r->q, &b->dev, VIRTQ_SIZE_MAX);
+    r->q.avail = avail;
+    r->q.size = (uint16_t)r->size;
+    if (!vhost_memory_guest(&b->memory, r->desc, &r->q.desc) ||
+        !vhost_memory_guest(&b->memory, r->avail, &r->q.driver) ||
+        !vhost_memory_guest(&b->memory, r->used, &r->q.device))
+        return false;
+    const uint8_t *used = vhost_memory_at(&b->memory, r->q.device, 4);
+    if (!used)
+        return false;
+    r->q.used = load_le16(used + 2);
+    return virtq_enable(&r->q, b->features);
+}
+
+void vhost_stop_ring(struct vhost_back *b, unsigned ring)
+{
+    b->ring[ring].q.enabled = 0;
+}
+
+void vhost_kicked(struct vhost_back *b, unsigned ring)
+{
+    if (running(b, ring))
+        (ring == TRANSMIT ? b->ops->sent : b->ops->room)(b->opaque);
+}
+
+// --- from the guest
+
+ssize_t vhost_back_pull(struct vhost_back *b, uint8_t *packet, size_t room)
+{
+    struct virtq *q = &b->ring[TRANSMIT].q;
+    const char *why;
+    if (!running(b, TRANSMIT))
+        return -1;
+    enum virtq_result result = virtq_pop(q, &b->chain, &why);
+    if (result == VIRTQ_BROKEN)
+        broken(b, TRANSMIT, why);
+    if (result != VIRTQ_GOT)
+        return -1;
+    size_t len = virtq_read(&b->chain, 0, packet, room);
+    if (!virtq_push(q, &b->chain, 0)) {
+        broken(b, TRANSMIT, "the used ring is not in memory");
+        return -1;
+    }
+    return (ssize_t)len;
+}
+
+void vhost_back_pulled(struct vhost_back *b)
+{
+    if (running(b, TRANSMIT))
+        tell_guest(b, TRANSMIT);
+}
+
+// --- to the guest
+
+static void deliver(void *opaque, uint8_t *packet, size_t len)
+{
+    struct vhost_back *b = opaque;
+    const char *why;
+    if (b->short_of_buffers || !running(b, RECEIVE))
+        return;
+    b->receive.q = &b->ring[RECEIVE].q;
+    b->receive.mergeable = b->features >> F_MERGEABLE & 1;
+    switch (net_ring_receive(&b->receive, packet, len, &why)) {
+    case NET_RING_DONE: tell_guest(b, RECEIVE); break;
+    case NET_RING_EMPTY: b->short_of_buffers = true; break;
+    case NET_RING_NEVER: break;
+    case NET_RING_BROKEN: broken(b, RECEIVE, why); break;
+    }
+}
+
+bool vhost_back_give(struct vhost_back *b, uint8_t *packet, size_t len)
+{
+    if (!running(b, RECEIVE))
+        return false;
+    b->short_of_buffers = false;
+    net_packet_lower(packet, len, net_takes_of_driver(b->features), b->part, deliver, b);
+    return !b->short_of_buffers;
+}
