@@ -18,7 +18,17 @@ extern const char run_help[], info_help[], limit_help[], version_help[], ls_help
     resume_help[], reset_help[], stop_help[], events_help[], stats_help[], explain_help[],
     control_help[], screen_help[], screenshot_help[], sendkey_help[], image_help[], disk_help[],
     net_help[], port_help[], doctor_help[];
+extern const char start_help[], restart_help[], rm_help[], rename_help[], clone_help[], daemon_help[],
+    console_help[], logs_help[];
 int cmd_run(int argc, char **argv);
+int cmd_start(int argc, char **argv);
+int cmd_restart(int argc, char **argv);
+int cmd_rm(int argc, char **argv);
+int cmd_rename(int argc, char **argv);
+int cmd_clone(int argc, char **argv);
+int cmd_daemon(int argc, char **argv);
+int cmd_console(int argc, char **argv);
+int cmd_logs(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_limit(int argc, char **argv);

@@ -1,7 +1,8 @@
 // Verbs for running VMs: each finds its VM by name and asks it over its control socket.
 #include "cli/cli.h"
+#include "cli/manager.h"
+#include "cli/vms.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,7 @@
 
 const char ls_help[] = "usage: berth ls [--json]\n"
                        "\n"
-                       "Lists your running VMs.\n";
+                       "Lists your VMs: those that berth create made, and others that run.\n";
 const char pause_help[] = "usage: berth pause [--json] VM\n"
                           "\n"
                           "Stops the VM's processors and its time, until berth resume.\n";
@@ -26,17 +27,20 @@ const char reset_help[] = "usage: berth reset [--json] VM\n"
                           "\n"
                           "Presses the VM's reset button: it starts anew, without a shutdown.\n";
 const char stop_help[] =
-    "usage: berth stop [--force] [--timeout SECONDS] [--json] VM\n"
+    "usage: berth stop [--force] [--timeout SECONDS] [--json] VM...\n"
     "\n"
-    "Presses the VM's power button and waits until the guest has shut down.\n"
+    "Presses the VM's power button, waits until the guest has shut down, and switches it off\n"
+    "when that takes too long.\n"
     "\n"
     "  -f, --force              switch it off at once, without asking the guest\n"
-    "  -t, --timeout SECONDS    how long to wait for the guest (60)\n";
+    "  -t, --timeout SECONDS    how long to wait for the guest (the VM's own, 60)\n";
 const char events_help[] =
-    "usage: berth events [--json] VM\n"
+    "usage: berth events [--last N] [--json] [VM]\n"
     "\n"
-    "Follows what happens to the VM, until it ends. With --json, one object\n"
-    "a line; the events are those of berth run --json.\n";
+    "Follows what happens to a running VM, until it ends; without a VM, to all that berth create\n"
+    "made. With --json, one object a line; the events are those of berth run --json.\n"
+    "\n"
+    "      --last N    instead: the last N events that the manager has kept, and end\n";
 const char control_help[] =
     "usage: berth control VM [REQUEST [NAME=VALUE...]]\n"
     "\n"
@@ -51,17 +55,6 @@ static int bad_option(const char *command, const char *word)
                     command);
 }
 
-static bool parse_seconds(const char *text, int *ms)
-{
-    char *end;
-    errno = 0;
-    unsigned long n = text ? strtoul(text, &end, 10) : 0;
-    if (!text || errno || *end || text[0] < '0' || text[0] > '9' || n > 86400)
-        return false;
-    *ms = (int)n * 1000;
-    return true;
-}
-
 int verb_parse(int argc, char **argv, const char *allows, struct verb *out)
 {
     *out = (struct verb){.timeout_ms = STOP_MS, .rest = argc};
@@ -72,8 +65,10 @@ int verb_parse(int argc, char **argv, const char *allows, struct verb *out)
         } else if (strchr(allows, 'f') && (!strcmp(word, "--force") || !strcmp(word, "-f"))) {
             out->force = true;
         } else if (strchr(allows, 't') && (!strcmp(word, "--timeout") || !strcmp(word, "-t"))) {
-            if (!parse_seconds(argv[++i], &out->timeout_ms))
+            int seconds;
+            if (!seconds_parse(argv[++i], &seconds))
                 return complain(EXIT_USAGE, "--timeout needs seconds, from 0 to 86400");
+            out->timeout_ms = seconds * 1000;
         } else if (out->vm && strchr(allows, 'r')) {
             out->rest = i;
             break;
@@ -103,7 +98,7 @@ int verb_ask(const struct verb *verb, const char *request, json_t *args, json_t 
 {
     struct client *client = NULL;
     struct error e = {0};
-    err_t err = client_connect(REGISTRY_VM, verb->vm, ANSWER_MS, &client, &e);
+    err_t err = vm_connect(verb->vm, ANSWER_MS, &client, &e);
     if (err)
         json_decref(args);
     else
@@ -190,16 +185,50 @@ static void show_vm(const json_t *vm)
                *text(disk, "io") ? ", by " : "", text(disk, "io"));
 }
 
+static void show_managed(const json_t *vm)
+{
+    const char *reason = text(vm, "reason"), *words = text(vm, "text");
+    bool runs = json_object_get(vm, "uptime_seconds") != NULL;
+    if (!runs) {
+        printf("name       %s\nstate      %s%s%s%s%s\n", text(vm, "name"), text(vm, "state"),
+               *reason ? ": " : "", reason, *words ? ": " : "", words);
+        printf("vCPUs      %lld\nmemory     %lld MiB\n",
+               (long long)json_integer_value(json_object_get(vm, "vcpus")),
+               (long long)json_integer_value(json_object_get(vm, "memory_mib")));
+    }
+    printf("id         %s\nrestart    %s%s\nautostart  %s\nfolder     %s\n", text(vm, "id"),
+           text(vm, "restart"),
+           json_integer_value(json_object_get(vm, "restarts")) ? ", was restarted lately" : "",
+           json_is_true(json_object_get(vm, "autostart")) ? "yes" : "no", text(vm, "folder"));
+}
+
+// What the VM says about itself, and what the manager knows; one of them has to.
 int info_of_vm(const struct verb *verb)
 {
-    json_t *vm = NULL;
-    int status = verb_ask(verb, "info", NULL, &vm);
-    if (status)
-        return status;
-    if (verb->json)
-        return print_json(vm);
-    show_vm(vm);
+    json_t *vm = NULL, *managed = NULL;
+    struct error e = {0};
+    struct client *client = NULL;
+    err_t err = vm_connect(verb->vm, ANSWER_MS, &client, &e);
+    if (!err)
+        err = client_ask(client, "info", NULL, &vm, NULL, &e);
+    client_free(client);
+    if (err && err != ERR_NOT_FOUND)
+        return complain(status_of(err), "%s", e.text);
+    if (manager_info(verb->vm, &managed, NULL) && err)
+        return complain(status_of(err), "%s", e.text);
+    if (verb->json) {
+        json_t *both = managed ? json_incref(managed) : json_object();
+        json_object_update(both, vm); // who runs knows best
+        json_decref(vm);
+        json_decref(managed);
+        return print_json(both);
+    }
+    if (vm)
+        show_vm(vm);
+    if (managed)
+        show_managed(managed);
     json_decref(vm);
+    json_decref(managed);
     return EXIT_OK;
 }
 
@@ -223,18 +252,52 @@ static void show_vms(const json_t *vms)
 {
     size_t i;
     const json_t *vm;
-    printf("%-20s %8s  %-9s %5s %8s  %-9s %9s\n", "NAME", "PID", "ENGINE", "VCPUS", "MEMORY",
+    printf("%-20s %8s  %-9s %5s %7s  %-10s %9s\n", "NAME", "PID", "ENGINE", "VCPUS", "MEMORY",
            "STATE", "UP");
     json_array_foreach(vms, i, vm)
     {
-        char up[32];
-        duration(json_number_value(json_object_get(vm, "uptime_seconds")), up);
-        printf("%-20s %8lld  %-9s %5lld %6lldM  %-9s %9s\n", text(vm, "name"),
-               (long long)json_integer_value(json_object_get(vm, "pid")), text(vm, "engine"),
-               (long long)json_integer_value(json_object_get(vm, "vcpus")),
+        char up[32] = "", pid[24] = "";
+        long long process = json_integer_value(json_object_get(vm, "pid"));
+        if (json_object_get(vm, "uptime_seconds"))
+            duration(json_number_value(json_object_get(vm, "uptime_seconds")), up);
+        if (process)
+            snprintf(pid, sizeof pid, "%lld", process);
+        printf("%-20s %8s  %-9s %5lld %6lldM  %-10s %9s\n", text(vm, "name"), pid,
+               text(vm, "engine"), (long long)json_integer_value(json_object_get(vm, "vcpus")),
                (long long)json_integer_value(json_object_get(vm, "memory_mib")), text(vm, "state"),
                up);
     }
+}
+
+static bool is_listed(const json_t *vms, const char *name)
+{
+    size_t i;
+    const json_t *vm;
+    json_array_foreach(vms, i, vm)
+    {
+        if (!strcmp(text(vm, "name"), name))
+            return true;
+    }
+    return false;
+}
+
+static void add_unlisted(void *opaque, const char *name)
+{
+    if (!is_listed(opaque, name))
+        add_vm(opaque, name);
+}
+
+// The manager's, if there is one, and those that somebody runs in the foreground.
+static err_t list_vms(json_t **vms, struct error *e)
+{
+    json_t *result = NULL;
+    err_t err = manager_request(MANAGER_IF_USED, "ls", NULL, ANSWER_MS, &result, e);
+    if (err && err != ERR_NOT_FOUND)
+        return err;
+    *vms = json_object_get(result, "vms");
+    *vms = json_is_array(*vms) ? json_incref(*vms) : json_array();
+    json_decref(result);
+    return registry_each(REGISTRY_VM, add_unlisted, *vms, e);
 }
 
 int cmd_ls(int argc, char **argv)
@@ -242,10 +305,9 @@ int cmd_ls(int argc, char **argv)
     bool json = argc == 2 && !strcmp(argv[1], "--json");
     if (argc > 1 && !json)
         return bad_option("ls", argv[1]);
-    json_t *vms = json_array();
+    json_t *vms = NULL;
     struct error e = {0};
-    err_t err = registry_each(REGISTRY_VM, add_vm, vms, &e);
-    if (err) {
+    if (list_vms(&vms, &e)) {
         json_decref(vms);
         return complain(EXIT_HOST, "%s", e.text);
     }
@@ -254,7 +316,7 @@ int cmd_ls(int argc, char **argv)
     if (json_array_size(vms))
         show_vms(vms);
     else
-        puts("no VM is running; berth run starts one");
+        puts("there is no VM; berth run starts one, berth create makes one to keep");
     json_decref(vms);
     return EXIT_OK;
 }
@@ -292,38 +354,94 @@ static void print_event(const json_t *event, bool json)
 static err_t subscribe(const struct verb *verb, struct client **client, struct error *e)
 {
     json_t *result = NULL;
-    err_t err = client_connect(REGISTRY_VM, verb->vm, ANSWER_MS, client, e);
+    err_t err = vm_connect(verb->vm, ANSWER_MS, client, e);
     if (!err)
         err = client_ask(*client, "events", NULL, &result, NULL, e);
     json_decref(result);
     return err;
 }
 
-int cmd_events(int argc, char **argv)
+static int follow(struct client *client, bool json)
 {
-    struct verb verb;
-    int status = verb_parse(argc, argv, "", &verb);
-    if (status)
-        return status;
-    struct client *client = NULL;
     struct error e = {0};
-    err_t err = subscribe(&verb, &client, &e);
+    err_t err = OK;
     for (json_t *event = NULL; !err; json_decref(event)) {
         err = client_next_event(client, -1, &event, &e);
         if (err || !event)
             break;
-        print_event(event, verb.json);
+        print_event(event, json);
     }
     client_free(client);
     return err ? complain(status_of(err), "%s", e.text) : EXIT_OK;
 }
 
+static int events_of_all(bool json)
+{
+    struct client *client = NULL;
+    struct error e = {0};
+    json_t *result = NULL;
+    err_t err = manager_connect(MANAGER_NEEDED, ANSWER_MS, &client, &e);
+    if (!err)
+        err = client_ask(client, "events", NULL, &result, NULL, &e);
+    json_decref(result);
+    if (!err)
+        return follow(client, json);
+    client_free(client);
+    return complain(status_of(err), "%s", e.text);
+}
+
+static int past_events(const char *vm, const char *count, bool json)
+{
+    json_t *args = json_object(), *result = NULL, *event;
+    size_t i;
+    char *end = NULL;
+    long n = count ? strtol(count, &end, 10) : 0;
+    if (n < 1 || n > 10000 || *end)
+        return complain(EXIT_USAGE, "--last needs a number from 1 to 10000");
+    json_object_set_new(args, "last", json_integer(n));
+    if (vm)
+        json_object_set_new(args, "vm", json_string(vm));
+    int status = manager_ask("history", args, ANSWER_MS, &result);
+    json_array_foreach(json_object_get(result, "events"), i, event)
+        print_event(event, json);
+    json_decref(result);
+    return status;
+}
+
+int cmd_events(int argc, char **argv)
+{
+    struct client *client = NULL;
+    struct error e = {0};
+    const char *last = NULL;
+    bool past = false, json = false;
+    struct verb verb = {0};
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--json"))
+            json = true;
+        else if (!strcmp(argv[i], "--last"))
+            past = true, last = argv[++i];
+        else if (argv[i][0] == '-' || verb.vm)
+            return bad_option("events", argv[i]);
+        else
+            verb.vm = argv[i];
+    }
+    if (past)
+        return past_events(verb.vm, last, json);
+    if (!verb.vm)
+        return events_of_all(json);
+    err_t err = subscribe(&verb, &client, &e);
+    if (!err)
+        return follow(client, json);
+    client_free(client);
+    return complain(status_of(err), "%s", e.text);
+}
+
 // --- stop
 
-// Until the VM has ended, or the time is up.
-static err_t wait_for_end(struct client *client, const struct verb *verb, struct error *e)
+// Until the VM has ended. ERR_BUSY: the time is up.
+static err_t wait_for_end(struct client *client, int wait_ms, struct error *e)
 {
-    uint64_t until = host_now() + (uint64_t)verb->timeout_ms * NS_PER_MS;
+    uint64_t until = host_now() + (uint64_t)wait_ms * NS_PER_MS;
     for (;;) {
         uint64_t now = host_now();
         int left = now < until ? (int)((until - now) / NS_PER_MS) : 0;
@@ -331,41 +449,75 @@ static err_t wait_for_end(struct client *client, const struct verb *verb, struct
         err_t err = client_next_event(client, left, &event, e);
         bool ended = !err && !event;
         json_decref(event);
-        if (ended)
-            return OK;
-        if (err == ERR_BUSY)
-            return error_set(e, ERR_UNSUPPORTED,
-                             "the guest of '%s' has not shut down in %d s; wait, or berth stop "
-                             "--force %s switches it off",
-                             verb->vm, verb->timeout_ms / 1000, verb->vm);
-        if (err)
+        if (ended || err)
             return err;
     }
 }
 
+// One that runs in the foreground.
+static err_t stop_running(const struct vms_words *w, const char *vm, struct error *e)
+{
+    struct client *client = NULL;
+    json_t *result = NULL;
+    const struct verb verb = {.vm = vm};
+    err_t err = subscribe(&verb, &client, e);
+    if (!err)
+        err = client_ask(client, w->force ? "stop" : "shutdown", NULL, &result, NULL, e);
+    json_decref(result);
+    if (!err)
+        err = wait_for_end(client, w->seconds < 0 ? STOP_MS : w->seconds * 1000, e);
+    if (err == ERR_BUSY && !w->force) {
+        err = client_ask(client, "stop", NULL, &result, NULL, e);
+        json_decref(result);
+        if (!err)
+            err = wait_for_end(client, STOP_MS, e);
+    }
+    client_free(client);
+    return err;
+}
+
+static err_t stop_one(const struct vms_words *w, const char *vm, json_t *list, struct error *e)
+{
+    json_t *result = NULL;
+    int wait = STOP_MS + (w->seconds > 0 ? w->seconds * 1000 : ANSWER_MS);
+    err_t err = manager_info(vm, &result, NULL);
+    int patience = (int)json_integer_value(json_object_get(result, "stop_seconds")) * 1000;
+    json_decref(result);
+    result = NULL;
+    if (err)
+        err = stop_running(w, vm, e);
+    else
+        err = manager_request(MANAGER_NEEDED, "stop", vms_stop_arguments(vm, w),
+                              w->seconds < 0 ? patience + STOP_MS : wait, &result, e);
+    if (err)
+        return err;
+    if (!result)
+        result = json_pack("{s:s, s:s}", "name", vm, "state", "stopped");
+    if (!w->json)
+        printf("%s has stopped\n", text(result, "name"));
+    json_array_append_new(list, result);
+    return OK;
+}
+
 int cmd_stop(int argc, char **argv)
 {
-    struct verb verb;
-    int status = verb_parse(argc, argv, "ft", &verb);
-    if (status)
-        return status;
-    struct client *client = NULL;
-    struct error e = {0};
-    json_t *result = NULL;
-    err_t err = subscribe(&verb, &client, &e);
-    if (!err)
-        err = client_ask(client, verb.force ? "stop" : "shutdown", NULL, &result, NULL, &e);
-    if (!err)
-        err = wait_for_end(client, &verb, &e);
-    client_free(client);
-    if (err || !verb.json)
-        json_decref(result);
-    if (err)
-        return complain(status_of(err), "%s", e.text);
-    if (verb.json)
-        return print_json(result);
-    printf("%s has stopped\n", verb.vm);
-    return EXIT_OK;
+    struct vms_words w;
+    int status = EXIT_OK;
+    if (!vms_parse(argc, argv, "ft", &w))
+        return EXIT_USAGE;
+    if (!w.count)
+        return complain(EXIT_USAGE, "stop needs the name of a VM; berth ls shows them");
+    json_t *list = json_array();
+    for (int i = 0; i < w.count; i++) {
+        struct error e = {0};
+        err_t err = stop_one(&w, w.names[i], list, &e);
+        if (err)
+            status = complain(status_of(err), "%s", e.text);
+    }
+    if (w.json)
+        return print_json(list) ? EXIT_HOST : status;
+    json_decref(list);
+    return status;
 }
 
 // --- any request

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/manager.h"
 #include "control/client.h"
 #include "control/screen.h"
 #include "display/glyphs.h"
@@ -94,7 +95,7 @@ static bool read_picture(struct client *client, json_t **result)
 static err_t read_screen(const struct verb *verb, json_t **result, struct error *e)
 {
     struct client *client = NULL;
-    err_t err = client_connect(REGISTRY_VM, verb->vm, ANSWER_MS, &client, e);
+    err_t err = vm_connect(verb->vm, ANSWER_MS, &client, e);
     if (!err)
         err = client_ask(client, "screen", NULL, result, NULL, e);
     if (err == ERR_UNSUPPORTED && read_picture(client, result))
@@ -127,7 +128,7 @@ static err_t take_screenshot(const struct verb *verb, const char *path, json_t *
 {
     struct client *client = NULL;
     struct picture picture = {0};
-    err_t err = client_connect(REGISTRY_VM, verb->vm, ANSWER_MS, &client, e);
+    err_t err = vm_connect(verb->vm, ANSWER_MS, &client, e);
     if (!err)
         err = fetch_picture(client, &picture, result, e);
     if (!err)

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/manager.h"
 #include "cli/net.h"
 #include "control/plug.h"
 #include "host/file.h"
@@ -50,7 +51,7 @@ static err_t vm_ask(const char *vm, const char *request, json_t *args, int given
                     struct error *e)
 {
     struct client *client = NULL;
-    err_t err = client_connect(REGISTRY_VM, vm, ANSWER_MS, &client, e);
+    err_t err = vm_connect(vm, ANSWER_MS, &client, e);
     if (err) {
         json_decref(args);
     } else {

@@ -128,9 +128,8 @@ static void begin(struct manager *manager)
         managed_reconcile(m);
     for (struct managed *m = manager->vms; new_host && m; m = m->next) {
         struct error e;
-        if (m->autostart && !managed_runs(m) && m->state != MANAGED_RESTARTING &&
-            managed_start(m, &e))
-            fprintf(stderr, "berthd: %s: %s\n", m->name, e.text);
+        if (m->autostart && !managed_runs(m) && m->state != MANAGED_RESTARTING)
+            (void)!managed_start(m, &e); // why not is among its events
     }
 }
 
