@@ -28,6 +28,7 @@
 #include "device/virtio/console.h"
 #include "device/virtio/net.h"
 #include "device/virtio/rng.h"
+#include "device/virtio/vsock.h"
 
 const struct device_type *const device_catalog[] = {
     &pic_type,
@@ -57,6 +58,7 @@ const struct device_type *const device_catalog[] = {
     &virtio_console_type,
     &virtio_net_type,
     &virtio_rng_type,
+    &virtio_vsock_type,
     NULL,
 };
 

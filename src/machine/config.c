@@ -46,6 +46,8 @@ static const struct key {
     {"display", KEY_STRING, offsetof(struct vm_config, display)},
     {"exit_device", KEY_BOOL, offsetof(struct vm_config, exit_device)},
     {"no_reboot", KEY_BOOL, offsetof(struct vm_config, no_reboot)},
+    {"no_vsock", KEY_BOOL, offsetof(struct vm_config, no_vsock)},
+    {"agent", KEY_BOOL, offsetof(struct vm_config, agent)},
     {"json", KEY_BOOL, offsetof(struct vm_config, json)},
     {"debug", KEY_DEBUG, offsetof(struct vm_config, debug)},
 };

@@ -80,6 +80,8 @@ struct vm_config {
     char *display;    // "vnc=..." (display/vnc.h) or "none"; NULL: none
     bool exit_device; // the port that ends the VM with a status (tests)
     bool no_reboot;   // a guest's reset ends the VM
+    bool no_vsock;    // no socket device, and so no way to the guest's agent
+    bool agent;       // the guest was given Berth's agent; it will say when it is ready
     bool json;        // events and result as JSON lines
     uint32_t debug;   // enum engine_debug bits
 };

@@ -4,6 +4,7 @@
 // own.
 #pragma once
 
+#include "device/virtio/vsock.h"
 #include "display/display.h"
 #include "engine/engine.h"
 #include "host/clock.h"
@@ -43,6 +44,9 @@ struct vm_hooks {
     bool (*nic_send)(void *opaque, unsigned nic, uint8_t *packet, size_t len);
     // vm_nic_receive() may be called again after it had no room. Likewise on a vCPU's thread.
     void (*nic_resume)(void *opaque, unsigned nic);
+    // The host's ends of connections over the virtio socket device, with the device's lock held and
+    // on any thread; NULL: the guest's requests are refused.
+    const struct vsock_host *vsock;
     // The VM came to its end, once; on the main loop's thread, with the vCPUs stopped.
     void (*ended)(void *opaque, const struct vm_result *result);
     void (*rebooted)(void *opaque); // the guest was reset and starts anew
@@ -120,6 +124,14 @@ void vm_set_memory_target(struct vm *vm, uint64_t bytes);
 void vm_balloon(struct vm *vm, struct balloon_view *out); // device/virtio/balloon.h
 // Which of the host's CPUs the vCPUs run on from now on: vm_cpu_pin_parse().
 err_t vm_pin(struct vm *vm, const char *cpus, struct error *e);
+
+// Connections over the virtio socket device (device/virtio/vsock.h has the contracts). -1: the VM
+// has no such device, or as there.
+int vm_vsock_connect(struct vm *vm, uint32_t guest_port);
+size_t vm_vsock_send(struct vm *vm, unsigned connection, const uint8_t *data, size_t len);
+void vm_vsock_consumed(struct vm *vm, unsigned connection, size_t len);
+void vm_vsock_shutdown(struct vm *vm, unsigned connection, bool both);
+void vm_vsock_release(struct vm *vm, unsigned connection);
 
 // Disks, by their place in the definition; false: there is none, or no disc in the drive. Limits
 // hold from now on, until the VM ends.

@@ -133,3 +133,4 @@ struct device *board_serial(struct vm *vm); // COM1
 struct device *board_nic(struct vm *vm, unsigned nic, const struct nic_model **model);
 struct device *board_balloon(struct vm *vm);
 struct device *board_console(struct vm *vm); // NULL: no virtio console
+struct device *board_vsock(struct vm *vm);   // NULL: no virtio socket device

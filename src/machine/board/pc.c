@@ -384,6 +384,11 @@ struct device *board_balloon(struct vm *vm)
     return vm->board->balloon;
 }
 
+struct device *board_vsock(struct vm *vm)
+{
+    return vm->board->vsock;
+}
+
 struct device *board_console(struct vm *vm)
 {
     return vm->board->console;

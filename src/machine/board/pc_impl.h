@@ -27,6 +27,7 @@ struct board {
     struct device *com1;
     struct device *console; // NULL: none
     struct device *balloon;
+    struct device *vsock; // NULL: none
     struct device *i8042;
     struct device *vga; // NULL: none
     void *vram;

@@ -1,8 +1,9 @@
 // The pc board's virtio devices that are no disks: a console where one is asked for, and always an
-// entropy source and a memory balloon.
+// entropy source and a memory balloon, and sockets unless they are declined.
 #include "device/virtio/balloon.h"
 #include "device/virtio/console.h"
 #include "device/virtio/rng.h"
+#include "device/virtio/vsock.h"
 #include "host/memory.h"
 #include "host/random.h"
 #include "machine/board/pc_impl.h"
@@ -37,6 +38,24 @@ static void give_back(void *opaque, gpa_t at, uint64_t len)
     memory_changed(&vm->memory, at, len);
 }
 
+// Where nobody has ends of connections for the guest.
+static bool refuse_request(void *opaque, unsigned connection, uint32_t guest_port,
+                           uint32_t host_port)
+{
+    return false;
+}
+
+static const struct vsock_host no_host = {.request = refuse_request};
+
+static err_t add_vsock(struct vm *vm, struct error *e)
+{
+    const struct virtio_vsock_config vsock = {.host = vm->hooks.vsock ? vm->hooks.vsock : &no_host,
+                                              .opaque = vm->hooks.opaque};
+    return vm->config->no_vsock
+               ? OK
+               : board_plug(vm, &virtio_vsock_type, "vsock", &vsock, &vm->board->vsock, e);
+}
+
 err_t board_add_virtio(struct vm *vm, struct error *e)
 {
     err_t err = OK;
@@ -54,5 +73,5 @@ err_t board_add_virtio(struct vm *vm, struct error *e)
             .pages = vm->config->memory_bytes >> PAGE_SHIFT, .discard = give_back, .opaque = vm};
         err = board_plug(vm, &virtio_balloon_type, "balloon", &balloon, &vm->board->balloon, e);
     }
-    return err;
+    return err ? err : add_vsock(vm, e);
 }
