@@ -169,7 +169,11 @@ static err_t make_vcpu(struct engine_vcpu *v, struct error *e)
     int khz = ioctl(v->fd, KVM_GET_TSC_KHZ);
     v->vm->host_khz = khz > 0 ? (uint64_t)khz : v->vm->config.tsc_khz;
     err_t err = kvm_ring_map(v, e);
-    return err ? err : kvm_set_cpuid(v, e);
+    if (!err)
+        err = kvm_set_cpuid(v, e);
+    if (!err && v->index == 0)
+        kvm_learn_msrs(v);
+    return err;
 }
 
 static err_t vcpu_new(struct engine_vm *vm, unsigned index, struct engine_vcpu **out,

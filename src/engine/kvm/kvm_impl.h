@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 
 #define KVM_SLOTS 32
+#define KVM_MSRS 48        // of the state
 #define KVM_SPACE 0x10000u // the number of a slot in the next space of memory is so much higher
 // AMD's hardware configuration: the TSC runs at the frequency of P0. Older KVMs say that it does
 // not.
@@ -58,6 +59,7 @@ struct engine_vm {
     bool tsc_offset;                       // the TSC's offset can be set, not only its value
     uint32_t ring_entries;                 // of each vCPU's dirty ring; 0: the log is KVM's bitmaps
     bool logging;
+    bool msr_lacking[KVM_MSRS]; // by place in msr.c: this KVM does not have it
     pthread_mutex_t dirty_lock;
     struct slot slot[KVM_SLOTS];
     struct engine_vcpu **vcpu; // config.vcpus of them
@@ -150,6 +152,7 @@ err_t kvm_doorbell(struct engine_vm *vm, gpa_t at, int eventfd, bool on, struct 
 void kvm_rearm_deadline(struct engine_vcpu *v); // the guest's TSC has moved
 
 // msr.c
+void kvm_learn_msrs(struct engine_vcpu *v); // with the first vCPU: which of them there are
 uint64_t kvm_get_msr(struct engine_vcpu *v, uint32_t msr); // 0: there is none
 bool kvm_set_msr(struct engine_vcpu *v, uint32_t msr, uint64_t value);
 err_t kvm_filter_msrs(struct engine_vm *vm, struct error *e);

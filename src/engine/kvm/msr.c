@@ -1,32 +1,33 @@
 // Model-specific registers into KVM and back, and which of them the machine keeps itself.
-// Source: Linux Documentation/virt/kvm/api.rst, sections 4.18 (KVM_GET_MSRS) and 4.97
-// (KVM_X86_SET_MSR_FILTER), devices/vcpu.rst (TSC offset).
+// Source: Linux Documentation/virt/kvm/api.rst, sections 4.3 (KVM_GET_MSR_INDEX_LIST), 4.18
+// (KVM_GET_MSRS) and 4.97 (KVM_X86_SET_MSR_FILTER), devices/vcpu.rst (TSC offset).
 #include <cpuid.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
 #include "engine/kvm/kvm_impl.h"
 
-#define MSRS 48
 #define OLD_WALL_CLOCK 0x11
 #define MSR_SMBASE 0x9e
 
 struct place {
     uint32_t index;
     uint32_t offset; // in struct cpu_state
+    const char *name;
 };
 
 // struct kvm_msrs with room.
 struct msrs {
     uint32_t nmsrs, pad;
-    struct kvm_msr_entry entry[MSRS];
+    struct kvm_msr_entry entry[KVM_MSRS];
 };
 _Static_assert(offsetof(struct msrs, entry) == offsetof(struct kvm_msrs, entries), "layout");
 
-#define PLACE(msr, member)                      \
-    {                                           \
-        msr, offsetof(struct cpu_state, member) \
+#define PLACE(msr, member)                            \
+    {                                                 \
+        msr, offsetof(struct cpu_state, member), #msr \
     }
 static const struct place places[] = {
     PLACE(MSR_STAR, star),
@@ -55,7 +56,7 @@ static const struct place places[] = {
     PLACE(MSR_MTRR_FIX4K_0 + 6, mtrr_fixed[9]),
     PLACE(MSR_MTRR_FIX4K_0 + 7, mtrr_fixed[10]),
 };
-_Static_assert(ARRAY_LEN(places) + 2 * CPU_MTRR_VARIABLE <= MSRS, "room for all MSRs");
+_Static_assert(ARRAY_LEN(places) + 2 * CPU_MTRR_VARIABLE <= KVM_MSRS, "room for all MSRs");
 
 static struct place place_of(size_t i)
 {
@@ -65,7 +66,7 @@ static struct place place_of(size_t i)
     size_t base =
         mask ? offsetof(struct cpu_state, mtrr_mask) : offsetof(struct cpu_state, mtrr_base);
     return (struct place){MSR_MTRR_PHYSBASE0 + (uint32_t)(2 * range + mask),
-                          (uint32_t)(base + 8 * range)};
+                          (uint32_t)(base + 8 * range), "MSR_MTRR_PHYSBASE0 and following"};
 }
 
 static const size_t place_count = ARRAY_LEN(places) + 2 * CPU_MTRR_VARIABLE;
@@ -75,20 +76,81 @@ static uint64_t host_tsc(const struct engine_vm *vm)
     return tsc_scaled(&vm->tsc_ratio, __builtin_ia32_rdtsc());
 }
 
-// KVM stops at the first register that this host does not have: it reads as 0, and the rest follow.
+// --- which of them this KVM has
+
+#define LIST_MAX 1024
+
+// struct kvm_msr_list with room.
+struct list {
+    uint32_t nmsrs, index[LIST_MAX];
+};
+_Static_assert(offsetof(struct list, index) == offsetof(struct kvm_msr_list, indices), "layout");
+
+static bool listed(const struct list *list, uint32_t msr)
+{
+    for (uint32_t i = 0; i < list->nmsrs && i < LIST_MAX; i++)
+        if (list->index[i] == msr)
+            return true;
+    return false;
+}
+
+// Kernels leave some registers out of the list that they have, memory types among them.
+static bool answers(struct engine_vcpu *v, uint32_t msr)
+{
+    struct msrs msrs = {.nmsrs = 1, .entry[0].index = msr};
+    return ioctl(v->fd, KVM_GET_MSRS, &msrs) == 1;
+}
+
+// Into the log, for who wonders why a state from elsewhere is refused.
+static void tell_lacking(const struct engine_vm *vm)
+{
+    char names[400] = "";
+    size_t used = 0;
+    const char *last = NULL;
+    for (size_t i = 0; i < place_count; i++) {
+        const char *name = place_of(i).name;
+        if (vm->msr_lacking[i] && name != last && used < sizeof names)
+            used += (size_t)snprintf(names + used, sizeof names - used, " %s", name + 4);
+        if (vm->msr_lacking[i])
+            last = name;
+    }
+    if (used)
+        log_line(LOG_INFO, "KVM has no such model-specific registers here; they stay 0:%s", names);
+}
+
+void kvm_learn_msrs(struct engine_vcpu *v)
+{
+    struct engine_vm *vm = v->vm;
+    struct list list = {.nmsrs = LIST_MAX};
+    if (ioctl(vm->kvm, KVM_GET_MSR_INDEX_LIST, &list) < 0)
+        list.nmsrs = 0;
+    for (size_t i = 0; i < place_count; i++)
+        vm->msr_lacking[i] = !listed(&list, place_of(i).index) && !answers(v, place_of(i).index);
+    tell_lacking(vm);
+}
+
+// --- state out
+
+// The registers that this KVM has, to be read.
+static void gather(const struct engine_vm *vm, struct msrs *out)
+{
+    out->nmsrs = 0;
+    for (size_t i = 0; i < place_count; i++)
+        if (!vm->msr_lacking[i])
+            out->entry[out->nmsrs++] = (struct kvm_msr_entry){.index = place_of(i).index};
+}
+
 void kvm_get_msrs(struct engine_vcpu *v, struct cpu_state *out)
 {
-    for (size_t first = 0; first < place_count;) {
-        struct msrs msrs = {.nmsrs = (uint32_t)(place_count - first)};
-        for (size_t i = first; i < place_count; i++)
-            msrs.entry[i - first].index = place_of(i).index;
-        int got = ioctl(v->fd, KVM_GET_MSRS, &msrs);
-        size_t done = got < 0 ? 0 : (size_t)got;
-        for (size_t i = 0; i < done; i++)
-            memcpy((char *)out + place_of(first + i).offset, &msrs.entry[i].data, 8);
-        first += done;
-        if (first < place_count)
-            memset((char *)out + place_of(first++).offset, 0, 8);
+    struct msrs msrs;
+    size_t next = 0;
+    gather(v->vm, &msrs);
+    int got = ioctl(v->fd, KVM_GET_MSRS, &msrs);
+    if (got != (int)msrs.nmsrs)
+        kvm_log_failed("read model-specific registers");
+    for (size_t i = 0; i < place_count; i++) {
+        uint64_t value = v->vm->msr_lacking[i] ? 0 : msrs.entry[next++].data;
+        memcpy((char *)out + place_of(i).offset, &value, 8);
     }
     out->tsc = host_tsc(v->vm) + v->offset;
     out->tsc_adjust = v->adjust;
@@ -181,24 +243,38 @@ bool kvm_write_tsc(struct engine_vcpu *v, uint32_t msr, uint64_t value)
 
 // --- setting
 
-// A register that this host does not have may only hold 0.
+// A register that this KVM does not have may only hold 0.
+static err_t fill(const struct engine_vm *vm, const struct cpu_state *in, struct msrs *out,
+                  struct error *e)
+{
+    size_t next = 0;
+    gather(vm, out);
+    for (size_t i = 0; i < place_count; i++) {
+        struct place place = place_of(i);
+        uint64_t value;
+        memcpy(&value, (const char *)in + place.offset, 8);
+        if (!vm->msr_lacking[i])
+            out->entry[next++].data = value;
+        else if (value)
+            return error_set(e, ERR_UNSUPPORTED,
+                             "this host's KVM has no register %s (MSR %#x), which the guest uses; "
+                             "move it to another host, or to engine translate",
+                             place.name + 4, place.index);
+    }
+    return OK;
+}
+
 err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct error *e)
 {
-    for (size_t first = 0; first < place_count;) {
-        struct msrs msrs = {.nmsrs = (uint32_t)(place_count - first)};
-        for (size_t i = first; i < place_count; i++) {
-            msrs.entry[i - first].index = place_of(i).index;
-            memcpy(&msrs.entry[i - first].data, (const char *)in + place_of(i).offset, 8);
-        }
-        int set = ioctl(v->fd, KVM_SET_MSRS, &msrs);
-        size_t done = set < 0 ? 0 : (size_t)set;
-        first += done;
-        if (first == place_count)
-            break;
-        if (msrs.entry[done].data)
-            return error_set(e, ERR_UNSUPPORTED, "KVM does not take %#llx for MSR %#x",
-                             (unsigned long long)msrs.entry[done].data, msrs.entry[done].index);
-        first++;
+    struct msrs msrs;
+    err_t err = fill(v->vm, in, &msrs, e);
+    int set = err ? 0 : ioctl(v->fd, KVM_SET_MSRS, &msrs);
+    if (err)
+        return err;
+    if (set < (int)msrs.nmsrs) {
+        const struct kvm_msr_entry *refused = &msrs.entry[set < 0 ? 0 : set];
+        return error_set(e, ERR_UNSUPPORTED, "KVM does not take %#llx for MSR %#x",
+                         (unsigned long long)refused->data, refused->index);
     }
     v->smbase = in->smbase;
     if (v->vm->spaces > 1 && !kvm_set_msr(v, MSR_SMBASE, in->smbase))
