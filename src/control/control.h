@@ -18,6 +18,11 @@ struct control {
     // -1: to none, network NULL.
     err_t (*plug)(void *opaque, unsigned nic, int fd, const char *network, struct error *e);
     bool (*link_up)(void *opaque, unsigned nic);
+    // Leads the stream socket fd, which is taken over unless there is an error, to a port of the
+    // guest, or lets it wait for the guest at a port of the host (vmm/vsock.h).
+    err_t (*vsock_open)(void *opaque, int fd, bool accept, uint32_t port, bool tell,
+                        struct error *e);
+    bool (*agent_ready)(void *opaque); // the guest's agent is there
     void *opaque;
 };
 

@@ -176,6 +176,7 @@ void registry_release(struct registry_claim *claim)
         unlinkat(claim->dir, REGISTRY_CONTROL, 0);
         unlinkat(claim->dir, REGISTRY_CONSOLE, 0);
         unlinkat(claim->dir, REGISTRY_SEED, 0);
+        unlinkat(claim->dir, REGISTRY_INITRD, 0);
         unlinkat(claim->dir, REGISTRY_LOG, 0);
         unlinkat(claim->dir, LOCK, 0);
         unlinkat(claim->all, claim->name, AT_REMOVEDIR);

@@ -32,6 +32,7 @@ err_t registry_listen(const struct registry_claim *claim, const char *socket, in
                       struct error *e);
 // The path of a file in the directory, which goes with it. name: one of these.
 #define REGISTRY_SEED "seed.img"
+#define REGISTRY_INITRD "initrd"
 #define REGISTRY_LOG "log" // what a process says that has no terminal
 err_t registry_file(const struct registry_claim *claim, const char *name, char *path, size_t size,
                     struct error *e);

@@ -5,6 +5,7 @@
 #include "control/display_requests.h"
 #include "control/nic_requests.h"
 #include "control/share_requests.h"
+#include "control/vsock_requests.h"
 #include "host/clock.h"
 
 // --- what it is
@@ -30,19 +31,24 @@ static json_t *disks(struct vm *vm, const struct vm_config *config)
     return list;
 }
 
+static const char *agent_state(const struct control *c)
+{
+    return c->agent_ready(c->opaque) ? "ready" : c->config->agent ? "expected" : "absent";
+}
+
 static err_t info(void *context, const json_t *args, struct reply *reply, struct error *e)
 {
     const struct control *c = context;
     const struct vm_config *config = c->config;
-    json_t *more =
-        json_pack("{s:s, s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:s?, s:f, s:f, s:s?, s:s?, s:o, s:o}",
-                  "name", config->name, "version", BERTH_VERSION, "pid", c->pid, "state",
-                  vm_paused(c->vm) ? "paused" : "running", "engine", vm_engine(c->vm)->name,
-                  "engine_reason", vm_engine_reason(c->vm), "vcpus", (json_int_t)config->vcpus,
-                  "memory_mib", (json_int_t)(config->memory_bytes / MIB), "cpu", config->cpu,
-                  "uptime_seconds", (double)(host_now() - c->started) / NS_PER_SEC, "guest_seconds",
-                  (double)vm_time(c->vm) / NS_PER_SEC, "kernel", config->kernel, "serial",
-                  config->serial, "disks", disks(c->vm, config), "nics", nics_describe(c));
+    json_t *more = json_pack(
+        "{s:s, s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:s?, s:f, s:f, s:s?, s:s?, s:s, s:o, s:o}",
+        "name", config->name, "version", BERTH_VERSION, "pid", c->pid, "state",
+        vm_paused(c->vm) ? "paused" : "running", "engine", vm_engine(c->vm)->name, "engine_reason",
+        vm_engine_reason(c->vm), "vcpus", (json_int_t)config->vcpus, "memory_mib",
+        (json_int_t)(config->memory_bytes / MIB), "cpu", config->cpu, "uptime_seconds",
+        (double)(host_now() - c->started) / NS_PER_SEC, "guest_seconds",
+        (double)vm_time(c->vm) / NS_PER_SEC, "kernel", config->kernel, "serial", config->serial,
+        "agent", agent_state(c), "disks", disks(c->vm, config), "nics", nics_describe(c));
     if (!more)
         return error_set(e, ERR_NO_MEMORY, "no memory for an answer");
     json_object_update(reply->result, more);
@@ -160,6 +166,10 @@ const struct request vm_requests[] = {
     {"plug", "connects a network card to the network port that comes along", plug_fields,
      request_plug},
     {"unplug", "takes a network card's cable out", unplug_fields, request_unplug},
+    {"vsock-connect", "leads the socket that comes along to a port of the guest", vsock_fields,
+     request_vsock_connect},
+    {"vsock-accept", "lets it wait for the guest to connect to a port of the host", vsock_fields,
+     request_vsock_accept},
     {"limit", "what a disk may take of the host, from now on; without limits: what holds",
      limit_fields, limit_request},
     {"cpu", "what the VM may take of the host's CPUs, from now on; without arguments: what holds",

@@ -61,11 +61,13 @@ static const int common_calls[] = {CALL(futex),
                                    CALL(sched_getaffinity),
                                    CALLS_END};
 
-// The last line: clients of the control socket, which was made before.
+// The last lines: clients of the control socket, which was made before, and the sockets that they
+// hand over.
 static const int main_calls[] = {
-    CALL(epoll_wait), CALL(epoll_pwait), CALL(epoll_ctl),    CALL(close),     CALL(readv),
-    CALL(fstat),      CALL(lseek),       CALL(memfd_create), CALL(accept4),   CALL(sendmsg),
-    CALL(recvmsg),    CALL(getsockopt),  CALL(eventfd2),     CALL(ftruncate), CALLS_END};
+    CALL(epoll_wait), CALL(epoll_pwait), CALL(epoll_ctl), CALL(close),
+    CALL(readv),      CALL(fstat),       CALL(lseek),     CALL(memfd_create),
+    CALL(accept4),    CALL(sendmsg),     CALL(recvmsg),   CALL(getsockopt),
+    CALL(eventfd2),   CALL(ftruncate),   CALL(shutdown),  CALLS_END};
 
 // A fault that is not translated code's gets its default action back, and so ends the process.
 static const int vcpu_calls[] = {CALL(rt_sigaction), CALLS_END};

@@ -225,6 +225,27 @@ err_t run_plug(struct run *run, struct error *e)
     return err;
 }
 
+// --- the guest's sockets
+
+static void agent_changed(void *opaque, bool ready)
+{
+    struct run *run = opaque;
+    events_tell(&run->events, "agent", "s:b", "ready", ready);
+}
+
+static bool agent_ready(void *opaque)
+{
+    const struct run *run = opaque;
+    return run->vsock.agent_told;
+}
+
+static err_t open_vsock(void *opaque, int fd, bool accept, uint32_t port, bool tell,
+                        struct error *e)
+{
+    struct run *run = opaque;
+    return vsock_open(&run->vsock, fd, accept, port, tell, e);
+}
+
 // --- signals
 
 // The first SIGTERM or SIGINT presses the power button. A second one, a guest that does not listen,
@@ -285,13 +306,18 @@ err_t run_build_vm(struct run *run, struct error *e)
                                    .console_room = console_room,
                                    .nic_send = nic_send,
                                    .nic_resume = nic_resume,
+                                   .vsock = &vsock_host,
                                    .ended = ended,
                                    .rebooted = rebooted,
                                    .opaque = run,
                                    .begun = &run->begun};
+    vsock_init(&run->vsock, run->loop);
+    run->vsock.agent_changed = agent_changed;
+    run->vsock.opaque = run;
     err_t err = vm_new(&run->config, run->loop, &hooks, &run->vm, e);
     if (err)
         return err;
+    run->vsock.vm = run->vm;
     if (vm_display(run->vm))
         typist_init(&run->typist, run->loop, vm_display(run->vm));
     return vm_start(run->vm, e);
@@ -339,6 +365,8 @@ err_t run_serve(struct run *run, struct error *e)
                                     .stop = stop_by_request,
                                     .plug = plug,
                                     .link_up = link_up,
+                                    .vsock_open = open_vsock,
+                                    .agent_ready = agent_ready,
                                     .opaque = run};
     const struct server_options options = {.loop = run->loop,
                                            .listen_fd = run->control_fd,
@@ -406,6 +434,7 @@ void run_release(struct run *run)
         vm_pause(run->vm); // nobody sends any more
     for (unsigned i = 0; i < run->config.nics; i++)
         port_release(&run->port[i]);
+    vsock_release(&run->vsock);
     vm_free(run->vm);
     chardev_close(run->serial, FLUSH_MS);
     chardev_close(run->console, FLUSH_MS);

@@ -11,6 +11,7 @@
 #include "host/terminal.h"
 #include "machine/vm.h"
 #include "vmm/port.h"
+#include "vmm/vsock.h"
 
 // What berth-vmm's exit status means; --exit-device gives others.
 enum vmm_status {
@@ -39,6 +40,7 @@ struct run {
     struct vnc *vnc;               // serves it
     int port_fd[VM_NICS_MAX];      // sockets of the network cards' first ports; -1: none
     struct port port[VM_NICS_MAX]; // of each network card
+    struct vsock vsock;            // of the guest's connections to this host
     struct host_terminal terminal;
     bool asked; // the power button was pressed for a signal
     bool ended; // status is final

@@ -1,0 +1,25 @@
+// The guest's agent, from the host: connections to it over the VM's control socket. What it says is
+// not trusted (control/agent_wire.h).
+#pragma once
+
+#include <jansson.h>
+
+#include "control/agent_wire.h"
+
+#define AGENT_PATIENCE_MS 10000 // for an answer
+
+// Connects to the agent of the running VM of this name and hears its greeting. Where the agent is
+// expected but not ready, waits for it, for wait_ms at most. ERR_UNSUPPORTED: there is none, with
+// words on how to get one. *out: agent_close().
+err_t agent_open(const char *vm, int wait_ms, struct agent_link **out, struct error *e);
+void agent_close(struct agent_link *link); // accepts NULL
+
+// The start of a request, to add its arguments to.
+struct agent_fields *agent_request_new(const char *request);
+// Sends it, and frees it. The agent's answer comes with agent_expect().
+err_t agent_ask(struct agent_link *link, struct agent_fields *request, struct error *e);
+
+// All of that at once, for requests whose answer is one AGENT_OK: its fields as an object of texts,
+// those of one name that may be repeated as a list.
+err_t agent_simple(const char *vm, int wait_ms, struct agent_fields *request, json_t **result,
+                   struct error *e);
