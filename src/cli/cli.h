@@ -18,8 +18,16 @@ extern const char run_help[], info_help[], limit_help[], version_help[], ls_help
     resume_help[], reset_help[], stop_help[], events_help[], stats_help[], explain_help[],
     control_help[], screen_help[], screenshot_help[], sendkey_help[], image_help[], disk_help[],
     net_help[], port_help[], doctor_help[];
-extern const char start_help[], restart_help[], rm_help[], rename_help[], clone_help[], daemon_help[],
-    console_help[], logs_help[];
+extern const char start_help[], restart_help[], rm_help[], rename_help[], clone_help[],
+    daemon_help[], console_help[], logs_help[];
+extern const char exec_help[], shell_help[], cp_help[], fsfreeze_help[], fsthaw_help[],
+    vsock_help[];
+int cmd_exec(int argc, char **argv);
+int cmd_shell(int argc, char **argv);
+int cmd_cp(int argc, char **argv);
+int cmd_fsfreeze(int argc, char **argv);
+int cmd_fsthaw(int argc, char **argv);
+int cmd_vsock(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_start(int argc, char **argv);
 int cmd_restart(int argc, char **argv);
@@ -68,6 +76,7 @@ struct run_given { // what the person said, rather than a default
     char forwards[FORWARDS_MAX];      // a list for the first one
     const char *cloud_init, *ssh_key; // paths for a seed; NULL: none
     const char *keep;                 // folder of a kept VM (cli/keeper.h); NULL: none
+    bool agent;                       // put it into the guest
 };
 err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct run_given *given,
                         struct error *e);
@@ -100,8 +109,9 @@ struct verb {
     const char *vm;
     bool json;
     bool force;     // stop
-    int timeout_ms; // stop
-    int rest;       // index of the first argument after the VM's name; argc: none
+    int timeout_ms; // stop, fsfreeze
+    bool timeout_given;
+    int rest; // index of the first argument after the VM's name; argc: none
 };
 // Reads [--json] VM, and what else allows: "f" --force, "t" --timeout, "r" further arguments.
 // Complains and returns an exit status when it is wrong, else EXIT_OK.

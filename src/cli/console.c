@@ -128,8 +128,9 @@ static err_t attach(const char *vm, int *fd, struct error *e)
     if (name && strcmp(name, vm) != 0)
         err = registry_attach(name, fd, e);
     else if (state && (!strcmp(state, "stopped") || !strcmp(state, "failed")))
-        err = error_set(e, err, "'%s' is not running; berth start %s starts it, berth logs %s "
-                                "shows what its console said",
+        err = error_set(e, err,
+                        "'%s' is not running; berth start %s starts it, berth logs %s "
+                        "shows what its console said",
                         vm, vm, vm);
     json_decref(info);
     return err;
@@ -153,7 +154,7 @@ int cmd_console(int argc, char **argv)
     host_terminal_save(&terminal, STDIN_FILENO);
     if (terminal.fd >= 0)
         complain(0, "this is the console of %s; %s", argv[first],
-                 escape < 0           ? "it stays until the VM ends"
+                 escape < 0         ? "it stays until the VM ends"
                  : escape == ESCAPE ? "Ctrl-] leaves"
                                     : "the escape key leaves");
     host_terminal_raw(&terminal);
@@ -257,8 +258,8 @@ static int print_log(const struct logs *l)
 static bool ended(const char *vm)
 {
     json_t *info = NULL;
-    bool runs = !manager_info(vm, &info, NULL) &&
-                json_is_number(json_object_get(info, "uptime_seconds"));
+    bool runs =
+        !manager_info(vm, &info, NULL) && json_is_number(json_object_get(info, "uptime_seconds"));
     json_decref(info);
     return !runs;
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/agent_verbs.h"
 #include "control/client.h"
 #include "control/registry.h"
 #include "host/clock.h"
@@ -29,8 +30,8 @@ const char reset_help[] = "usage: berth reset [--json] VM\n"
 const char stop_help[] =
     "usage: berth stop [--force] [--timeout SECONDS] [--json] VM...\n"
     "\n"
-    "Presses the VM's power button, waits until the guest has shut down, and switches it off\n"
-    "when that takes too long.\n"
+    "Asks the guest to shut down, by its agent if it has one and else by the power button, waits\n"
+    "until it has, and switches it off when that takes too long.\n"
     "\n"
     "  -f, --force              switch it off at once, without asking the guest\n"
     "  -t, --timeout SECONDS    how long to wait for the guest (the VM's own, 60)\n";
@@ -69,6 +70,7 @@ int verb_parse(int argc, char **argv, const char *allows, struct verb *out)
             if (!seconds_parse(argv[++i], &seconds))
                 return complain(EXIT_USAGE, "--timeout needs seconds, from 0 to 86400");
             out->timeout_ms = seconds * 1000;
+            out->timeout_given = true;
         } else if (out->vm && strchr(allows, 'r')) {
             out->rest = i;
             break;
@@ -183,6 +185,7 @@ static void show_vm(const json_t *vm)
         printf("disk       %s%s%s%s\n", *text(disk, "path") ? text(disk, "path") : "no disc",
                json_is_true(json_object_get(disk, "read_only")) ? " (read-only)" : "",
                *text(disk, "io") ? ", by " : "", text(disk, "io"));
+    agent_show(vm);
 }
 
 static void show_managed(const json_t *vm)
@@ -212,6 +215,8 @@ int info_of_vm(const struct verb *verb)
     if (!err)
         err = client_ask(client, "info", NULL, &vm, NULL, &e);
     client_free(client);
+    if (!err)
+        agent_describe(vm);
     if (err && err != ERR_NOT_FOUND)
         return complain(status_of(err), "%s", e.text);
     if (manager_info(verb->vm, &managed, NULL) && err)
@@ -402,8 +407,7 @@ static int past_events(const char *vm, const char *count, bool json)
     if (vm)
         json_object_set_new(args, "vm", json_string(vm));
     int status = manager_ask("history", args, ANSWER_MS, &result);
-    json_array_foreach(json_object_get(result, "events"), i, event)
-        print_event(event, json);
+    json_array_foreach(json_object_get(result, "events"), i, event) print_event(event, json);
     json_decref(result);
     return status;
 }

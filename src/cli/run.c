@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/agent_put.h"
 #include "cli/cables.h"
 #include "cli/cli.h"
 #include "cli/keeper.h"
@@ -56,6 +57,8 @@ const char run_help[] =
     "                        0.0.0.0:8080:80, 5353:53/udp\n"
     "      --cloud-init FILE user-data for the guest's cloud-init, on a seed disk\n"
     "      --ssh-key FILE    public keys for cloud-init to let in, likewise\n"
+    "      --agent           put Berth's agent into the guest, for berth exec, shell and cp: into\n"
+    "                        its initial RAM disk or, from disks, on the seed for cloud-init\n"
     "      --engine NAME     what runs the guest: auto, kvm or translate (auto); after kvm,\n"
     "                        irqchip=kernel|split|user: who keeps the interrupt controllers,\n"
     "                        halt-poll=NS: how long an idle vCPU stays awake\n"
@@ -70,6 +73,7 @@ const char run_help[] =
     "                        after it change it\n"
     "      --keep DIR        keep what the VM and its console say in logs there, and how it ended\n"
     "      --no-reboot       end when the guest resets\n"
+    "      --no-vsock        no virtio sockets, and so no agent\n"
     "      --exit-device     let the guest end the VM with a status through port 0xf4\n"
     "      --json            tell events and the result as JSON lines on standard output\n"
     "      --debug LIST      force paths of the translator, for tests: some of interpret,\n"
@@ -96,12 +100,14 @@ enum option_id {
     OPT_NET,
     OPT_CLOUD_INIT,
     OPT_SSH_KEY,
+    OPT_AGENT,
     OPT_ENGINE,
     OPT_CPU,
     OPT_SERIAL,
     OPT_CONSOLE,
     OPT_VGA,
     OPT_DISPLAY,
+    OPT_NO_VSOCK,
     OPT_EXIT_DEVICE,
     OPT_NO_REBOOT,
     OPT_JSON,
@@ -134,12 +140,14 @@ static const struct option options[] = {
     {"publish", required_argument, NULL, 'p'},
     {"cloud-init", required_argument, NULL, OPT_CLOUD_INIT},
     {"ssh-key", required_argument, NULL, OPT_SSH_KEY},
+    {"agent", no_argument, NULL, OPT_AGENT},
     {"engine", required_argument, NULL, OPT_ENGINE},
     {"cpu", required_argument, NULL, OPT_CPU},
     {"serial", required_argument, NULL, OPT_SERIAL},
     {"console", required_argument, NULL, OPT_CONSOLE},
     {"vga", required_argument, NULL, OPT_VGA},
     {"display", required_argument, NULL, OPT_DISPLAY},
+    {"no-vsock", no_argument, NULL, OPT_NO_VSOCK},
     {"exit-device", no_argument, NULL, OPT_EXIT_DEVICE},
     {"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
     {"json", no_argument, NULL, OPT_JSON},
@@ -252,6 +260,8 @@ static err_t take_option(struct vm_config *config, int id, char *value, struct r
     case 'p': return take_forward(value, given, e);
     case OPT_CLOUD_INIT: given->cloud_init = value; return OK;
     case OPT_SSH_KEY: given->ssh_key = value; return OK;
+    case OPT_AGENT: given->agent = true; return OK;
+    case OPT_NO_VSOCK: config->no_vsock = true; return OK;
     case OPT_ENGINE: return vm_config_set(&config->engine, value, e);
     case OPT_CPU: return vm_config_set(&config->cpu, value, e);
     case OPT_SERIAL: given->serial = true; return vm_config_set(&config->serial, value, e);
@@ -453,8 +463,10 @@ int cmd_run(int argc, char **argv)
         err = claim_name(&config, given.name, &claim, &e);
     if (!err)
         err = run_keep_variables(&config, &given, &e);
-    if (!err && (given.cloud_init || given.ssh_key))
-        err = seed_add(&config, &claim, given.cloud_init, given.ssh_key, &e);
+    if (!err && given.agent)
+        err = agent_put(&config, &claim, &e);
+    if (!err && (given.cloud_init || given.ssh_key || (given.agent && !config.initrd)))
+        err = seed_add(&config, &claim, given.cloud_init, given.ssh_key, given.agent, &e);
     bool host = err == ERR_NO_MEMORY || err == ERR_IO || err == ERR_UNSUPPORTED;
     int status = err ? complain(host ? EXIT_HOST : EXIT_USAGE, "%s", e.text)
                      : run_claimed(&config, &claim, &keeper);

@@ -1,7 +1,8 @@
 // A seed for cloud-init's NoCloud data source: a FAT disk labelled CIDATA with user-data and
 // meta-data. Keys travel in meta-data (public-keys), which cloud-init adds to those that the
 // user-data names; so the person's user-data is handed over byte for byte. Made with mtools.
-// Not modelled: vendor-data, network-config (guests take DHCP).
+// The guest's agent goes along with vendor-data that installs it, which leaves the person's own
+// alone. Not modelled: network-config (guests take DHCP).
 #include "cli/seed.h"
 
 #include <ctype.h>
@@ -15,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli/agent_put.h"
 #include "cli/cli.h"
 
 #define USER_DATA_MAX (1 * MIB)
@@ -200,8 +202,39 @@ static err_t write_disk(const char *path, const char *meta, const struct host_fi
     return err ? err : copy_in(path, "::user-data", user->data, user->len, e);
 }
 
+// A script, since cloud-init merges other kinds of vendor-data with the person's own.
+static const char install_agent[] =
+    "#!/bin/sh\n"
+    "set -e\n"
+    "d=$(mktemp -d)\n"
+    "mount -o ro LABEL=CIDATA \"$d\"\n"
+    "install -m 755 \"$d/berth-agent\" /usr/local/sbin/berth-agent\n"
+    "umount \"$d\"\n"
+    "rmdir \"$d\"\n"
+    "if [ -d /run/systemd/system ]; then\n"
+    "cat > /etc/systemd/system/berth-agent.service << 'END'\n" AGENT_UNIT(
+        "/usr/local/sbin") "END\n"
+                           "systemctl daemon-reload\n"
+                           "systemctl enable berth-agent.service\n"
+                           "systemctl restart berth-agent.service\n"
+                           "else\n"
+                           "setsid /usr/local/sbin/berth-agent < /dev/null > /dev/null 2>&1 &\n"
+                           "fi\n";
+
+static err_t add_agent(const char *path, struct error *e)
+{
+    struct host_file agent = {0};
+    err_t err = agent_read(&agent, e);
+    if (!err)
+        err = copy_in(path, "::berth-agent", agent.data, agent.len, e);
+    if (!err)
+        err = copy_in(path, "::vendor-data", install_agent, strlen(install_agent), e);
+    host_file_release(&agent);
+    return err;
+}
+
 err_t seed_add(struct vm_config *config, const struct registry_claim *claim, const char *user_data,
-               const char *keys, struct error *e)
+               const char *keys, bool agent, struct error *e)
 {
     struct host_file user = {0}, key = {0};
     char path[4096];
@@ -215,6 +248,8 @@ err_t seed_add(struct vm_config *config, const struct registry_claim *claim, con
         err = registry_file(claim, REGISTRY_SEED, path, sizeof path, e);
     if (!err)
         err = write_disk(path, meta, &user, e);
+    if (!err && agent)
+        err = add_agent(path, e);
     if (!err)
         err = vm_config_add_disk(config, path, true, e);
     if (!err)

@@ -10,6 +10,7 @@
 err_t ssh_keys_read(const char *path, struct host_file *out, struct error *e);
 
 // Makes the seed in the VM's runtime directory and adds it to the definition as a read-only disk.
-// user_data and keys are paths; NULL: none.
+// user_data and keys are paths; NULL: none. agent: the guest's agent is on it, and cloud-init
+// installs it.
 err_t seed_add(struct vm_config *config, const struct registry_claim *claim, const char *user_data,
-               const char *keys, struct error *e);
+               const char *keys, bool agent, struct error *e);

@@ -9,7 +9,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "control/client.h"
 #include "host/clock.h"
 
 #define CONTROL_MS 10000
@@ -83,18 +82,18 @@ static err_t await_agent(struct client *client, const char *vm, int wait_ms, str
 
 // --- a connection
 
-static err_t connect_to(const char *vm, int wait_ms, int *fd, struct error *e)
+static err_t connect_to(agent_vm_fn find, const char *vm, int wait_ms, int *fd, struct error *e)
 {
     struct client *client = NULL;
     json_t *result = NULL;
     int ends[2];
-    err_t err = client_connect(REGISTRY_VM, vm, CONTROL_MS, &client, e);
+    err_t err = find(vm, CONTROL_MS, &client, e);
     if (!err)
         err = await_agent(client, vm, wait_ms, e);
     client_free(client); // events may be on their way over this one
     client = NULL;
     if (!err)
-        err = client_connect(REGISTRY_VM, vm, CONTROL_MS, &client, e);
+        err = find(vm, CONTROL_MS, &client, e);
     if (!err && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
         err = error_set(e, ERR_IO, "cannot make a pair of sockets: %s", strerror(errno));
     if (!err) {
@@ -123,10 +122,11 @@ static err_t greet(struct agent_link *link, const char *vm, struct error *e)
     return OK;
 }
 
-err_t agent_open(const char *vm, int wait_ms, struct agent_link **out, struct error *e)
+err_t agent_open(agent_vm_fn find, const char *vm, int wait_ms, struct agent_link **out,
+                 struct error *e)
 {
     int fd = -1;
-    err_t err = connect_to(vm, wait_ms, &fd, e);
+    err_t err = connect_to(find, vm, wait_ms, &fd, e);
     if (err)
         return err;
     struct agent_link *link = calloc(1, sizeof *link);
@@ -205,11 +205,11 @@ static json_t *to_json(const struct agent_link *link)
     return object;
 }
 
-err_t agent_simple(const char *vm, int wait_ms, struct agent_fields *request, json_t **result,
-                   struct error *e)
+err_t agent_simple(agent_vm_fn find, const char *vm, int wait_ms, struct agent_fields *request,
+                   json_t **result, struct error *e)
 {
     struct agent_link *link = NULL;
-    err_t err = agent_open(vm, wait_ms, &link, e);
+    err_t err = agent_open(find, vm, wait_ms, &link, e);
     if (err) {
         free(request);
         return err;

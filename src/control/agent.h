@@ -5,13 +5,18 @@
 #include <jansson.h>
 
 #include "control/agent_wire.h"
+#include "control/client.h"
 
 #define AGENT_PATIENCE_MS 10000 // for an answer
 
-// Connects to the agent of the running VM of this name and hears its greeting. Where the agent is
+// Finds a running VM by what a person calls it.
+typedef err_t (*agent_vm_fn)(const char *vm, int timeout_ms, struct client **out, struct error *e);
+
+// Connects to the agent of a running VM and hears its greeting. Where the agent is
 // expected but not ready, waits for it, for wait_ms at most. ERR_UNSUPPORTED: there is none, with
 // words on how to get one. *out: agent_close().
-err_t agent_open(const char *vm, int wait_ms, struct agent_link **out, struct error *e);
+err_t agent_open(agent_vm_fn find, const char *vm, int wait_ms, struct agent_link **out,
+                 struct error *e);
 void agent_close(struct agent_link *link); // accepts NULL
 
 // The start of a request, to add its arguments to.
@@ -21,5 +26,5 @@ err_t agent_ask(struct agent_link *link, struct agent_fields *request, struct er
 
 // All of that at once, for requests whose answer is one AGENT_OK: its fields as an object of texts,
 // those of one name that may be repeated as a list.
-err_t agent_simple(const char *vm, int wait_ms, struct agent_fields *request, json_t **result,
-                   struct error *e);
+err_t agent_simple(agent_vm_fn find, const char *vm, int wait_ms, struct agent_fields *request,
+                   json_t **result, struct error *e);

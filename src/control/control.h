@@ -23,6 +23,9 @@ struct control {
     err_t (*vsock_open)(void *opaque, int fd, bool accept, uint32_t port, bool tell,
                         struct error *e);
     bool (*agent_ready)(void *opaque); // the guest's agent is there
+    // Asks the guest to shut down: by its agent and by the power button, whichever it heeds. False:
+    // it has neither.
+    bool (*ask_down)(void *opaque);
     void *opaque;
 };
 

@@ -117,10 +117,11 @@ static err_t shut_down(void *context, const json_t *args, struct reply *reply, s
     if (vm_paused(c->vm))
         return error_set(e, ERR_INVALID,
                          "a paused guest does not feel its power button; berth resume it first");
-    if (!vm_power_button(c->vm))
-        return error_set(e, ERR_UNSUPPORTED,
-                         "the guest does not listen to its power button; berth stop --force "
-                         "switches it off");
+    if (!c->ask_down(c->opaque))
+        return error_set(
+            e, ERR_UNSUPPORTED,
+            "the guest has no agent and does not listen to its power button; berth stop "
+            "--force switches it off");
     events_tell(c->events, "shutdown-requested", "");
     return OK;
 }
@@ -157,7 +158,9 @@ const struct request vm_requests[] = {
     {"pause", "stops the vCPUs and virtual time", NULL, pause},
     {"resume", "lets them run on", NULL, resume},
     {"reset", "the reset button", NULL, reset},
-    {"shutdown", "presses the power button; the guest decides what follows", NULL, shut_down},
+    {"shutdown",
+     "asks the guest to shut down, by its agent and its power button; it decides what follows",
+     NULL, shut_down},
     {"stop", "switches the VM off at once", NULL, stop},
     {"screen", "the characters on the screen, while it shows text", NULL, request_screen},
     {"screenshot", "the screen's pixels, in the descriptor that comes along", NULL,

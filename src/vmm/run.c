@@ -239,6 +239,14 @@ static bool agent_ready(void *opaque)
     return run->vsock.agent_told;
 }
 
+// An agent that hangs does not keep the guest from feeling its button, and both are one request.
+static bool ask_down(void *opaque)
+{
+    struct run *run = opaque;
+    bool agent = vsock_ask_down(&run->vsock);
+    return vm_power_button(run->vm) || agent;
+}
+
 static err_t open_vsock(void *opaque, int fd, bool accept, uint32_t port, bool tell,
                         struct error *e)
 {
@@ -253,7 +261,7 @@ static err_t open_vsock(void *opaque, int fd, bool accept, uint32_t port, bool t
 static void act_on_signal(struct run *run, int signal)
 {
     bool ask = (signal == SIGTERM || signal == SIGINT) && !run->asked;
-    if (ask && vm_power_button(run->vm)) {
+    if (ask && ask_down(run)) {
         run->asked = true;
         events_tell(&run->events, "shutdown-requested", "");
         events_say(&run->events, "asked the guest to shut down; once more stops it");
@@ -367,6 +375,7 @@ err_t run_serve(struct run *run, struct error *e)
                                     .link_up = link_up,
                                     .vsock_open = open_vsock,
                                     .agent_ready = agent_ready,
+                                    .ask_down = ask_down,
                                     .opaque = run};
     const struct server_options options = {.loop = run->loop,
                                            .listen_fd = run->control_fd,

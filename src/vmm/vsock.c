@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/bits.h"
+#include "base/bytes.h"
 #include "control/agent_wire.h"
 #include "host/passing.h"
 #include "vmm/run.h"
@@ -365,6 +366,20 @@ void vsock_release(struct vsock *vsock)
         drop(vsock->ends);
     if (vsock->loop)
         pthread_mutex_destroy(&vsock->lock);
+}
+
+bool vsock_ask_down(struct vsock *vsock)
+{
+    static const char words[] = "request=shutdown\0how=poweroff";
+    uint8_t frame[AGENT_HEADER + sizeof words] = {[4] = AGENT_REQUEST};
+    pthread_mutex_lock(&vsock->lock);
+    int agent = vsock->agent;
+    pthread_mutex_unlock(&vsock->lock);
+    if (agent < 0)
+        return false;
+    store_le32(frame, sizeof words);
+    memcpy(frame + AGENT_HEADER, words, sizeof words);
+    return vm_vsock_send(vsock->vm, (unsigned)agent, frame, sizeof frame) == sizeof frame;
 }
 
 // --- new ends

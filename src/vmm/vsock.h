@@ -34,6 +34,9 @@ extern const struct vsock_host vsock_host; // its opaque is the struct run
 void vsock_init(struct vsock *vsock, struct loop *loop);
 void vsock_release(struct vsock *vsock); // when no vCPU runs any more
 
+// Tells the guest's agent to shut the guest down. False: there is none.
+bool vsock_ask_down(struct vsock *vsock);
+
 // Connects a socket to a port of the guest, or lets it wait for the guest to connect to a port of
 // the host. tell: when the connection is there, "OK PORT\n" comes before all else, with the port of
 // the guest's end. A refused connection is closed at once. The socket is taken over, unless there

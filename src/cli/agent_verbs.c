@@ -1,0 +1,211 @@
+// berth fsfreeze, fsthaw and vsock, and what other verbs ask of the guest's agent.
+#include "cli/agent_verbs.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/manager.h"
+#include "host/file.h"
+
+#define ANSWER_MS 10000
+#define GREETING_MAX 24
+
+const char fsfreeze_help[] =
+    "usage: berth fsfreeze [--timeout SECONDS] [--json] VM\n"
+    "\n"
+    "Writes what the guest's file systems hold in memory to their disks and keeps them still, so\n"
+    "that a snapshot or a copy of the disks is whole. berth fsthaw lets them go on; where nobody\n"
+    "says so in time the guest does by itself, and berth fsthaw then says that it was too late.\n"
+    "\n"
+    "  -t, --timeout SECONDS    how long at most (30)\n";
+const char fsthaw_help[] = "usage: berth fsthaw [--json] VM\n"
+                           "\n"
+                           "Ends berth fsfreeze.\n";
+const char vsock_help[] =
+    "usage: berth vsock [--listen] VM PORT\n"
+    "\n"
+    "Connects standard input and output to a program in the guest that listens on this port of "
+    "its\n"
+    "virtio sockets, or with --listen waits for one to connect to this port of the host (CID 2).\n";
+
+err_t agent_parse_wait(const char *text, int *ms, struct error *e)
+{
+    char *end;
+    errno = 0;
+    unsigned long n = strtoul(text, &end, 10);
+    if (errno || *end || *text < '0' || *text > '9' || n > 86400)
+        return error_set(e, ERR_INVALID, "--wait needs seconds, from 0 to 86400");
+    *ms = (int)n * 1000;
+    return OK;
+}
+
+// --- for berth info
+
+void agent_describe(json_t *vm)
+{
+    const char *name = json_string_value(json_object_get(vm, "name"));
+    const char *state = json_string_value(json_object_get(vm, "agent"));
+    const char *runs = json_string_value(json_object_get(vm, "state"));
+    json_t *guest = NULL;
+    struct error e = {0};
+    if (!name || !state || strcmp(state, "ready") != 0 || !runs || strcmp(runs, "running") != 0)
+        return;
+    if (agent_simple(vm_connect, name, 0, agent_request_new("info"), &guest, &e))
+        guest = json_pack("{s:s}", "error", e.text);
+    json_t *address = json_object_get(guest, "address");
+    if (json_is_string(address)) // one or many: always a list
+        json_object_set_new(guest, "address", json_pack("[O]", address));
+    json_object_set_new(vm, "guest", guest);
+}
+
+static const char *text(const json_t *object, const char *key)
+{
+    const char *value = json_string_value(json_object_get(object, key));
+    return value ? value : "";
+}
+
+void agent_show(const json_t *vm)
+{
+    const json_t *guest = json_object_get(vm, "guest"), *address;
+    size_t i;
+    printf("agent      %s%s%s\n", text(vm, "agent"), *text(guest, "error") ? ", but: " : "",
+           text(guest, "error"));
+    if (*text(guest, "os"))
+        printf("guest      %s, Linux %s, host name %s\n", text(guest, "os"), text(guest, "kernel"),
+               text(guest, "hostname"));
+    json_array_foreach(json_object_get(guest, "address"), i, address)
+        printf("address    %s\n", json_string_value(address) ? json_string_value(address) : "");
+}
+
+// --- file systems
+
+static int simple(const struct verb *verb, struct agent_fields *request, const char *done)
+{
+    struct error e = {0};
+    json_t *result = NULL;
+    err_t err = agent_simple(vm_connect, verb->vm, 0, request, &result, &e);
+    if (err)
+        return complain(err == ERR_INVALID ? EXIT_GUEST : status_of(err), "%s", e.text);
+    if (verb->json)
+        return print_json(result);
+    printf("%s: %s %s\n", verb->vm, text(result, "filesystems"), done);
+    json_decref(result);
+    return EXIT_OK;
+}
+
+int cmd_fsfreeze(int argc, char **argv)
+{
+    struct verb verb;
+    int status = verb_parse(argc, argv, "t", &verb);
+    if (status)
+        return status;
+    struct agent_fields *request = agent_request_new("freeze");
+    if (request && verb.timeout_given)
+        agent_add(request, "seconds", "%d", verb.timeout_ms / 1000);
+    return simple(&verb, request, "file systems are frozen; berth fsthaw lets them go on");
+}
+
+int cmd_fsthaw(int argc, char **argv)
+{
+    struct verb verb;
+    int status = verb_parse(argc, argv, "", &verb);
+    return status ? status : simple(&verb, agent_request_new("thaw"), "file systems go on");
+}
+
+// --- any port
+
+static err_t open_port(const char *vm, uint32_t port, bool accept, int *fd, struct error *e)
+{
+    struct client *client = NULL;
+    json_t *result = NULL;
+    int ends[2];
+    err_t err = vm_connect(vm, ANSWER_MS, &client, e);
+    if (!err && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+        err = error_set(e, ERR_IO, "cannot make a pair of sockets: %s", strerror(errno));
+    if (err) {
+        client_free(client);
+        return err;
+    }
+    client_give(client, ends[1]);
+    err =
+        client_ask(client, accept ? "vsock-accept" : "vsock-connect",
+                   json_pack("{s:I, s:b}", "port", (json_int_t)port, "tell", 1), &result, NULL, e);
+    close(ends[1]);
+    if (err)
+        close(ends[0]);
+    *fd = ends[0];
+    json_decref(result);
+    client_free(client);
+    return err;
+}
+
+// "OK PORT", or nothing when the guest refuses.
+static bool await_greeting(int fd)
+{
+    for (int i = 0; i < GREETING_MAX; i++) {
+        char c;
+        if (read(fd, &c, 1) != 1)
+            return false;
+        if (c == '\n')
+            return true;
+    }
+    return false;
+}
+
+// Both ways, until the guest sends no more.
+static err_t join(int fd, struct error *e)
+{
+    static uint8_t piece[32 * KIB];
+    bool reads = true;
+    for (;;) {
+        struct pollfd wait[] = {{.fd = fd, .events = POLLIN},
+                                {.fd = reads ? STDIN_FILENO : -1, .events = POLLIN}};
+        if (poll(wait, 2, -1) < 0)
+            continue;
+        if (wait[0].revents) {
+            ssize_t n = read(fd, piece, sizeof piece);
+            if (n <= 0)
+                return OK;
+            if (host_write_all(STDOUT_FILENO, piece, (size_t)n))
+                return error_set(e, ERR_IO, "cannot write what the guest sends");
+        }
+        if (wait[1].revents) {
+            ssize_t n = read(STDIN_FILENO, piece, sizeof piece);
+            reads = n > 0 && !host_write_all(fd, piece, (size_t)n);
+            if (!reads)
+                shutdown(fd, SHUT_WR);
+        }
+    }
+}
+
+int cmd_vsock(int argc, char **argv)
+{
+    bool listen = argc > 1 && !strcmp(argv[1], "--listen");
+    const char *vm = argc == 3 + listen ? argv[1 + listen] : NULL;
+    const char *word = vm ? argv[2 + listen] : "";
+    char *end;
+    struct error e = {0};
+    int fd = -1;
+    errno = 0;
+    unsigned long port = strtoul(word, &end, 10);
+    if (!vm || *word < '0' || *word > '9' || *end || errno || port >= UINT32_MAX)
+        return complain(EXIT_USAGE,
+                        "vsock needs the name of a VM and a port; see berth vsock --help");
+    signal(SIGPIPE, SIG_IGN);
+    err_t err = open_port(vm, (uint32_t)port, listen, &fd, &e);
+    if (!err && !await_greeting(fd))
+        err = error_set(&e, ERR_UNSUPPORTED, "no program in the guest of '%s' listens on port %lu",
+                        vm, port);
+    if (!err)
+        err = join(fd, &e);
+    if (fd >= 0)
+        close(fd);
+    return err ? complain(status_of(err), "%s", e.text) : EXIT_OK;
+}
