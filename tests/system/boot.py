@@ -236,6 +236,25 @@ def two_cpus(opts, work):
         power_off(guest)
 
 
+def clock(opts, work):
+    """the guest keeps time by the paravirtual clock, and the TSC is there to take over"""
+    with Guest(opts, "--kernel", vmlinux(work, "cloud"), "--initrd", initramfs(work), "--append",
+               ARGS + " clocksource=kvm-clock", timeout=opts.timeout) as guest:
+        guest.expect("guest# ")
+        guest.send("cd /sys/devices/system/clocksource/clocksource0; cat current_clocksource available_clocksource\n")
+        guest.expect("\nkvm-clock\n")
+        guest.expect("tsc kvm-clock")
+        guest.send("dmesg | grep -c 'kvm-clock: Using msrs'; a=$(date +%s); sleep 2; echo $(($(date +%s) - a > 1))-later\n")
+        guest.expect("\n1\n1-later\n")
+        guest.send("echo it-is-$(date +%s)-\n")
+        guest.expect("\nit-is-")
+        guest.expect("-")
+        told = int(guest.output[:guest.seen].rsplit("it-is-", 1)[1].rstrip("-"))
+        if abs(told - time.time()) > 60:
+            raise Failure(f"the guest takes {told} for the time, the host {time.time():.0f}")
+        power_off(guest)
+
+
 def reboot(opts, work):
     """a guest's reboot starts the kernel again; with --no-reboot it ends with status 0"""
     with Guest(opts, "-m", "256", "--kernel", kernel("cloud"), "--initrd", initramfs(work), "--append", ARGS,
@@ -371,7 +390,7 @@ def bad_inputs(opts, work):
             raise Failure(f"{' '.join(args)}: status {run.returncode}, stderr {run.stderr!r}")
 
 
-CASES = [cloud_bzimage, cloud_pvh, generic_bzimage, generic_pvh, pae_686, high_memory, two_cpus, reboot, panic,
+CASES = [cloud_bzimage, cloud_pvh, generic_bzimage, generic_pvh, pae_686, high_memory, two_cpus, clock, reboot, panic,
          sigterm, disk, console, lockstep, memtest, bad_inputs]
 
 

@@ -34,7 +34,7 @@ GUESTS = {
     "strings": [], "task": [], "uart": [], "user": [], "v86": [], "virtio_blk": ["--disk", "2"],
 }
 RESETS = ("cf9", "fast", "keyboard", "triple")
-BOOTS = ("cloud_bzimage", "cloud_pvh", "two_cpus", "reboot", "disk", "console")
+BOOTS = ("cloud_bzimage", "cloud_pvh", "two_cpus", "clock", "reboot", "disk", "console")
 # Where the interrupt controllers are, besides in the kernel; what has to do with them runs with each.
 CHIPS = ("split", "user")
 OF_INTERRUPTS = ("clocks", "hpet", "ioapic", "lapic", "pic", "smp", "virtio_blk")
@@ -66,7 +66,7 @@ def all_tests(build):
         "engine": [os.path.join(build, "tests/unit/test_engine_kvm")],
         "debug": [os.path.join(build, "tests/unit/test_engine_kvm_debug")],
         "chips": [os.path.join(build, "tests/unit/test_engine_kvm_chips")],
-        "cpu": [os.path.join(build, "tests/cpu/oracle"), "--engine", "kvm", "--count", "1", "--integer"],
+        "cpu": [os.path.join(build, "tests/cpu/oracle"), "--engine", "kvm", "--count", "1", "--integer", "--qemu"],
         "choice": [sys.executable, os.path.join(HERE, "engines.py"), berth, berth + "-vmm",
                    os.path.join(build, "tests/machine/guest_boot.multiboot"),
                    os.path.join(build, "tests/system/fake_kvm.so")],

@@ -5,6 +5,7 @@
 //
 // usage: oracle [--count N] [--streams N] [--seed S] [--seconds T] [--op NAME] [--stream SEED]
 //               [--engine interpret|translate|cramped|both|kvm] [--integer] [--avx512] [--bochs]
+//               [--qemu]
 //               [--verbose]
 //   --count: cases per template (a form of an opcode). A failing case prints what reproduces it.
 //   --streams: so many streams, each several instructions (stream.c); --stream: the one that
@@ -13,6 +14,7 @@
 //   --integer: no x87, MMX, SSE, AVX, at some of which an emulated host CPU aborts
 //   --avx512: only what is AVX-512's; skipped where the host has none.
 //   --bochs: the host is emulated by Bochs; what that does in its own way is counted, not shown.
+//   --qemu: the same for QEMU.
 //   cramped: translated, with a TLB of one entry and the slowest way of every choice.
 #include <inttypes.h>
 #include <stdio.h>
@@ -47,11 +49,11 @@ struct run {
     bool verbose;
     bool integer;
     bool avx512;
-    bool bochs;
+    bool bochs, qemu;
     uint64_t forms; // that had cases
     unsigned shown[OP_COUNT];
     unsigned failed_ops;
-    unsigned long long compared, differences, bochs_own, lost, faults;
+    unsigned long long compared, differences, emulators_own, lost, faults;
 };
 
 // --- comparing -----------------------------------------------------------------------------------
@@ -240,12 +242,22 @@ static bool is_bochs_own(const struct test_case *c, const struct outcome *h,
     return h->vector == VEC_PF && (g->vector == VEC_PF || (in.evex_aaa && is_whole));
 }
 
+// Those that are QEMU's: a rotation through carry has changed the flags when its store faults, so
+// that it begins again with other ones. Under KVM the first store to a page faults.
+static bool is_qemus_own(const struct test_case *c, const struct outcome *h)
+{
+    struct insn in;
+    decode_culprit(c, h, &in);
+    return (in.op == OP_RCL || in.op == OP_RCR) && in.operand[0].kind == OPND_MEM;
+}
+
 static void show(struct run *run, const struct test_case *c, const char *engine, const char *why)
 {
     struct insn in;
     decode_culprit(c, &c->host, &in);
-    if (run->bochs && is_bochs_own(c, &c->host, &c->guest)) {
-        run->bochs_own++;
+    if ((run->bochs && is_bochs_own(c, &c->host, &c->guest)) ||
+        (run->qemu && is_qemus_own(c, &c->host))) {
+        run->emulators_own++;
         return;
     }
     run->differences++;
@@ -425,6 +437,8 @@ int main(int argc, char **argv)
             run.avx512 = true;
         else if (strcmp(argv[i], "--bochs") == 0)
             run.bochs = true;
+        else if (strcmp(argv[i], "--qemu") == 0)
+            run.qemu = true;
         else if (strcmp(argv[i], "--count") == 0 && i + 1 < argc)
             amount.cases = strtoul(argv[++i], NULL, 0);
         else if (strcmp(argv[i], "--streams") == 0 && i + 1 < argc)
@@ -457,11 +471,12 @@ int main(int argc, char **argv)
         printf("1..0 # SKIP this machine has no AVX-512\n");
         return 77;
     }
-    printf("1..1\n%sok 1 - engine_agrees_with_the_host_cpu # %" PRIu64 " forms, %llu compared, "
-           "%llu differ in %u instructions, %llu are Bochs's own, %llu ended in a fault, %llu "
-           "without outcome\n",
-           run.differences ? "not " : "", run.forms, run.compared, run.differences, run.failed_ops,
-           run.bochs_own, run.faults, run.lost);
+    printf(
+        "1..1\n%sok 1 - engine_agrees_with_the_host_cpu # %" PRIu64 " forms, %llu compared, "
+        "%llu differ in %u instructions, %llu are the emulator's own, %llu ended in a fault, %llu "
+        "without outcome\n",
+        run.differences ? "not " : "", run.forms, run.compared, run.differences, run.failed_ops,
+        run.emulators_own, run.faults, run.lost);
     guest_free(run.guest[0]);
     guest_free(run.guest[1]);
     free(run.templates);
