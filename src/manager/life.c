@@ -366,7 +366,9 @@ static void settle_end(struct managed *m)
     set_state(m, asked || !m->status ? MANAGED_STOPPED : MANAGED_FAILED);
     if (!again)
         tell_waiters(m);
-    if (by_policy) {
+    if (m->removing) {
+        (void)!managed_remove(m, NULL);
+    } else if (by_policy) {
         set_timer(m, &m->timer, back_off(m));
         m->restarts++;
         set_state(m, MANAGED_RESTARTING);

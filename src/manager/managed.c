@@ -1,8 +1,8 @@
 // VMs of the inventory: found, made, described, removed. Each has a folder, vms/ID, with its disks
 // and what it said. A row is there before its folder and goes after it, so that a killed manager
 // leaves nothing that the next one does not clear away.
-#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,12 +10,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "host/file.h"
 #include "host/random.h"
 #include "machine/config.h"
+#include "manager/disks.h"
 #include "manager/manager.h"
 
 #define ID_PREFIX_MIN 4
-#define VMS_MAX 100000
 
 const char *const managed_states[MANAGED_STATES] = {
     [MANAGED_STOPPED] = "stopped",       [MANAGED_FAILED] = "failed",
@@ -123,27 +124,82 @@ static void remove_folder(const struct manager *manager, const char *id)
 
 // --- definitions
 
-// With the name and version in it, checked; what is asked of a list is taken out of it.
-static err_t settle_definition(struct managed *m, const json_t *given, char **text, struct error *e)
+static bool is_made_disk(const char *path)
+{
+    char name[24];
+    for (unsigned i = 0; i < DISKS_MADE_MAX; i++) {
+        disk_name(i, name);
+        if (!strcmp(path, name))
+            return true;
+    }
+    return false;
+}
+
+// The VM's process starts in its folder, where it has no business but with the disks made for it.
+static err_t check_path(const char *key, const char *path, struct error *e)
+{
+    if (!path || path[0] == '/')
+        return OK;
+    return error_set(e, ERR_INVALID, "%s: '%.80s' is not a whole path; begin it with /", key, path);
+}
+
+static const char *path_in(const char *spec, const char *prefix)
+{
+    size_t len = strlen(prefix);
+    return spec && !strncmp(spec, prefix, len) ? spec + len : NULL;
+}
+
+static err_t check_paths(const struct vm_config *config, struct error *e)
+{
+    const struct {
+        const char *key, *path;
+    } given[] = {
+        {"kernel", config->kernel},
+        {"initrd", config->initrd},
+        {"uefi_vars", config->uefi_vars},
+        {"serial", path_in(config->serial, "file:")},
+        {"console", path_in(config->console, "file:")},
+        {"firmware_log", path_in(config->firmware_log, "file:")},
+        {"display", path_in(config->display, "vnc=unix:")},
+    };
+    err_t err = OK;
+    for (size_t i = 0; !err && i < ARRAY_LEN(given); i++)
+        err = check_path(given[i].key, given[i].path, e);
+    for (uint32_t i = 0; !err && i < config->disks; i++) {
+        const char *path = config->disk[i].path;
+        if (path && !is_made_disk(path))
+            err = check_path("disks", path, e);
+    }
+    return err;
+}
+
+// With the name and version in it, checked.
+static err_t settle_definition(struct managed *m, const json_t *given, const char *name,
+                               char **text, struct error *e)
 {
     json_t *whole = json_deep_copy(given);
     if (!whole)
         return error_set(e, ERR_NO_MEMORY, "no memory for a definition");
     json_object_set_new(whole, "berth-vm", json_integer(1));
-    json_object_set_new(whole, "name", json_string(m->name));
+    json_object_set_new(whole, "name", json_string(name));
     char *dump = json_dumps(whole, JSON_COMPACT);
     json_decref(whole);
     struct vm_config config;
     err_t err = dump ? vm_config_load(&config, dump, strlen(dump), e)
                      : error_set(e, ERR_NO_MEMORY, "no memory for a definition");
+    if (err) {
+        free(dump);
+        return err;
+    }
+    err = check_paths(&config, e);
     if (!err) {
         m->vcpus = config.vcpus;
         m->memory_mib = (uint32_t)(config.memory_bytes / MIB);
-        vm_config_release(&config);
         *text = dump;
     } else {
         free(dump);
     }
+    vm_config_release(&config);
     return err;
 }
 
@@ -209,9 +265,66 @@ static err_t insert_row(const struct managed *m, const char *definition, struct 
     return err;
 }
 
-static err_t build(struct managed *m, struct error *e)
+static err_t write_text(const struct managed *m, const char *name, const char *text,
+                        struct error *e)
+{
+    char path[PATH_MAX];
+    managed_path(m, name, path);
+    int fd = text ? open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -1;
+    err_t err = !text ? OK : fd < 0 ? ERR_IO : host_write_all(fd, text, strlen(text));
+    if (fd >= 0)
+        close(fd);
+    return err ? error_set(e, err, "cannot write '%s'", path) : OK;
+}
+
+// What a VM has beside its disks, as its supervisor looks for it (cli/run.c).
+static const char *const kept_files[] = {"uefi-vars", "user-data", "ssh-keys"};
+#define KEPT_MAX (4 * MIB)
+
+static err_t copy_files(const struct managed *from, const struct managed *to, struct error *e)
+{
+    err_t err = OK;
+    for (size_t i = 0; !err && i < ARRAY_LEN(kept_files); i++) {
+        char path[PATH_MAX];
+        struct host_file file;
+        managed_path(from, kept_files[i], path);
+        err = host_file_read(path, KEPT_MAX, &file, e);
+        if (err == ERR_NOT_FOUND) {
+            err = OK;
+            continue;
+        }
+        managed_path(to, kept_files[i], path);
+        int fd = err ? -1 : open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        if (!err && (fd < 0 || host_write_all(fd, file.data, file.len)))
+            err = error_set(e, ERR_IO, "cannot write '%s'", path);
+        if (fd >= 0)
+            close(fd);
+        host_file_release(&file);
+    }
+    return err;
+}
+
+static err_t fill_folder(const struct managed *m, const struct managed_new *asked, const char *base,
+                         struct error *e)
+{
+    err_t err = OK;
+    if (asked->like)
+        err = disks_clone(asked->like, m, e);
+    if (!err && asked->like)
+        err = copy_files(asked->like, m, e);
+    if (!err && asked->image)
+        err = disk_make(m, 0, base, e);
+    if (!err)
+        err = write_text(m, "user-data", asked->user_data, e);
+    return err ? err : write_text(m, "ssh-keys", asked->ssh_keys, e);
+}
+
+static err_t build(struct managed *m, const struct managed_new *asked, const char *base,
+                   struct error *e)
 {
     err_t err = make_folder(m, e);
+    if (!err)
+        err = fill_folder(m, asked, base, e);
     if (!err)
         err = db_run(m->manager->db, e, "UPDATE vm SET phase = 'whole' WHERE id = ?", "s", m->id);
     if (err)
@@ -219,11 +332,38 @@ static err_t build(struct managed *m, struct error *e)
     return err;
 }
 
+// The first disk is the image's, unless the definition says more of it already.
+static json_t *with_image(const json_t *definition)
+{
+    char name[24];
+    disk_name(0, name);
+    json_t *whole = json_deep_copy(definition), *disks = json_object_get(whole, "disks");
+    const char *first = json_string_value(json_object_get(json_array_get(disks, 0), "path"));
+    if (!disks) {
+        disks = json_array();
+        json_object_set_new(whole, "disks", disks);
+    }
+    if (!first || strcmp(first, name) != 0)
+        json_array_insert_new(disks, 0, json_pack("{s:s, s:s}", "path", name, "format", "qcow2"));
+    return whole;
+}
+
+static err_t check_name(const char *name, struct error *e)
+{
+    return vm_name_valid(name)
+               ? OK
+               : error_set(e, ERR_INVALID, "'%.64s' is no name of a VM; " VM_NAME_RULE, name);
+}
+
 err_t managed_create(struct manager *manager, const struct managed_new *asked, struct managed **out,
                      struct error *e)
 {
-    if (!vm_name_valid(asked->name))
-        return error_set(e, ERR_INVALID, "'%.64s' is no name of a VM; " VM_NAME_RULE, asked->name);
+    char base[DISK_BASE_MAX] = "", *definition = NULL;
+    err_t err = check_name(asked->name, e);
+    if (!err && asked->image)
+        err = image_find(manager, asked->image, base, e);
+    if (err)
+        return err;
     struct managed *m = make(manager);
     if (!m)
         return error_set(e, ERR_NO_MEMORY, "no memory for a VM");
@@ -233,12 +373,14 @@ err_t managed_create(struct manager *manager, const struct managed_new *asked, s
     m->restart = asked->restart;
     m->stop_seconds = asked->stop_seconds;
     m->created = wall_ms();
-    char *definition = NULL;
-    err_t err = settle_definition(m, asked->definition, &definition, e);
+    json_t *whole =
+        asked->image ? with_image(asked->definition) : json_deep_copy(asked->definition);
+    err = settle_definition(m, whole, m->name, &definition, e);
+    json_decref(whole);
     if (!err)
         err = insert_row(m, definition, e);
     if (!err)
-        err = build(m, e);
+        err = build(m, asked, base, e);
     free(definition);
     if (err) {
         free(m);
@@ -250,19 +392,132 @@ err_t managed_create(struct manager *manager, const struct managed_new *asked, s
     return OK;
 }
 
+static err_t must_not_run(const struct managed *m, struct error *e)
+{
+    return managed_runs(m) || m->state == MANAGED_RESTARTING
+               ? error_set(e, ERR_BUSY, "'%s' is running; berth stop %s first", m->name, m->name)
+               : OK;
+}
+
+// What can be in one VM only goes: MAC addresses, addresses, ports of the host; and what two VMs
+// cannot write to is refused.
+static err_t make_definition_of_clone(json_t *definition, const char *name, struct error *e)
+{
+    size_t i;
+    json_t *nic, *disk;
+    json_array_foreach(json_object_get(definition, "nics"), i, nic)
+    {
+        json_object_del(nic, "mac");
+        json_object_del(nic, "address");
+        json_object_del(nic, "forwards");
+    }
+    json_array_foreach(json_object_get(definition, "disks"), i, disk)
+    {
+        const char *path = json_string_value(json_object_get(disk, "path"));
+        bool shares = json_is_true(json_object_get(disk, "read_only")) ||
+                      json_is_true(json_object_get(disk, "snapshot")) ||
+                      json_is_true(json_object_get(disk, "cdrom"));
+        if (path && !shares && !is_made_disk(path))
+            return error_set(e, ERR_UNSUPPORTED,
+                             "'%s' writes to %.100s, which is not the manager's; berth image "
+                             "import it, and make VMs of that",
+                             name, path);
+    }
+    return OK;
+}
+
+err_t managed_clone(const struct managed *m, const char *name, struct managed **out,
+                    struct error *e)
+{
+    char *text = NULL;
+    err_t err = must_not_run(m, e);
+    if (!err)
+        err = managed_definition(m, &text, e);
+    if (err)
+        return err;
+    json_t *definition = json_loads(text, 0, NULL);
+    free(text);
+    err = make_definition_of_clone(definition, m->name, e);
+    const struct managed_new asked = {.name = name,
+                                      .definition = definition,
+                                      .like = m,
+                                      .autostart = m->autostart,
+                                      .restart = m->restart,
+                                      .stop_seconds = m->stop_seconds};
+    if (!err)
+        err = managed_create(m->manager, &asked, out, e);
+    json_decref(definition);
+    return err;
+}
+
 err_t managed_remove(struct managed *m, struct error *e)
 {
     struct manager *manager = m->manager;
-    if (managed_runs(m))
-        return error_set(e, ERR_BUSY, "'%s' is running; berth stop %s, or rm --force", m->name,
-                         m->name);
-    err_t err = remove_whole(manager, m->id, e);
+    err_t err = must_not_run(m, e);
+    if (!err)
+        err = remove_whole(manager, m->id, e);
+    if (!err)
+        err = layers_clear(manager, e);
     if (err)
         return err;
     take_out(m);
     manager_tell(manager, m, json_pack("{s:s}", "event", "removed"), true);
     managed_release(m);
     free(m);
+    return OK;
+}
+
+// --- changed
+
+err_t managed_rename(struct managed *m, const char *name, struct error *e)
+{
+    char old[sizeof m->name];
+    err_t err = check_name(name, e);
+    if (!err)
+        err = must_not_run(m, e);
+    if (!err)
+        err = db_run(m->manager->db, e, "UPDATE vm SET name = ? WHERE id = ?", "ss", name, m->id);
+    if (err == ERR_EXISTS)
+        return error_set(e, err, "there is a VM '%s' already; give another name", name);
+    if (err)
+        return err;
+    snprintf(old, sizeof old, "%s", m->name);
+    take_out(m);
+    snprintf(m->name, sizeof m->name, "%s", name);
+    insert(m->manager, m);
+    manager_tell(m->manager, m, json_pack("{s:s, s:s}", "event", "renamed", "from", old), true);
+    return OK;
+}
+
+static json_t *parse_definition(const struct managed *m)
+{
+    char *text;
+    if (managed_definition(m, &text, NULL))
+        return NULL;
+    json_t *definition = json_loads(text, 0, NULL);
+    free(text);
+    return definition;
+}
+
+err_t managed_edit(struct managed *m, const struct managed_edit *edit, struct error *e)
+{
+    char *text = NULL;
+    json_t *definition = edit->definition ? json_deep_copy(edit->definition) : parse_definition(m);
+    err_t err = settle_definition(m, definition, m->name, &text, e);
+    json_decref(definition);
+    if (!err)
+        err = db_run(m->manager->db, e,
+                     "UPDATE vm SET definition = ?, autostart = ?, restart = ?, stop_seconds = ? "
+                     "WHERE id = ?",
+                     "sisis", text, (int64_t)edit->autostart, restart_policies[edit->restart],
+                     (int64_t)edit->stop_seconds, m->id);
+    free(text);
+    if (err)
+        return err;
+    m->autostart = edit->autostart;
+    m->restart = edit->restart;
+    m->stop_seconds = edit->stop_seconds;
+    manager_tell(m->manager, m, json_pack("{s:s}", "event", "edited"), true);
     return OK;
 }
 
@@ -342,6 +597,10 @@ err_t managed_load_all(struct manager *manager, struct error *e)
                       "created, started, ended, status, reason, text, restarts FROM vm "
                       "ORDER BY name DESC", // each goes to the front of the list
                       "");
+    if (!err)
+        err = disks_reconcile(manager, e);
+    if (!err)
+        err = images_reconcile(manager, e);
     if (!err && loading.no_memory)
         err = error_set(e, ERR_NO_MEMORY, "no memory for the VMs");
     return err;

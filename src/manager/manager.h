@@ -68,6 +68,7 @@ struct managed {
     uint64_t stop_began, stop_by; // host_now(): then it was asked, then it is forced
     bool heard;                   // its guest listens to the button that was pressed
     unsigned forced;              // how often it was told to stop at once
+    bool removing;                // when it has ended
     bool again;                   // start it when it has ended
     uint64_t told;                // events passed on lately: bounded
     uint64_t told_since;          // host_now()
@@ -124,6 +125,8 @@ struct managed_new {
     const json_t
         *definition;   // an object as docs/formats/vm-definition.md has it; the name is put in
     const char *image; // in the inventory, for the first disk; NULL: none
+    const char *user_data, *ssh_keys; // texts for cloud-init's seed; NULL: none
+    const struct managed *like;       // whose disks it gets copies of; NULL: nobody's
     bool autostart;
     enum restart_policy restart;
     uint32_t stop_seconds;
@@ -131,8 +134,21 @@ struct managed_new {
 // A new VM, which does not run. Nothing is left of it on an error. ERR_EXISTS, ERR_INVALID.
 err_t managed_create(struct manager *manager, const struct managed_new *asked, struct managed **out,
                      struct error *e);
-// Ends it by force where it runs, then removes its row and its folder. force: also when it runs.
+// One like another, which does not run.
+err_t managed_clone(const struct managed *m, const char *name, struct managed **out,
+                    struct error *e);
+// Its row and its folder; it must not run. m is freed.
 err_t managed_remove(struct managed *m, struct error *e);
+err_t managed_rename(struct managed *m, const char *name, struct error *e);
+
+// What a VM is from now on, or from its next start. definition NULL: as it is.
+struct managed_edit {
+    const json_t *definition;
+    bool autostart;
+    enum restart_policy restart;
+    uint32_t stop_seconds;
+};
+err_t managed_edit(struct managed *m, const struct managed_edit *edit, struct error *e);
 
 // The definition's text, to be freed.
 err_t managed_definition(const struct managed *m, char **text, struct error *e);

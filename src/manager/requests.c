@@ -5,10 +5,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "manager/disks.h"
 #include "manager/manager.h"
 
 #define NAME_BYTES REGISTRY_NAME_MAX
 #define STOP_SECONDS 60
+#define TEXT_BYTES 16384
 #define STOP_SECONDS_MAX 86400
 
 static err_t find(struct manager *manager, const json_t *args, struct managed **out,
@@ -122,6 +124,8 @@ static err_t create(void *context, const json_t *args, struct reply *reply, stru
     struct managed_new asked = {.name = request_text(args, "name", ""),
                                 .definition = json_object_get(args, "definition"),
                                 .image = request_text(args, "image", NULL),
+                                .user_data = request_text(args, "user_data", NULL),
+                                .ssh_keys = request_text(args, "ssh_keys", NULL),
                                 .autostart = json_is_true(json_object_get(args, "autostart")),
                                 .stop_seconds =
                                     (uint32_t)request_number(args, "stop_seconds", STOP_SECONDS)};
@@ -189,8 +193,88 @@ static err_t restart(void *context, const json_t *args, struct reply *reply, str
 static err_t rm(void *context, const json_t *args, struct reply *reply, struct error *e)
 {
     struct managed *m;
+    bool force = json_is_true(json_object_get(args, "force"));
     err_t err = find(context, args, &m, e);
-    return err ? err : managed_remove(m, e);
+    if (err)
+        return err;
+    if (!force || (!managed_runs(m) && m->state != MANAGED_RESTARTING))
+        return managed_remove(m, e);
+    err = managed_stop(m, 0, e);
+    if (err)
+        return err;
+    if (!managed_runs(m))
+        return managed_remove(m, e);
+    m->again = false;
+    m->removing = true;
+    return managed_wait(m, true, reply, e);
+}
+
+static err_t rename_vm(void *context, const json_t *args, struct reply *reply, struct error *e)
+{
+    struct managed *m;
+    err_t err = find(context, args, &m, e);
+    if (!err)
+        err = managed_rename(m, request_text(args, "name", ""), e);
+    if (!err)
+        give(reply, managed_describe(m));
+    return err;
+}
+
+static err_t clone_vm(void *context, const json_t *args, struct reply *reply, struct error *e)
+{
+    struct managed *m, *clone;
+    err_t err = find(context, args, &m, e);
+    if (!err)
+        err = managed_clone(m, request_text(args, "name", ""), &clone, e);
+    if (!err)
+        give(reply, managed_describe(clone));
+    return err;
+}
+
+static bool given_bool(const json_t *args, const char *name, bool otherwise)
+{
+    const json_t *value = json_object_get(args, name);
+    return value ? json_is_true(value) : otherwise;
+}
+
+static err_t edit(void *context, const json_t *args, struct reply *reply, struct error *e)
+{
+    struct managed *m;
+    err_t err = find(context, args, &m, e);
+    if (err)
+        return err;
+    struct managed_edit edit = {
+        .definition = json_object_get(args, "definition"),
+        .autostart = given_bool(args, "autostart", m->autostart),
+        .stop_seconds = (uint32_t)request_number(args, "stop_seconds", m->stop_seconds)};
+    err = restart_parse(request_text(args, "restart", restart_policies[m->restart]), &edit.restart,
+                        e);
+    if (!err)
+        err = managed_edit(m, &edit, e);
+    if (!err)
+        give(reply, managed_describe(m));
+    return err;
+}
+
+// --- images
+
+static err_t image_ls(void *context, const json_t *args, struct reply *reply, struct error *e)
+{
+    json_t *list = NULL;
+    err_t err = image_list(context, &list, e);
+    json_object_set_new(reply->result, "images", list);
+    return err;
+}
+
+static err_t take_image(void *context, const json_t *args, struct reply *reply, struct error *e)
+{
+    return image_import(context, request_text(args, "name", ""), request_text(args, "file", ""),
+                        request_text(args, "hash", ""), e);
+}
+
+static err_t image_rm(void *context, const json_t *args, struct reply *reply, struct error *e)
+{
+    return image_remove(context, request_text(args, "image", ""), e);
 }
 
 // --- handed on to the VM itself
@@ -278,8 +362,31 @@ static const struct request_field create_fields[] = {
     {"restart", FIELD_TEXT, false, 0, 16, "when it has ended: no, on-failure or always"},
     {"stop_seconds", FIELD_NUMBER, false, 0, STOP_SECONDS_MAX,
      "how long a guest that is to stop has"},
+    {"user_data", FIELD_TEXT, false, 0, TEXT_BYTES, "for its cloud-init"},
+    {"ssh_keys", FIELD_TEXT, false, 0, TEXT_BYTES, "public keys for its cloud-init to let in"},
     {0},
 };
+static const struct request_field edit_fields[] = {
+    VM_FIELD,
+    {"definition", FIELD_OBJECT, false, 0, 0, "the whole VM, from its next start on"},
+    {"autostart", FIELD_BOOL, false, 0, 0, "start it when the host starts"},
+    {"restart", FIELD_TEXT, false, 0, 16, "when it has ended: no, on-failure or always"},
+    {"stop_seconds", FIELD_NUMBER, false, 0, STOP_SECONDS_MAX,
+     "how long a guest that is to stop has"},
+    {0},
+};
+static const struct request_field rm_fields[] = {
+    VM_FIELD, {"force", FIELD_BOOL, false, 0, 0, "switch it off first where it runs"}, {0}};
+static const struct request_field name_fields[] = {
+    VM_FIELD, {"name", FIELD_TEXT, true, 0, NAME_BYTES, "the new name"}, {0}};
+static const struct request_field import_fields[] = {
+    {"name", FIELD_TEXT, true, 0, NAME_BYTES, "what to call it"},
+    {"file", FIELD_TEXT, true, 0, 64, "in the folder of images: .new- and a name"},
+    {"hash", FIELD_TEXT, true, 0, 64, "its SHA-256"},
+    {0},
+};
+static const struct request_field image_fields[] = {
+    {"image", FIELD_TEXT, true, 0, NAME_BYTES, "its name"}, {0}};
 
 const struct request manager_requests[] = {
     {"ping", "answers: the manager is alive", NULL, ping},
@@ -305,6 +412,18 @@ const struct request manager_requests[] = {
      "GET /v1/vms/{vm}/stats"},
     {"console", "its shared console: a socket of raw bytes in the descriptor", vm_fields, console,
      "GET /v1/vms/{vm}/console", ANSWER_STREAM},
-    {"rm", "removes a VM that does not run, with its disks", vm_fields, rm, "DELETE /v1/vms/{vm}"},
+    {"edit", "changes what it is; what its process has to know holds from its next start",
+     edit_fields, edit, "PATCH /v1/vms/{vm}"},
+    {"rename", "gives it another name; it must not run", name_fields, rename_vm,
+     "POST /v1/vms/{vm}/rename"},
+    {"clone", "makes another VM like it; it must not run", name_fields, clone_vm,
+     "POST /v1/vms/{vm}/clone"},
+    {"rm", "removes it with its disks; it must not run, unless forced", rm_fields, rm,
+     "DELETE /v1/vms/{vm}"},
+    {"image-ls", "all images", NULL, image_ls, "GET /v1/images"},
+    {"image-import", "makes a file that lies beside the images one of them", import_fields,
+     take_image},
+    {"image-rm", "removes an image that no VM stands on", image_fields, image_rm,
+     "DELETE /v1/images/{image}"},
     {0},
 };
