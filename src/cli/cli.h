@@ -19,7 +19,8 @@ extern const char run_help[], info_help[], limit_help[], version_help[], ls_help
     control_help[], screen_help[], screenshot_help[], sendkey_help[], image_help[], disk_help[],
     net_help[], port_help[], doctor_help[];
 extern const char start_help[], restart_help[], rm_help[], rename_help[], clone_help[],
-    daemon_help[], console_help[], logs_help[];
+    daemon_help[], console_help[], logs_help[], create_help[];
+int cmd_create(int argc, char **argv);
 extern const char exec_help[], shell_help[], cp_help[], fsfreeze_help[], fsthaw_help[],
     vsock_help[];
 int cmd_exec(int argc, char **argv);
@@ -75,6 +76,9 @@ struct run_given { // what the person said, rather than a default
     bool net;                         // some network card, or none
     char forwards[FORWARDS_MAX];      // a list for the first one
     const char *cloud_init, *ssh_key; // paths for a seed; NULL: none
+    // Where an image lies that is given by a name; NULL: it is a file. May be NULL itself.
+    const char *(*image_path)(void *opaque, const char *name);
+    void *opaque;
     const char *keep;                 // folder of a kept VM (cli/keeper.h); NULL: none
     bool agent;                       // put it into the guest
 };
@@ -103,6 +107,11 @@ struct cables;
 struct keeper;
 int run_supervise(const char *definition, bool terminal, const struct run_sockets *sockets,
                   struct cables *cables, struct keeper *keeper);
+
+// images.c: verbs of berth image.
+int image_import(int argc, char **argv);
+int image_ls(int argc, char **argv);
+int image_rm(int argc, char **argv);
 
 // What a verb for one running VM is given on its command line.
 struct verb {

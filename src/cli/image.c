@@ -20,9 +20,16 @@
 #define PASSWORD_LETTERS 12
 
 const char image_help[] =
-    "usage: berth image build-debian [OPTION...] OUT\n"
+    "usage: berth image import [--json] FILE [NAME]\n"
+    "       berth image ls [--json]\n"
+    "       berth image rm [--force] [--json] NAME...\n"
+    "       berth image build-debian [OPTION...] OUT\n"
     "\n"
-    "Makes a disk image with Debian on it, from this host's Debian sources: ext4, systemd, a\n"
+    "import copies a disk image (qcow2, raw) and keeps it under a name, from which berth create\n"
+    "makes VMs at once; ls lists what is kept; rm removes images that no VM stands on.\n"
+    "\n"
+    "build-debian makes a disk image with Debian on it, from this host's Debian sources: ext4, "
+    "systemd, a\n"
     "kernel, GRUB for BIOS and UEFI, a login on the serial line and on the screen, and an address\n"
     "by DHCP. Needs neither root nor loop devices, but Debian's tools; it says which are missing.\n"
     "\n"
@@ -254,11 +261,21 @@ static int build_debian(int argc, char **argv)
     return status;
 }
 
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} verbs[] = {
+    {"import", image_import}, {"ls", image_ls}, {"rm", image_rm}, {"build-debian", build_debian}};
+
 int cmd_image(int argc, char **argv)
 {
-    if (argc >= 2 && !strcmp(argv[1], "build-debian"))
-        return argc > 2 && !strcmp(argv[2], "--help") ? (fputs(image_help, stdout), EXIT_OK)
-                                                      : build_debian(argc - 1, argv + 1);
+    for (size_t i = 0; argc >= 2 && i < ARRAY_LEN(verbs); i++) {
+        if (strcmp(argv[1], verbs[i].name) != 0)
+            continue;
+        if (argc > 2 && !strcmp(argv[2], "--help"))
+            return fputs(image_help, stdout), EXIT_OK;
+        return verbs[i].run(argc - 1, argv + 1);
+    }
     return complain(EXIT_USAGE, "%s; see berth image --help",
-                    argc < 2 ? "say what to make" : "there is only build-debian");
+                    argc < 2 ? "say what to do" : "there is only import, ls, rm and build-debian");
 }

@@ -9,6 +9,7 @@ static const char help_help[] = "usage: berth help [COMMAND]\n";
 
 const struct command commands[] = {
     {"run", "run a virtual machine in the foreground", run_help, cmd_run},
+    {"create", "make a virtual machine to keep", create_help, cmd_create},
     {"info", "show what this host offers, or what a VM is", info_help, cmd_info},
     {"doctor", "say what is missing here, and how a VM is kept apart", doctor_help, cmd_doctor},
     {"ls", "list VMs", ls_help, cmd_ls},
@@ -33,7 +34,7 @@ const struct command commands[] = {
     {"stats", "show a VM's counters", stats_help, cmd_stats},
     {"limit", "say what a running VM's disk may take of the host", limit_help, cmd_limit},
     {"explain", "say what holds a VM back, and what would help", explain_help, cmd_explain},
-    {"image", "make a disk with Debian on it", image_help, cmd_image},
+    {"image", "images to make VMs from; a disk with Debian on it", image_help, cmd_image},
     {"screen", "print the text on a VM's screen", screen_help, cmd_screen},
     {"screenshot", "save a picture of a VM's screen", screenshot_help, cmd_screenshot},
     {"sendkey", "press keys on a VM's keyboard", sendkey_help, cmd_sendkey},

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -232,6 +233,7 @@ static err_t take_definition(struct vm_config *config, const char *path, struct 
     vm_config_release(config);
     *config = read;
     given->name = given->memory = given->net = given->definition = true;
+    given->agent = config->agent;
     given->serial = config->serial && strcmp(config->serial, "stdio") != 0;
     return OK;
 }
@@ -444,6 +446,18 @@ static int run_claimed(struct vm_config *config, const struct registry_claim *cl
     return status;
 }
 
+// What the manager has put into the folder for cloud-init.
+static void find_kept_seed(struct run_given *given, char user_data[PATH_MAX],
+                           char ssh_keys[PATH_MAX])
+{
+    snprintf(user_data, PATH_MAX, "%s/user-data", given->keep);
+    snprintf(ssh_keys, PATH_MAX, "%s/ssh-keys", given->keep);
+    if (!given->cloud_init && access(user_data, R_OK) == 0)
+        given->cloud_init = user_data;
+    if (!given->ssh_key && access(ssh_keys, R_OK) == 0)
+        given->ssh_key = ssh_keys;
+}
+
 int cmd_run(int argc, char **argv)
 {
     struct vm_config config;
@@ -451,6 +465,7 @@ int cmd_run(int argc, char **argv)
     struct registry_claim claim = REGISTRY_NO_CLAIM;
     struct keeper keeper;
     struct error e = {0};
+    char user_data[PATH_MAX], ssh_keys[PATH_MAX];
     keeper_init(&keeper);
     if (vm_config_init(&config, &e))
         return complain(EXIT_HOST, "%s", e.text);
@@ -463,6 +478,8 @@ int cmd_run(int argc, char **argv)
         err = claim_name(&config, given.name, &claim, &e);
     if (!err)
         err = run_keep_variables(&config, &given, &e);
+    if (!err && given.keep)
+        find_kept_seed(&given, user_data, ssh_keys);
     if (!err && given.agent)
         err = agent_put(&config, &claim, &e);
     if (!err && (given.cloud_init || given.ssh_key || (given.agent && !config.initrd)))

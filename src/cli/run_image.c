@@ -69,13 +69,14 @@ static err_t name_after(struct vm_config *config, const char *path, struct error
 err_t run_take_image(struct vm_config *config, const char *image, const struct run_given *given,
                      struct error *e)
 {
-    err_t err = add_image(config, image, e);
+    const char *kept = given->image_path ? given->image_path(given->opaque, image) : NULL;
+    err_t err = add_image(config, kept ? kept : image, e);
     if (err)
         return err;
     move_first(config);
     if (!given->memory)
         config->memory_bytes = IMAGE_MEMORY;
-    return given->name ? OK : name_after(config, config->disk[0].path, e);
+    return given->name ? OK : name_after(config, kept ? image : config->disk[0].path, e);
 }
 
 // --- variables -----------------------------------------------------------------------------------
