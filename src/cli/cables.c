@@ -8,6 +8,7 @@
 
 #include "cli/cli.h"
 #include "control/plug.h"
+#include "host/clock.h"
 
 #define ANSWER_MS 5000
 #define RETRY_MS 1000
@@ -17,8 +18,11 @@ static err_t plug(const struct vm_config *config, unsigned nic, const char *netw
 {
     const struct vm_nic *n = &config->nic[nic];
     bool own = n->network && !strcmp(n->network, network);
-    struct plug_request request = {
-        .network = network, .vm = config->name, .nic = nic, .rings = true, .card = own ? n : NULL};
+    struct plug_request request = {.network = network,
+                                   .vm = config->name,
+                                   .nic = nic,
+                                   .rings = !n->socket,
+                                   .card = own ? n : NULL};
     vm_nic_mac(config, nic, request.mac);
     return network_plug(&request, fd, result, e);
 }
@@ -98,10 +102,13 @@ static bool replug(struct cables *cables, unsigned nic, const char *network)
 {
     int fd = -1;
     json_t *result = NULL;
-    if (plug(cables->config, nic, network, &fd, NULL, NULL)) {
+    uint64_t now = host_now(), last = cables->replugged[nic];
+    bool soon = last && now - last < RETRY_MS * NS_PER_MS; // one that comes to go away at once
+    if (soon || plug(cables->config, nic, network, &fd, NULL, NULL)) {
         cables->due = true; // later, then
         return true;
     }
+    cables->replugged[nic] = now;
     client_give(cables->client, fd);
     err_t err = client_ask(cables->client, "plug",
                            json_pack("{s:i, s:s}", "nic", (int)nic, "network", network), &result,

@@ -7,9 +7,10 @@
 
 struct cables {
     const struct vm_config *config;
-    int fd[VM_NICS_MAX];   // sockets for berth-vmm to inherit; -1: none
-    struct client *client; // of the VM's control socket, for events; NULL: not watched
-    bool due;              // some card may be without its network
+    int fd[VM_NICS_MAX];             // sockets for berth-vmm to inherit; -1: none
+    struct client *client;           // of the VM's control socket, for events; NULL: not watched
+    bool due;                        // some card may be without its network
+    uint64_t replugged[VM_NICS_MAX]; // when, by host_now(); 0: never
 };
 
 void cables_init(struct cables *cables, const struct vm_config *config);

@@ -6,7 +6,7 @@
 
 const struct request_field plug_fields[] = {
     {"nic", FIELD_NUMBER, true, 0, VM_NICS_MAX - 1, "which network card"},
-    {"network", FIELD_TEXT, true, 0, 63, "the network that the descriptor leads to"},
+    {"network", FIELD_TEXT, true, 0, 127, "the network that the descriptor leads to"},
     {0},
 };
 const struct request_field unplug_fields[] = {
@@ -38,8 +38,8 @@ err_t request_plug(void *context, const json_t *args, struct reply *reply, struc
     const char *network = request_text(args, "network", "");
     unsigned nic;
     err_t err = find_nic(c, args, &nic, e);
-    if (!err && !vm_name_valid(network))
-        err = error_set(e, ERR_INVALID, "network: '%.63s' is not a name; " VM_NAME_RULE, network);
+    if (!err && !vm_network_valid(network))
+        err = error_set(e, ERR_INVALID, "network: '%.120s' is not a name; " VM_NAME_RULE, network);
     if (!err && !is_port(reply->given))
         err = error_set(e, ERR_INVALID, "no descriptor of a network's port came along");
     if (!err)

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -148,6 +150,11 @@ static err_t ask(const struct plug_request *request, int *fd, json_t **result, b
     if (err)
         return err;
     err = client_ask(client, "plug", arguments(request), result, fd, e);
+    if (err == ERR_INVALID && request->rings) { // a switch that is older and knows no rings
+        struct plug_request plain = *request;
+        plain.rings = false;
+        err = client_ask(client, "plug", arguments(&plain), result, fd, e);
+    }
     *ended = err == ERR_NOT_FOUND || err == ERR_IO; // what a switch says is never one of these
     client_free(client);
     if (!err && *fd < 0) {
@@ -177,18 +184,50 @@ static err_t find_port(const struct plug_request *request, int *fd, json_t **res
     return err;
 }
 
-err_t network_plug(const struct plug_request *request, int *fd, json_t **result, struct error *e)
+static err_t plug_into_switch(const struct plug_request *request, int *fd, json_t **result,
+                              struct error *e)
 {
     const struct timespec pause = {0, PAUSE_NS};
-    json_t *answer = NULL;
     unsigned ends = 0;
     bool again = true;
     err_t err = OK;
     for (int i = 0; again && i < TRIES; i++) {
-        err = find_port(request, fd, &answer, &ends, &again, e);
+        err = find_port(request, fd, result, &ends, &again, e);
         if (err && again)
             nanosleep(&pause, NULL);
     }
+    return err;
+}
+
+// --- other programs' back ends
+
+static err_t plug_into_back_end(const char *path, int *fd, json_t **result, struct error *e)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    *fd = -1;
+    if (strlen(path) >= sizeof at.sun_path)
+        return error_set(e, ERR_INVALID, "vhost-user: the path is too long");
+    strcpy(at.sun_path, path);
+    int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (s < 0 || connect(s, (struct sockaddr *)&at, sizeof at) < 0) {
+        int why = errno;
+        if (s >= 0)
+            close(s);
+        return error_set(e, err_from_errno(why),
+                         "cannot reach a vhost-user back end at %s: %s; it has to run first", path,
+                         strerror(why));
+    }
+    *fd = s;
+    *result = json_object();
+    return OK;
+}
+
+err_t network_plug(const struct plug_request *request, int *fd, json_t **result, struct error *e)
+{
+    const char *path = vm_network_vhost(request->network);
+    json_t *answer = NULL;
+    err_t err =
+        path ? plug_into_back_end(path, fd, &answer, e) : plug_into_switch(request, fd, &answer, e);
     if (result)
         *result = answer;
     else

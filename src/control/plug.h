@@ -1,5 +1,5 @@
 // Plugging network cards into virtual networks: each network is a berth-switch process, found by
-// its name, or started.
+// its name, or started. Other programs' vhost-user back ends are found by their sockets.
 #pragma once
 
 #include <jansson.h>
@@ -7,7 +7,8 @@
 #include "machine/config.h"
 
 struct plug_request {
-    const char *network, *vm;  // names
+    const char *network;       // a name, or vhost-user:PATH
+    const char *vm;            // its name
     unsigned nic;              // number of the VM's card
     uint8_t mac[6];            // all 0: the switch gives one, in the result
     bool rings;                // the socket is for a vhost-user front end, if the switch can
@@ -15,5 +16,5 @@ struct plug_request {
 };
 
 // *fd: the socket for the card. *result (may be NULL): what the switch says about the port, a new
-// object: its addresses. ERR_NOT_FOUND: there is no such network.
+// object: its addresses, if it has any. ERR_NOT_FOUND: there is no such network.
 err_t network_plug(const struct plug_request *request, int *fd, json_t **result, struct error *e);

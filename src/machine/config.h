@@ -36,7 +36,7 @@ enum vm_nic_model { VM_NIC_VIRTIO, VM_NIC_E1000, VM_NIC_MODELS };
 #define VM_NIC_QUEUES_MAX 4
 
 struct vm_nic {
-    char *network;  // owned; its name
+    char *network;  // owned; its name, or "vhost-user:PATH"
     char *mac;      // owned; "52:54:00:12:34:56"; NULL: one that follows from the VM's name
     char *forwards; // owned; ports of the host that lead to the guest, as berth-switch reads them
     char *policy;   // owned; where the guest may connect to (net/policy.h); NULL: the network's
@@ -49,6 +49,7 @@ struct vm_nic {
     bool isolated;     // it reaches the network's gateway only
     bool trunk;        // it gets tagged frames of all VLANs
     bool trusting;     // it may use any address
+    bool socket;       // packets go through a socket; else through memory shared with the network
     enum vm_nic_model model;
 };
 
@@ -107,6 +108,10 @@ err_t vm_cdrom_parse(struct vm_config *config, const char *text, struct error *e
 
 // A network card as the command line has it: "NETWORK[,KEY=VALUE]...".
 err_t vm_nic_parse(struct vm_config *config, const char *text, struct error *e);
+// What a card may be plugged into: a virtual network, by its name, or another program's vhost-user
+// back end, "vhost-user:PATH", whose socket is at PATH (else NULL).
+bool vm_network_valid(const char *network);
+const char *vm_network_vhost(const char *network);
 void vm_nic_mac(const struct vm_config *config, unsigned nic, uint8_t mac[6]);
 
 // The member of limits that a name means, "bps", "iops-read" or "bps_burst" (- and _ are one);

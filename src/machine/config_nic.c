@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/un.h>
 
 #include "machine/config_impl.h"
 #include "net/policy.h"
@@ -37,6 +38,7 @@ static const struct prop {
     {"isolated", PROP_FLAG, offsetof(struct vm_nic, isolated), true},
     {"trunk", PROP_FLAG, offsetof(struct vm_nic, trunk), true},
     {"trusting", PROP_FLAG, offsetof(struct vm_nic, trusting), true},
+    {"socket", PROP_FLAG, offsetof(struct vm_nic, socket), true},
     {"forwards", PROP_STRING, offsetof(struct vm_nic, forwards), false},
 };
 
@@ -143,7 +145,7 @@ static err_t set_word(struct vm_nic *nic, char *word, struct error *e)
         return error_set(
             e, ERR_INVALID,
             "a network card has no option '%.40s'; it has mac=, model=, queues=, "
-            "vlan=, address=, policy=, in=, out=, priority=, isolated, trunk, trusting",
+            "vlan=, address=, policy=, in=, out=, priority=, isolated, trunk, trusting, socket",
             word);
     return set_text(nic, p, word + len + (word[len] == '='), e);
 }
@@ -165,13 +167,27 @@ err_t vm_nic_parse(struct vm_config *config, const char *text, struct error *e)
 
 // --- checks
 
+const char *vm_network_vhost(const char *network)
+{
+    static const char prefix[] = "vhost-user:";
+    return strncmp(network, prefix, sizeof prefix - 1) ? NULL : network + sizeof prefix - 1;
+}
+
+bool vm_network_valid(const char *network)
+{
+    const char *path = vm_network_vhost(network);
+    return path ? *path && strlen(path) < sizeof((struct sockaddr_un *)0)->sun_path
+                : vm_name_valid(network);
+}
+
 static err_t check_nic(const struct vm_nic *nic, struct error *e)
 {
     uint8_t mac[6];
     struct in_addr in;
     struct policy policy;
-    if (!vm_name_valid(nic->network))
-        return error_set(e, ERR_INVALID, "network: '%.64s' is not a name; " VM_NAME_RULE,
+    if (!nic->network || !vm_network_valid(nic->network))
+        return error_set(e, ERR_INVALID,
+                         "network: '%.120s' is neither a name nor vhost-user:PATH; " VM_NAME_RULE,
                          nic->network ? nic->network : "");
     if (nic->mac && (!parse_mac(nic->mac, mac) || mac[0] & 1))
         return error_set(e, ERR_INVALID,

@@ -6,6 +6,7 @@
 
 Exit status: 0 all cases passed, 1 some failed, 77 all were skipped.
 """
+import contextlib
 import glob
 import hashlib
 import http.server
@@ -253,7 +254,106 @@ def vhost(opts, work):
         end_switches()
 
 
-CASES = [friends, host, e1000, comeback, idle, vhost]
+class Adapter:
+    """berth net vhost: a back end at path, and a port of the network lan for whoever uses it."""
+
+    def __init__(self, opts, path):
+        self.child = subprocess.Popen([opts.berth, "net", "vhost", "lan", "other", path], stderr=subprocess.PIPE, text=True)
+        for line in self.child.stderr:
+            if "mac=" in line:
+                break
+        self.mac = line.split("mac=")[1].strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.child.kill()
+        self.child.wait()
+        self.child.stderr.close()
+
+
+def back_end(opts, work):
+    """a VM of ours uses another program's vhost-user back end, loses it, and uses the next one"""
+    private_home(work)
+    define("lan", kind="private", subnet="10.99.0.0/24")
+    path = os.path.join(work, "port")
+    try:
+        with vm(opts, work, "web", "--net", "lan") as web, contextlib.ExitStack() as stack:
+            address = bring_up(web)
+            total = serve_file(web)
+            with Adapter(opts, path) as adapter:
+                other = stack.enter_context(vm(opts, work, "other", "--net", f"vhost-user:{path},mac={adapter.mac}"))
+                bring_up(other)
+                expect(other, f"wget -q -O - http://{address}/file | md5sum | cut -d' ' -f1", total, "HTTP")
+            os.unlink(path)
+            expect(other, "for i in $(seq 50); do [ $(cat /sys/class/net/eth0/carrier) = 0 ] && break; sleep 0.1; done && echo yes",
+                   "yes", "the link goes down")
+            with Adapter(opts, path):
+                expect(other, f"for i in $(seq 100); do ping -c 1 -W 1 {address} >/dev/null && break; sleep 0.2; done && echo yes",
+                       "yes", "ping after the back end came back")
+                expect(other, f"wget -q -O - http://{address}/file | md5sum | cut -d' ' -f1", total, "HTTP again")
+                power_off(other)
+            power_off(web)
+    finally:
+        end_switches()
+
+
+def dpdk(opts, work):
+    """DPDK's test program is the back end of two VMs, between which it hands packets over"""
+    if not shutil.which("dpdk-testpmd"):
+        raise Skip("no dpdk-testpmd; it is in Debian's package dpdk-dev")
+    private_home(work)
+    paths = [os.path.join(work, f"port{i}") for i in range(2)]
+    devices = [f"--vdev=net_vhost{i},iface={path},queues=1" for i, path in enumerate(paths)]
+    back = subprocess.Popen(["nice", "dpdk-testpmd", "--no-huge", "--no-pci", "--no-telemetry", "-m", "256", "-l", "0,1", *devices,
+                             "--", "--no-numa", "--total-num-mbufs=4096", "--forward-mode=io", "--auto-start"],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not all(map(os.path.exists, paths)):
+            if back.poll() is not None:
+                raise Skip("dpdk-testpmd does not run here: " + back.stdout.read().decode()[-300:])
+            if time.monotonic() > deadline:
+                raise Failure("dpdk-testpmd makes no sockets")
+            time.sleep(0.1)
+        with vm(opts, work, "a", "--net", f"vhost-user:{paths[0]}") as a, \
+                vm(opts, work, "b", "--net", f"vhost-user:{paths[1]}") as b:
+            for g, address in ((a, "10.1.1.1"), (b, "10.1.1.2")):
+                g.expect("guest# ")
+                g.send(f"ip link set eth0 up; ip addr add {address}/24 dev eth0\n")
+            total = serve_file(a)
+            expect(b, "for i in $(seq 30); do ping -c 1 -W 1 10.1.1.1 >/dev/null && break; sleep 0.2; done && echo yes", "yes",
+                   "ping through DPDK")
+            expect(b, "wget -q -O - http://10.1.1.1/file | md5sum | cut -d' ' -f1", total, "HTTP through DPDK")
+            power_off(b)
+            power_off(a)
+    finally:
+        if back.poll() is None:
+            os.killpg(back.pid, signal.SIGKILL)
+        back.wait()
+
+
+def sockets(opts, work):
+    """a card may have its packets go over a socket, beside others with rings"""
+    private_home(work)
+    define("lan", kind="private")
+    try:
+        with vm(opts, work, "web", "--net", "lan,socket") as web, vm(opts, work, "client", "--net", "lan") as client:
+            bring_up(web)
+            bring_up(client)
+            total = serve_file(web)
+            expect(client, "wget -q -O - http://web.berth/file | md5sum | cut -d' ' -f1", total, "HTTP between VMs")
+            rings = {p["vm"]: p["rings"] for p in ask("lan", "info")["ports"]}
+            if rings != {"web": False, "client": True}:
+                raise Failure(f"the ports with rings are {rings}")
+            power_off(client)
+            power_off(web)
+    finally:
+        end_switches()
+
+
+CASES = [friends, host, e1000, comeback, idle, vhost, back_end, dpdk, sockets]
 
 if __name__ == "__main__":
     boot.CASES = CASES

@@ -201,6 +201,7 @@ static void a_card_says_what_it_is_to_have_of_its_port(void)
     CHECK_EQ(b.nic[0].in, 10000000);
     CHECK_EQ(b.nic[0].out, 1500000000);
     CHECK(b.nic[0].priority == 3 && b.nic[0].isolated && b.nic[0].trusting && !b.nic[0].trunk);
+    CHECK(!b.nic[0].socket);
     free(text);
     vm_config_release(&a);
     vm_config_release(&b);
