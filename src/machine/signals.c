@@ -17,7 +17,6 @@ static void look(void *opaque, uint32_t events)
     if (read(s->loop.fd, &count, sizeof count) != sizeof count)
         return; // the engine was first
     device_lock(o->dev);
-    o->interrupts++;
     o->signalled(o->dev, (unsigned)(s - o->signal));
     device_unlock(o->dev);
 }

@@ -70,6 +70,9 @@ def all_tests(build):
         "choice": [sys.executable, os.path.join(HERE, "engines.py"), berth, berth + "-vmm",
                    os.path.join(build, "tests/machine/guest_boot.multiboot"),
                    os.path.join(build, "tests/system/fake_kvm.so")],
+        "signals": [os.path.join(build, "tests/machine/signal_test"),
+                    os.path.join(build, "tests/machine/guest_signals.multiboot"),
+                    "kvm", "kvm,irqchip=split", "kvm,irqchip=user"],
         "move": move + ["translate", "kvm", "translate", "kvm"],
         "move_chips": move + ["kvm,irqchip=split", "kvm,irqchip=kernel", "translate", "kvm,irqchip=user", "kvm"],
     }
