@@ -123,7 +123,8 @@ struct engine_vm_config {
     // guest TSC = (host TSC + tsc_offset) while the VM runs; see machine/clock.h
     uint32_t poll_ns; // how long a halted vCPU looks for work before it sleeps; 0: the engine's own
     enum engine_chips chips;   // an engine without any takes BEST and NONE
-    uint64_t code_cache_bytes; // translator: 0 means its default
+    uint64_t code_cache_bytes; // translator, for each vCPU; 0 means its default
+    const char *perf_map;      // translator: name its code for perf (perfmap.h); NULL: no
     uint32_t debug;            // enum engine_debug bits, for tests
 };
 

@@ -128,42 +128,72 @@ static err_t check_engine_name(const char *name, struct error *e)
     return error_set(e, ERR_INVALID, "engine: there is no '%.40s'; give one of %s", name, names);
 }
 
-#define HALT_POLL "halt-poll="
-
-static err_t parse_halt_poll(const char *text, size_t len, struct vm_engine *out, struct error *e)
+static err_t parse_halt_poll(const char *text, struct vm_engine *out, struct error *e)
 {
     uint32_t ns = 0;
-    size_t i = 0;
-    for (; i < len && text[i] >= '0' && text[i] <= '9' && ns <= ENGINE_POLL_MAX; i++)
-        ns = ns * 10 + (uint32_t)(text[i] - '0');
-    if (i < len || ns > ENGINE_POLL_MAX)
-        return error_set(e, ERR_INVALID, "engine: halt-poll is 0 to %d nanoseconds, not '%.*s'",
-                         ENGINE_POLL_MAX, (int)(len < 40 ? len : 40), text);
+    const char *at = text;
+    for (; isdigit((unsigned char)*at) && ns <= ENGINE_POLL_MAX; at++)
+        ns = ns * 10 + (uint32_t)(*at - '0');
+    if (*at || at == text || ns > ENGINE_POLL_MAX)
+        return error_set(e, ERR_INVALID, "engine: halt-poll is 0 to %d nanoseconds, not '%.40s'",
+                         ENGINE_POLL_MAX, text);
     out->poll_ns = ns ? ns : ENGINE_POLL_NEVER;
     return OK;
+}
+
+static err_t parse_irqchip(const char *text, struct vm_engine *out, struct error *e)
+{
+    static const struct {
+        const char *name;
+        enum engine_chips chips;
+    } places[] = {
+        {"kernel", ENGINE_CHIPS_ALL}, {"split", ENGINE_CHIPS_LAPIC}, {"user", ENGINE_CHIPS_NONE}};
+    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+        if (strcmp(places[i].name, text))
+            continue;
+        out->chips = places[i].chips;
+        return OK;
+    }
+    return error_set(e, ERR_INVALID, "engine: irqchip is kernel, split or user, not '%.40s'", text);
+}
+
+static err_t parse_code_cache(const char *text, struct vm_engine *out, struct error *e)
+{
+    err_t err = vm_memory_parse(text, &out->code_cache_bytes, e);
+    if (!err && (out->code_cache_bytes < MIB || out->code_cache_bytes > GIB))
+        err = error_set(e, ERR_INVALID, "%s is outside 1M to 1G", text);
+    return err ? error_in(e, "engine: code-cache") : OK;
+}
+
+static err_t parse_perf_map(const char *text, struct vm_engine *out, struct error *e)
+{
+    int len = snprintf(out->perf_map, sizeof out->perf_map, "%s", text);
+    return len > 0 && len < (int)sizeof out->perf_map
+               ? OK
+               : error_set(e, ERR_INVALID, "engine: perf-map is none or a file of symbols");
 }
 
 static err_t parse_engine_option(const char *option, size_t len, struct vm_engine *out,
                                  struct error *e)
 {
     static const struct {
-        const char *text;
-        enum engine_chips chips;
-    } options[] = {{"irqchip=kernel", ENGINE_CHIPS_ALL},
-                   {"irqchip=split", ENGINE_CHIPS_LAPIC},
-                   {"irqchip=user", ENGINE_CHIPS_NONE}};
-    for (size_t i = 0; i < ARRAY_LEN(options); i++) {
-        if (strlen(options[i].text) != len || strncmp(options[i].text, option, len))
-            continue;
-        out->chips = options[i].chips;
-        return OK;
+        const char *name;
+        err_t (*parse)(const char *text, struct vm_engine *out, struct error *e);
+    } options[] = {{"irqchip=", parse_irqchip},
+                   {"halt-poll=", parse_halt_poll},
+                   {"code-cache=", parse_code_cache},
+                   {"perf-map=", parse_perf_map}};
+    char text[ENGINE_OPTION_MAX];
+    snprintf(text, sizeof text, "%.*s", (int)min_u64(len, sizeof text - 1), option);
+    for (size_t i = 0; i < ARRAY_LEN(options) && len < sizeof text; i++) {
+        size_t name = strlen(options[i].name);
+        if (!strncmp(options[i].name, text, name))
+            return options[i].parse(text + name, out, e);
     }
-    if (len > strlen(HALT_POLL) && !strncmp(option, HALT_POLL, strlen(HALT_POLL)))
-        return parse_halt_poll(option + strlen(HALT_POLL), len - strlen(HALT_POLL), out, e);
     return error_set(e, ERR_INVALID,
-                     "engine: there is no option '%.*s'; give irqchip=kernel, split or user, or "
-                     "halt-poll=NANOSECONDS",
-                     (int)(len < 40 ? len : 40), option);
+                     "engine: there is no option '%.40s'; give irqchip=kernel, split or user, "
+                     "halt-poll=NANOSECONDS, code-cache=SIZE or perf-map=FILE",
+                     text);
 }
 
 err_t vm_engine_parse(const char *text, struct vm_engine *out, struct error *e)

@@ -131,11 +131,15 @@ err_t vm_config_check(const struct vm_config *config, struct error *e);
 err_t vm_config_save(const struct vm_config *config, char **text, struct error *e);
 err_t vm_config_load(struct vm_config *config, const char *text, size_t len, struct error *e);
 
+#define ENGINE_OPTION_MAX 256
+
 // "kvm,irqchip=split": the engine's name, or auto, and options. ERR_INVALID for what there is not.
 struct vm_engine {
     char name[16];
-    enum engine_chips chips; // irqchip=kernel, split or user; else ENGINE_CHIPS_BEST
-    uint32_t poll_ns;        // halt-poll=NS, as engine_vm_config has it
+    enum engine_chips chips;          // irqchip=kernel, split or user; else ENGINE_CHIPS_BEST
+    uint32_t poll_ns;                 // halt-poll=NS, as engine_vm_config has it
+    uint64_t code_cache_bytes;        // code-cache=SIZE, likewise
+    char perf_map[ENGINE_OPTION_MAX]; // perf-map=FILE or none; empty: not asked for
 };
 err_t vm_engine_parse(const char *text, struct vm_engine *out, struct error *e);
 

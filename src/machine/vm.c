@@ -297,6 +297,8 @@ static err_t make_engine(struct vm *vm, struct error *e)
         .vcpus = vm->config->vcpus,
         .cpuid = &vm->cpuid,
         .tsc_khz = vm->clock.tsc_khz,
+        .code_cache_bytes = asked.code_cache_bytes,
+        .perf_map = asked.perf_map[0] ? asked.perf_map : NULL,
         .debug = vm->config->debug,
     };
     err = vm_choose_engine(vm->config->engine, vm->config->debug, &vm->engine, vm->why, e);

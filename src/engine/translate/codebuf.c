@@ -1,30 +1,27 @@
-// Executable memory by dual mapping (see codebuf.h). The memory file is unnamed and its descriptor
-// is closed at once, so that nothing can map it a third time. Not modelled on any processor; the
-// host keeps instruction fetch coherent with stores to the other view, as x86 does for physical
-// addresses.
+// Executable memory by dual mapping (see codebuf.h): shared memory without a file, whose first
+// mapping is made again elsewhere by mremap(2). No descriptor leads to it, and to perf it is memory
+// that perfmap.h may name. Not modelled on any processor; the host keeps instruction fetch coherent
+// with stores to the other view, as x86 does for physical addresses.
 #include "engine/translate/codebuf.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25 // since Linux 6.1; others refuse it
 #endif
 
-static err_t fail(struct codebuf *b, int fd, struct error *e)
+static err_t fail(struct codebuf *b, struct error *e)
 {
     int host_errno = errno;
-    if (fd >= 0)
-        close(fd);
     codebuf_release(b);
     return error_set(e, err_from_errno(host_errno), "executable memory for translated code: %s",
                      strerror(host_errno));
 }
 
-// Maps the file at a multiple of CODEBUF_CHUNK, without which the host has no large pages for it.
-static uint8_t *map_view(int fd, size_t len, int prot)
+// Address space at a multiple of CODEBUF_CHUNK, without which the host has no large pages for it.
+static uint8_t *reserve(size_t len)
 {
     size_t room = len < CODEBUF_CHUNK ? len : len + CODEBUF_CHUNK;
     uint8_t *all = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -35,23 +32,20 @@ static uint8_t *map_view(int fd, size_t len, int prot)
         munmap(all, (size_t)(at - all));
     if (at + len < all + room)
         munmap(at + len, (size_t)(all + room - (at + len)));
-    if (mmap(at, len, prot, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED)
-        return at;
-    munmap(at, len);
-    return NULL;
+    return at;
 }
 
 err_t codebuf_init(struct codebuf *b, size_t len, struct error *e)
 {
     *b = (struct codebuf){.len = align_up(len, PAGE_SIZE)};
-    int fd = memfd_create("berth-code", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, (off_t)b->len) < 0)
-        return fail(b, fd, e);
-    b->write = map_view(fd, b->len, PROT_READ | PROT_WRITE);
-    b->exec = map_view(fd, b->len, PROT_READ | PROT_EXEC);
-    if (!b->write || !b->exec)
-        return fail(b, fd, e);
-    close(fd);
+    b->write = reserve(b->len);
+    b->exec = reserve(b->len);
+    if (!b->write || !b->exec ||
+        mmap(b->write, b->len, PROT_READ | PROT_WRITE,
+             MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED ||
+        mremap(b->write, 0, b->len, MREMAP_MAYMOVE | MREMAP_FIXED, b->exec) == MAP_FAILED ||
+        mprotect(b->exec, b->len, PROT_READ | PROT_EXEC) < 0)
+        return fail(b, e);
     return OK;
 }
 

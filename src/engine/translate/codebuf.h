@@ -1,4 +1,4 @@
-// Executable memory without any mapping that is both writable and executable: one memory file,
+// Executable memory without any mapping that is both writable and executable: the same memory,
 // mapped twice at a fixed distance. Code is written through the first view and run through the
 // second.
 #pragma once

@@ -8,6 +8,7 @@
 #include "engine/translate/interp.h"
 #include "engine/translate/jit.h"
 #include "engine/translate/lockstep.h"
+#include "engine/translate/perfmap.h"
 #include "engine/translate/run.h"
 #include "engine/translate/simd.h"
 #include "engine/translate/system_impl.h"
@@ -42,8 +43,12 @@ static err_t vm_new(const struct engine_vm_config *config, const struct engine_u
     vm->tvm.config.cpuid = &vm->tvm.cpuid;
     vm->tvm.up = upcalls;
     vm->tvm.opaque = opaque;
-    *out = vm;
-    return OK;
+    err_t err = config->perf_map ? perf_map_new(config->perf_map, &vm->tvm.perf, e) : OK;
+    if (err)
+        free(vm);
+    else
+        *out = vm;
+    return err;
 }
 
 static void vm_free(struct engine_vm *vm)
@@ -51,6 +56,7 @@ static void vm_free(struct engine_vm *vm)
     if (!vm)
         return;
     tvm_release(&vm->tvm);
+    perf_map_free(vm->tvm.perf);
     free(vm);
 }
 

@@ -9,6 +9,7 @@
 // interrupt in between may show other values in the saved RFLAGS than a processor would.
 #include "base/copy.h"
 #include "engine/translate/jit_trans.h"
+#include "engine/translate/perfmap.h"
 
 // Guest bytes from which the block is made: a copy, because other processors may be writing there.
 struct source {
@@ -288,6 +289,8 @@ static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uin
     }
     jit->blocks++;
     jit->marks += t->count;
+    if (t->c->vm->perf)
+        perf_map_add(t->c->vm->perf, hot.at + hot.to_exec, (size_t)(jit->hot.at - hot.at), rip);
     t->b->next_in_page = jit->page[page].blocks;
     jit->page[page].blocks = t->block;
     t->b->next_tail = jit->page[tail].tails; // those of page 0, which is none, are never looked at

@@ -53,6 +53,7 @@ struct tvm {
     void *opaque;
     struct engine_vm_config config;
     struct cpuid_table cpuid;
+    struct perf_map *perf; // NULL: nobody wants it
     struct tcpu *vcpu[TVM_VCPUS];
     struct tvm_inbox inbox[TVM_VCPUS];
 };

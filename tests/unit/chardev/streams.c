@@ -76,7 +76,7 @@ static void unknown_kinds_are_refused_with_the_ones_there_are(void)
 {
     struct error e = {0};
     CHECK(chardev_check("tcp:1", &e) == ERR_INVALID);
-    CHECK_STR(e.text, "there is no 'tcp:1'; give stdio, pty, file:PATH or none");
+    CHECK_STR(e.text, "there is no 'tcp:1'; give stdio, pty, shared, file:PATH or none");
     CHECK(chardev_check("file:", NULL) == ERR_INVALID);
     CHECK(chardev_check(NULL, NULL) == OK);
 }

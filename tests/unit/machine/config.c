@@ -99,10 +99,12 @@ static void errors_name_the_key_and_what_is_right(void)
     CHECK_REFUSED("{\"berth-vm\": 1, \"engine\": \"xen\"}",
                   "engine: there is no 'xen'; give one of auto, kvm, translate");
     CHECK_REFUSED("{\"berth-vm\": 1, \"engine\": \"kvm,irqchip=new\"}",
-                  "engine: there is no option 'irqchip=new'; give irqchip=kernel, split or user, "
-                  "or halt-poll=NANOSECONDS");
+                  "engine: irqchip is kernel, split or user, not 'new'");
+    CHECK_REFUSED("{\"berth-vm\": 1, \"engine\": \"kvm,fast\"}",
+                  "engine: there is no option 'fast'; give irqchip=kernel, split or user, "
+                  "halt-poll=NANOSECONDS, code-cache=SIZE or perf-map=FILE");
     CHECK_REFUSED("{\"berth-vm\": 1, \"serial\": \"com\"}",
-                  "serial: there is no 'com'; give stdio, pty, file:PATH or none");
+                  "serial: there is no 'com'; give stdio, pty, shared, file:PATH or none");
 }
 
 static void firmware_is_for_what_it_can_start(void)
@@ -139,8 +141,17 @@ static void engine_may_have_options(void)
     CHECK_EQ(vm_engine_parse("kvm,halt-poll=1000001", &engine, &e), ERR_INVALID);
     CHECK_EQ(vm_engine_parse("kvm,halt-poll=5s", &engine, &e), ERR_INVALID);
     CHECK_STR(e.text, "engine: halt-poll is 0 to 1000000 nanoseconds, not '5s'");
+    CHECK_EQ(vm_engine_parse("kvm,irqchip=", &engine, &e), ERR_INVALID);
+    CHECK_EQ(vm_engine_parse("translate,code-cache=32M,perf-map=/a/System.map", &engine, &e), OK);
+    CHECK_EQ(engine.code_cache_bytes, 32 * MIB);
+    CHECK_STR(engine.perf_map, "/a/System.map");
+    CHECK_EQ(vm_engine_parse("translate,code-cache=2G", &engine, &e), ERR_INVALID);
+    CHECK_STR(e.text, "engine: code-cache: 2G is outside 1M to 1G");
+    CHECK_EQ(vm_engine_parse("translate,perf-map=", &engine, &e), ERR_INVALID);
     CHECK_EQ(vm_engine_parse("auto", &engine, &e), OK);
     CHECK_EQ(engine.chips, ENGINE_CHIPS_BEST);
+    CHECK_STR(engine.perf_map, "");
+    CHECK_EQ(engine.code_cache_bytes, 0);
     CHECK_EQ(vm_engine_parse("a-name-longer-than-any", &engine, &e), ERR_INVALID);
 }
 
