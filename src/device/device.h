@@ -78,6 +78,10 @@ struct device_env {
     // Calls type->timer(dev, timer) once at or after virtual time `when`; replaces what was set
     // before; NS_NEVER cancels. timer < type->timers.
     void (*set_timer)(struct device *dev, unsigned timer, ns_t when);
+    // The same, but before that as soon as a processor of the guest has nothing to do: for work
+    // that is cheaper in a heap. False: this machine does not see its processors rest; nothing was
+    // set.
+    bool (*set_timer_or_rest)(struct device *dev, unsigned timer, ns_t when);
     // Virtual time: starts at 0, stands still while the VM is paused.
     ns_t (*now)(struct device *dev);
     // Wall-clock time at virtual time 0, ns since 1970 UTC: what a battery-backed clock knows.

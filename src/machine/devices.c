@@ -198,22 +198,56 @@ static void arm(struct owned_timer *t)
 {
     struct vm *vm = t->owner->vm;
     if (t->when == NS_NEVER || !vm->clock.running || t->owner->engine_times) {
+        t->awaited = NS_NEVER;
         loop_timer_set(vm->loop, &t->loop, NS_NEVER);
         return;
     }
+    t->awaited = t->when;
     ns_t now = clock_now(&vm->clock);
     uint64_t wait = t->when > now ? t->when - now : 0;
     uint64_t host = host_now();
     loop_timer_set(vm->loop, &t->loop, wait < NS_NEVER - host ? host + wait : NS_NEVER);
 }
 
+// at_rest is written under the device's lock, and counted for those who only look.
+static void set_at_rest(struct owned_timer *t, bool at_rest)
+{
+    struct vm *vm = t->owner->vm;
+    if (t->at_rest == at_rest)
+        return;
+    __atomic_store_n(&t->at_rest, at_rest, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&vm->timers_at_rest, at_rest ? 1 : -1, __ATOMIC_SEQ_CST);
+}
+
 static void env_set_timer(struct device *dev, unsigned timer, ns_t when)
 {
     struct owned_timer *t = &owned(dev)->timer[timer];
+    set_at_rest(t, false);
     if (t->when == when)
         return;
     t->when = when;
     arm(t);
+}
+
+// An engine with doorbells sees neither notifications nor rests: they are its kernel's.
+static bool env_set_timer_or_rest(struct device *dev, unsigned timer, ns_t when)
+{
+    struct owned_timer *t = &owned(dev)->timer[timer];
+    if (t->owner->vm->engine->doorbell)
+        return false;
+    set_at_rest(t, true);
+    t->when = when;
+    if (t->awaited > when) // else the loop comes too early, and waits again
+        arm(t);
+    return true;
+}
+
+static void expire(struct owned_timer *t)
+{
+    struct device *dev = t->owner->dev;
+    set_at_rest(t, false);
+    t->when = NS_NEVER;
+    dev->type->timer(dev, (unsigned)(t - t->owner->timer));
 }
 
 static void fire(void *opaque)
@@ -222,22 +256,40 @@ static void fire(void *opaque)
     struct device *dev = t->owner->dev;
     struct vm *vm = t->owner->vm;
     device_lock(dev);
+    t->awaited = NS_NEVER;
     if (t->when != NS_NEVER && vm->clock.running) {
-        if (clock_now(&vm->clock) >= t->when) {
-            t->when = NS_NEVER;
-            dev->type->timer(dev, (unsigned)(t - t->owner->timer));
-        } else {
+        if (clock_now(&vm->clock) >= t->when)
+            expire(t);
+        else
             arm(t); // set anew in the meantime, or the two host clocks differ by a little
-        }
     }
     device_unlock(dev);
+}
+
+void devices_rest(struct vm *vm)
+{
+    if (!__atomic_load_n(&vm->timers_at_rest, __ATOMIC_SEQ_CST))
+        return;
+    for (struct owned_device *o = vm->devices; o; o = o->next) {
+        for (unsigned i = 0; i < o->dev->type->timers; i++) {
+            if (!__atomic_load_n(&o->timer[i].at_rest, __ATOMIC_RELAXED))
+                continue;
+            device_lock(o->dev);
+            if (o->timer[i].at_rest && o->timer[i].when != NS_NEVER)
+                expire(&o->timer[i]);
+            set_at_rest(&o->timer[i], false);
+            device_unlock(o->dev);
+        }
+    }
 }
 
 void devices_stop_timers(struct vm *vm)
 {
     for (struct owned_device *o = vm->devices; o; o = o->next)
-        for (unsigned i = 0; i < o->dev->type->timers; i++)
+        for (unsigned i = 0; i < o->dev->type->timers; i++) {
+            o->timer[i].awaited = NS_NEVER;
             loop_timer_set(vm->loop, &o->timer[i].loop, NS_NEVER);
+        }
 }
 
 void devices_start_timers(struct vm *vm)
@@ -266,6 +318,7 @@ static const struct device_env env = {
     .signal_fd = signals_fd,
     .set_signal = signals_set,
     .set_timer = env_set_timer,
+    .set_timer_or_rest = env_set_timer_or_rest,
     .now = env_now,
     .wall_base = env_wall_base,
     .request = env_request,
@@ -295,8 +348,10 @@ static err_t allocate(struct vm *vm, const struct device_type *type, const char 
     o->dev->owner = o;
     snprintf(o->dev->id, sizeof o->dev->id, "%s", id);
     for (unsigned i = 0; i < type->timers; i++)
-        o->timer[i] = (struct owned_timer){
-            .loop = {.fire = fire, .opaque = &o->timer[i]}, .owner = o, .when = NS_NEVER};
+        o->timer[i] = (struct owned_timer){.loop = {.fire = fire, .opaque = &o->timer[i]},
+                                           .owner = o,
+                                           .when = NS_NEVER,
+                                           .awaited = NS_NEVER};
     for (unsigned i = 0; i < DEVICE_LINES; i++)
         o->wire[i] = WIRE_NONE;
     struct owned_device **tail = &vm->devices;

@@ -20,7 +20,9 @@ struct owned_device;
 struct owned_timer {
     struct loop_timer loop;
     struct owned_device *owner;
-    ns_t when; // virtual time; NS_NEVER: not armed
+    ns_t when;    // virtual time; NS_NEVER: not armed
+    ns_t awaited; // for when the loop's is set, not later than `when`; NS_NEVER: not set
+    bool at_rest; // or before, when a vCPU rests
 };
 
 // Memory of the device's own that the guest reaches directly. Guarded by vm->windows.
@@ -103,3 +105,6 @@ void devices_reset(struct vm *vm);
 void devices_ring(struct vm *vm);         // what vCPUs have rung before they stopped
 void devices_stop_timers(struct vm *vm);  // virtual time stands: no host timer stays armed
 void devices_start_timers(struct vm *vm); // re-arms what the models had set
+
+// A vCPU has nothing to do, on its thread: what waited for that takes place.
+void devices_rest(struct vm *vm);

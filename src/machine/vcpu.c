@@ -190,6 +190,7 @@ static void act_on_exit(struct vcpu *vcpu, enum engine_exit exit, struct cpu_sta
     case ENGINE_KICKED:
     case ENGINE_STOPPED: break; // for who watches
     case ENGINE_HALTED:
+        devices_rest(vm);
         vm->engine->get(vcpu->engine, ENGINE_EVENTS | ENGINE_REGS, s);
         sleep_until_woken(vcpu, s);
         break;

@@ -65,6 +65,7 @@ struct vm {
     struct irq irq;
     struct device *pit;
     struct owned_device *devices;
+    uint32_t timers_at_rest; // that wait for a vCPU without work [any]
     unsigned signals;        // of all devices
     pthread_mutex_t windows; // guards all devices' windows; see window.c
     struct cpuid_table cpuid;

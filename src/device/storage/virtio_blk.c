@@ -55,6 +55,20 @@ enum {
     SEG_MAX = QUEUE_SIZE - 2, // beside header and status
     IN_FLIGHT = 128,
     RANGE_SECTORS_MAX = 0x3fffff, // of one discard or zeroing: 2 GiB
+
+    HEAP_NS = 1000000, // how long a request may wait for others
+    HEAP_LEAST = 4,    // that make waiting worth while
+    ALONE_MIN = 16,    // notifications that are served at once
+    ALONE_MAX = 256,
+};
+
+// A guest that has many requests under way gets on faster when they are served in heaps: an
+// interrupt for many, and no notification for most. Whether it has is found by trying: after a heap
+// that stayed small the next notifications are served at once.
+struct pace {
+    bool heaping;    // requests wait for more
+    uint16_t alone;  // notifications to be served at once
+    uint16_t longer; // how many after the next small heap
 };
 
 // One of the guest's requests; in a free list or in flight.
@@ -76,6 +90,7 @@ struct virtio_blk {
     size_t linked; // how many of them were ever in the free list
     uint32_t in_flight;
     uint32_t starved; // bit per queue: requests wait for a free slot
+    struct pace pace[VIRTIO_BLK_QUEUES];
 };
 
 static const struct state_field blk_fields[] = {
@@ -86,6 +101,7 @@ static const struct state_field blk_fields[] = {
     SKIP(struct virtio_blk, linked, "none is in flight when state is saved"),
     SKIP(struct virtio_blk, in_flight, "none is in flight when state is saved"),
     SKIP(struct virtio_blk, starved, "none is in flight when state is saved"),
+    SKIP(struct virtio_blk, pace, "experience with the guest, not hardware"),
     FIELDS_END,
 };
 static const struct state_desc blk_state =
@@ -112,7 +128,7 @@ static void finish(struct virtio_blk *blk, struct request *r, unsigned status)
     blk->free = r;
 }
 
-static void serve(struct virtio_blk *blk, unsigned queue);
+static unsigned serve(struct virtio_blk *blk, unsigned queue);
 
 static void serve_starved(struct virtio_blk *blk)
 {
@@ -282,10 +298,11 @@ static struct request *free_request(struct virtio_blk *blk)
     return blk->free;
 }
 
-// Takes what the guest has queued, as long as there are free slots for it.
-static void serve(struct virtio_blk *blk, unsigned queue)
+// Takes what the guest has queued, as long as there are free slots for it; returns how many.
+static unsigned serve(struct virtio_blk *blk, unsigned queue)
 {
     struct request *r;
+    unsigned taken = 0;
 
     while ((r = free_request(blk)) && virtio_pop(&blk->virtio, queue, &r->chain)) {
         uint8_t header[HEADER_BYTES];
@@ -294,8 +311,9 @@ static void serve(struct virtio_blk *blk, unsigned queue)
         if (virtq_read(&r->chain, 0, header, sizeof header) != sizeof header ||
             !r->chain.writable_bytes) {
             virtio_broken(&blk->virtio, "a disk request without a header or a status byte");
-            return;
+            return taken;
         }
+        taken++;
         blk->free = r->next_free;
         r->queue = queue;
         status = start(blk, r, header, &submitted);
@@ -305,13 +323,38 @@ static void serve(struct virtio_blk *blk, unsigned queue)
     if (!free_request(blk))
         blk->starved |= 1u << queue;
     virtio_signal(&blk->virtio, queue);
+    return taken;
 }
 
 // --- The model ---
 
+static void serve_heap(struct virtio_blk *blk, unsigned queue)
+{
+    struct pace *pace = &blk->pace[queue];
+
+    pace->heaping = false;
+    if (serve(blk, queue) >= HEAP_LEAST) {
+        pace->longer = ALONE_MIN;
+        return;
+    }
+    pace->alone = pace->longer;
+    pace->longer = pace->longer < ALONE_MAX / 2 ? 2 * pace->longer : ALONE_MAX;
+}
+
 static void blk_notify(struct virtio_pci *v, unsigned queue)
 {
-    serve(blk_of(v), queue);
+    struct virtio_blk *blk = blk_of(v);
+    struct pace *pace = &blk->pace[queue];
+
+    if (pace->heaping && !virtio_waits(v, queue))
+        serve_heap(blk, queue);
+    else if (pace->alone) {
+        pace->alone--;
+        serve(blk, queue);
+    } else if (virtio_wait(v, queue, HEAP_NS))
+        pace->heaping = true;
+    else
+        serve(blk, queue);
 }
 
 static bool blk_busy(struct virtio_pci *v)
@@ -321,7 +364,11 @@ static bool blk_busy(struct virtio_pci *v)
 
 static void blk_virtio_reset(struct virtio_pci *v)
 {
-    blk_of(v)->starved = 0;
+    struct virtio_blk *blk = blk_of(v);
+
+    blk->starved = 0;
+    for (unsigned i = 0; i < VIRTIO_BLK_QUEUES; i++)
+        blk->pace[i] = (struct pace){.alone = ALONE_MIN, .longer = ALONE_MIN};
 }
 
 static const struct virtio_model blk_model = {

@@ -176,6 +176,19 @@ void virtio_push(struct virtio_pci *v, unsigned queue, const struct virtq_chain 
         virtio_broken(v, "the used ring is not in RAM");
 }
 
+bool virtio_wait(struct virtio_pci *v, unsigned queue, ns_t most)
+{
+    struct device *dev = &v->pci.dev;
+
+    if (virtio_waits(v, queue))
+        return true;
+    if (!dev->env->set_timer_or_rest ||
+        !dev->env->set_timer_or_rest(dev, VIRTIO_TIMER, dev->env->now(dev) + most))
+        return false;
+    v->later |= 1u << queue;
+    return true;
+}
+
 void virtio_begin(struct virtio_pci *v)
 {
     v->budget = REQUESTS_A_CALLBACK;

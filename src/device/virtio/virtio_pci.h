@@ -95,6 +95,14 @@ void virtio_begin(struct virtio_pci *v);
 // Takes the next request of a queue. False when there is none (now); a broken ring stops the
 // device.
 bool virtio_pop(struct virtio_pci *v, unsigned queue, struct virtq_chain *chain);
+// For notify(): lets what the queue has wait for more, until the guest's processors have nothing
+// else to do, for at most so long; then the model is notified again. False: it cannot wait.
+bool virtio_wait(struct virtio_pci *v, unsigned queue, ns_t most);
+// Whether notify() comes again for this queue, whatever the guest does.
+static inline bool virtio_waits(const struct virtio_pci *v, unsigned queue)
+{
+    return v->later >> queue & 1;
+}
 // Returns a request. The guest hears of it with virtio_signal().
 void virtio_push(struct virtio_pci *v, unsigned queue, const struct virtq_chain *chain,
                  uint32_t written);

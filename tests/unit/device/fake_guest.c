@@ -125,6 +125,13 @@ static void set_timer(struct device *dev, unsigned timer, ns_t when)
     guest_of(dev)->timer[timer] = when;
 }
 
+static bool set_timer_or_rest(struct device *dev, unsigned timer, ns_t when)
+{
+    if (guest_of(dev)->rests)
+        set_timer(dev, timer, when);
+    return guest_of(dev)->rests;
+}
+
 static ns_t now(struct device *dev)
 {
     return guest_of(dev)->now;
@@ -184,6 +191,7 @@ static const struct device_env env = {
     .signal_fd = signal_fd,
     .set_signal = set_signal,
     .set_timer = set_timer,
+    .set_timer_or_rest = set_timer_or_rest,
     .now = now,
     .wall_base = wall_base,
     .request = request,
@@ -260,15 +268,25 @@ void fake_write(struct fake_guest *g, bool pio, uint64_t at, unsigned size, uint
         c->ops->write(c->dev, at - c->at, size, value);
 }
 
-void fake_pass_time(struct fake_guest *g, struct device *dev, ns_t by)
+static void fire_until(struct fake_guest *g, struct device *dev, ns_t latest)
 {
-    g->now += by;
     for (unsigned i = 0; i < dev->type->timers; i++) {
-        if (g->timer[i] > g->now)
+        if (g->timer[i] > latest)
             continue;
         g->timer[i] = NS_NEVER;
         dev->type->timer(dev, i);
     }
+}
+
+void fake_pass_time(struct fake_guest *g, struct device *dev, ns_t by)
+{
+    g->now += by;
+    fire_until(g, dev, g->now);
+}
+
+void fake_rest(struct fake_guest *g, struct device *dev)
+{
+    fire_until(g, dev, NS_NEVER - 1);
 }
 
 struct device *fake_migrate(struct fake_guest *to, struct device *dev, const void *config)

@@ -23,6 +23,7 @@ struct fake_guest {
     struct pci_bus bus;
     ns_t now;
     ns_t timer[FAKE_TIMERS]; // deadlines
+    bool rests;              // whether it is seen when processors rest
     unsigned irq_edges;
     bool irq; // line 0
     unsigned msis;
@@ -51,6 +52,8 @@ struct fake_claim *fake_claim_at(struct fake_guest *g, bool pio, uint64_t at);
 
 // Moves time and fires dev's timers that are due.
 void fake_pass_time(struct fake_guest *g, struct device *dev, ns_t by);
+// A processor rests: fires dev's timer, whichever it is.
+void fake_rest(struct fake_guest *g, struct device *dev);
 
 // Saves dev and loads it into a fresh device of the same kind in another guest with the same RAM.
 // Compares all state. Returns the new device.

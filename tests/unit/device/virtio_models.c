@@ -655,6 +655,46 @@ static void disk_answers_what_is_in_memory_at_once(void)
     disk_down(&s, disk);
 }
 
+// How many requests have been answered.
+static unsigned answers(struct setup *s)
+{
+    uint32_t written;
+    unsigned n = 0;
+
+    while (fake_get(&s->d, 0, &written))
+        n++;
+    return n;
+}
+
+static void disk_serves_guests_with_many_requests_in_heaps(void)
+{
+    struct ram_disk *disk;
+    struct setup s;
+
+    disk_up(&s, &disk, false);
+    disk->cached = true;
+    s.g->rests = true;
+    for (unsigned i = 0; i < 15; i++) { // beside the driver's start
+        put_request(&s, 0, 1, 512, true);
+        CHECK_EQ(answers(&s), 1);
+    }
+    for (unsigned i = 0; i < 5; i++)
+        put_request(&s, 0, 1, 512, true);
+    CHECK_EQ(answers(&s), 0);
+    unsigned before = s.g->msis;
+    fake_rest(s.g, s.dev);
+    CHECK_EQ(answers(&s), 5);
+    CHECK_EQ(s.g->msis, before + 1);
+    put_request(&s, 0, 1, 512, true); // alone: when it has waited enough
+    fake_pass_time(s.g, s.dev, 999999);
+    CHECK_EQ(answers(&s), 0);
+    fake_pass_time(s.g, s.dev, 1);
+    CHECK_EQ(answers(&s), 1);
+    put_request(&s, 0, 1, 512, true);
+    CHECK_EQ(answers(&s), 1);
+    disk_down(&s, disk);
+}
+
 static void disk_tells_its_shape_and_serial(void)
 {
     struct ram_disk *disk;
@@ -832,8 +872,10 @@ TEST_MAIN(TEST(rng_fills_buffers_at_a_bounded_rate), TEST(rng_survives_a_move_wi
           TEST(net_drops_packets_while_the_link_is_down),
           TEST(net_without_a_driver_holds_nothing_up), TEST(net_obeys_commands_and_refuses_others),
           TEST(net_survives_a_move), TEST(disk_reads_and_writes),
-          TEST(disk_answers_what_is_in_memory_at_once), TEST(disk_tells_its_shape_and_serial),
-          TEST(disk_discards_and_zeroes), TEST(disk_refuses_what_is_outside_or_unknown),
+          TEST(disk_answers_what_is_in_memory_at_once),
+          TEST(disk_serves_guests_with_many_requests_in_heaps),
+          TEST(disk_tells_its_shape_and_serial), TEST(disk_discards_and_zeroes),
+          TEST(disk_refuses_what_is_outside_or_unknown),
           TEST(read_only_disk_says_so_and_refuses_writes),
           TEST(disk_request_without_a_status_byte_stops_the_device),
           TEST(disk_reset_waits_for_requests_in_flight), TEST(disk_serves_a_full_ring),
