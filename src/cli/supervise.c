@@ -37,7 +37,7 @@ static int definition_fd(const char *text)
     return fd;
 }
 
-#define KILL_AFTER (5 * NS_PER_SEC)
+#define KILL_AFTER (2 * NS_PER_SEC)
 
 static void watched_signals(sigset_t *set)
 {

@@ -18,6 +18,7 @@
 #define DEFINITION "definition.json"
 #define CONNECT_AGAIN (50 * NS_PER_MS)
 #define FORCE_AGAIN (3 * NS_PER_SEC)
+#define KILL_AFTER (8 * NS_PER_SEC) // longer than a supervisor takes to kill its VM
 #define BACKOFF_FIRST (250 * NS_PER_MS)
 #define BACKOFF_LAST (60 * NS_PER_SEC)
 #define PRESS_AGAIN (500 * NS_PER_MS)
@@ -311,7 +312,10 @@ static void read_complaint(struct managed *m)
     size_t start = end;
     while (start && file.data[start - 1] != '\n')
         start--;
-    snprintf(m->text, sizeof m->text, "%.*s", (int)(end - start), (char *)file.data + start);
+    const char *line = (char *)file.data + start, prefix[] = "berth: ";
+    if (end - start > strlen(prefix) && !memcmp(line, prefix, strlen(prefix)))
+        line += strlen(prefix);
+    snprintf(m->text, sizeof m->text, "%.*s", (int)((char *)file.data + end - line), line);
     host_file_release(&file);
 }
 
@@ -350,7 +354,8 @@ static uint64_t back_off(struct managed *m)
 static void tell_waiters(struct managed *m)
 {
     struct error e = {0};
-    (void)!error_set(&e, m->status == 2 ? ERR_INVALID : ERR_UNSUPPORTED, "'%s' has ended: %s%s%s",
+    bool asked_wrong = m->status == 2 || !strcmp(m->reason, "not-started");
+    (void)!error_set(&e, asked_wrong ? ERR_INVALID : ERR_UNSUPPORTED, "'%s' has ended: %s%s%s",
                      m->name, m->reason, m->text[0] ? ": " : "", m->text);
     settle(m, false, &e);
     settle(m, true, NULL);
@@ -403,7 +408,7 @@ static void force(struct managed *m)
         process_signal(&m->process, SIGQUIT);
     else if (how > 1)
         process_signal(&m->process, SIGKILL);
-    set_timer(m, &m->timer, FORCE_AGAIN);
+    set_timer(m, &m->timer, how ? KILL_AFTER : FORCE_AGAIN);
 }
 
 static void asked_guest(void *opaque, json_t *result, const struct error *e);
