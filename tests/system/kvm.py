@@ -191,6 +191,7 @@ class Report:
         if verdict == "not ok" and name not in self.again:
             self.again.append(name)
             say(f"# kvm_{name}: {why} after {seconds} s; it is tried once more at the end")
+            self.show(output)
             self.left.remove(name)
             self.left.append(name)
             return
@@ -203,7 +204,12 @@ class Report:
         skip = f" # SKIP {why}" if verdict == "skip" else f" # {seconds} s {why}".rstrip()
         say(f"{'not ok' if verdict == 'not ok' else 'ok'} {number} - kvm_{name}{skip}")
         if verdict == "not ok":
-            say("\n".join("#   " + line for line in output.splitlines()[-30:]))
+            self.show(output)
+
+    @staticmethod
+    def show(output):
+        lines = [line for line in output.splitlines() if not line.startswith("ok ")]
+        say("\n".join("#   " + line for line in lines[-30:]))
 
 
 class TestBed:
