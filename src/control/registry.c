@@ -175,6 +175,7 @@ void registry_release(struct registry_claim *claim)
     if (claim->lock >= 0) {
         unlinkat(claim->dir, REGISTRY_CONTROL, 0);
         unlinkat(claim->dir, REGISTRY_CONSOLE, 0);
+        unlinkat(claim->dir, REGISTRY_HTTP, 0);
         unlinkat(claim->dir, REGISTRY_SEED, 0);
         unlinkat(claim->dir, REGISTRY_INITRD, 0);
         unlinkat(claim->dir, REGISTRY_LOG, 0);

@@ -28,6 +28,7 @@ err_t registry_claim(enum registry_kind kind, const char *name, struct registry_
 // shared console (raw bytes, each way).
 #define REGISTRY_CONTROL "control.sock"
 #define REGISTRY_CONSOLE "console.sock"
+#define REGISTRY_HTTP "http.sock" // of the manager
 err_t registry_listen(const struct registry_claim *claim, const char *socket, int *fd,
                       struct error *e);
 // The path of a file in the directory, which goes with it. name: one of these.

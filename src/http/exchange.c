@@ -119,12 +119,26 @@ static unsigned check_origin(struct exchange *x, struct MHD_Connection *c)
                : 0;
 }
 
+static unsigned find_metrics(struct exchange *x, const char *method, struct error *e)
+{
+    const struct http_options *options = &x->listener->http->options;
+    for (const struct request *r = options->table; options->metrics && r->name; r++) {
+        if (!strcmp(r->name, options->metrics))
+            x->request = r;
+    }
+    if (strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0) {
+        (void)!error_set(e, ERR_UNSUPPORTED, "this address takes GET");
+        return 405;
+    }
+    return x->request ? 0 : 404;
+}
+
 // 0, or the status to refuse with.
 static unsigned find_request(struct exchange *x, struct MHD_Connection *c, const char *method,
                              struct error *e)
 {
     if (is_metrics(x))
-        return 0;
+        return find_metrics(x, method, e);
     unsigned status =
         route_find(x->listener->http->options.table, method, x->target, &x->request, x->args, e);
     if (status != 200)
@@ -189,13 +203,21 @@ void exchange_end_waiting(struct http *http)
 // --- the answers
 
 // Takes result over.
-static enum MHD_Result respond_result(struct MHD_Connection *c, err_t err, json_t *result,
-                                      const struct error *e)
+static enum MHD_Result respond_result(struct exchange *x, struct MHD_Connection *c, err_t err,
+                                      json_t *result)
 {
-    if (!err)
+    if (!err && !is_metrics(x))
         return respond_json(c, 200, result);
+    struct buffer text = BUFFER_EMPTY;
+    if (!err)
+        x->listener->http->options.metrics_text(result, &text);
     json_decref(result);
-    return respond_error(c, route_status(err), e);
+    if (!err && text.failed)
+        err = error_set(&x->e, ERR_NO_MEMORY, "no memory for the metrics");
+    if (!err)
+        return respond_text(c, "text/plain; version=0.0.4; charset=utf-8", &text);
+    buffer_release(&text);
+    return respond_error(c, route_status(err), &x->e);
 }
 
 static enum MHD_Result answer_request(struct exchange *x, struct MHD_Connection *c,
@@ -213,24 +235,9 @@ static enum MHD_Result answer_request(struct exchange *x, struct MHD_Connection 
     }
     enum request_answer kind = err ? ANSWER_OBJECT : x->request->answer;
     if (kind == ANSWER_OBJECT || !strcmp(method, "HEAD"))
-        return respond_result(c, err, reply.result, &x->e);
+        return respond_result(x, c, err, reply.result);
     json_decref(reply.result);
     return kind == ANSWER_EVENTS ? stream_answer(x->listener, c) : websocket_answer(x->listener, c);
-}
-
-static enum MHD_Result answer_metrics(struct exchange *x, struct MHD_Connection *c)
-{
-    const struct http_options *options = &x->listener->http->options;
-    struct buffer text = BUFFER_EMPTY;
-    err_t err = options->metrics ? options->metrics(options->context, &text, &x->e)
-                                 : error_set(&x->e, ERR_NOT_FOUND, "there are no metrics");
-    if (!err && text.failed)
-        err = error_set(&x->e, ERR_NO_MEMORY, "no memory for the metrics");
-    if (err) {
-        buffer_release(&text);
-        return respond_error(c, route_status(err), &x->e);
-    }
-    return respond_text(c, "text/plain; version=0.0.4; charset=utf-8", &text);
 }
 
 static enum MHD_Result answer(struct exchange *x, struct MHD_Connection *c, const char *method)
@@ -245,7 +252,7 @@ static enum MHD_Result answer(struct exchange *x, struct MHD_Connection *c, cons
         (void)!error_set(&x->e, ERR_UNSUPPORTED, "this address takes GET");
         return respond_error(c, 405, &x->e);
     }
-    return is_page(x) ? files_answer(x->listener->http, c, x->target) : answer_metrics(x, c);
+    return files_answer(x->listener->http, c, x->target);
 }
 
 enum MHD_Result exchange_answer(void *opaque, struct MHD_Connection *c, const char *url,
@@ -265,7 +272,7 @@ enum MHD_Result exchange_answer(void *opaque, struct MHD_Connection *c, const ch
     if (x->settled) {
         json_t *result = x->result;
         x->result = NULL;
-        return respond_result(c, result ? OK : x->e.code, result, &x->e);
+        return respond_result(x, c, result ? OK : x->e.code, result);
     }
     if (!*size) {
         connection_arrived(c);

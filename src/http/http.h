@@ -20,8 +20,9 @@ struct http_options {
     const char *web;             // folder of the web page; NULL: none
     // Whose token it is. NULL: nobody's, ever.
     enum http_role (*role_of)(void *context, const char *token);
-    // Appends the text of GET /metrics. NULL: there is none.
-    err_t (*metrics)(void *context, struct buffer *out, struct error *e);
+    // GET /metrics: the answer to the request of this name, as text. NULL: there is none.
+    const char *metrics;
+    void (*metrics_text)(const json_t *answer, struct buffer *out);
 };
 
 // The texts stay the caller's, and in place.

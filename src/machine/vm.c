@@ -13,6 +13,7 @@
 #include "host/clock.h"
 #include "host/memory.h"
 #include "machine/vm_impl.h"
+#include "net/net.h"
 
 #define MTRR_ON BIT(11)
 #define MTRR_WRITE_BACK 6
@@ -623,6 +624,22 @@ static void add_disk_counters(struct vm *vm, unsigned disk, struct vm_counter *o
         add_counter(out, max, n, id, all[i].name, all[i].value);
 }
 
+static void add_nic_counters(struct vm *vm, unsigned nic, struct vm_counter *out, unsigned max,
+                             unsigned *n)
+{
+    const struct nic_model *model;
+    struct device *dev = board_nic(vm, nic, &model);
+    if (!dev)
+        return;
+    device_lock(dev);
+    struct vm_nic_counters c = *board_nic_counters(vm, nic);
+    device_unlock(dev);
+    add_counter(out, max, n, dev->id, "received_packets", c.received_packets);
+    add_counter(out, max, n, dev->id, "received_bytes", c.received_bytes);
+    add_counter(out, max, n, dev->id, "sent_packets", c.sent_packets);
+    add_counter(out, max, n, dev->id, "sent_bytes", c.sent_bytes);
+}
+
 // Those of a device only once it was used: a machine has many that a guest never touches.
 unsigned vm_counters(struct vm *vm, struct vm_counter *out, unsigned max)
 {
@@ -643,6 +660,8 @@ unsigned vm_counters(struct vm *vm, struct vm_counter *out, unsigned max)
     }
     for (unsigned i = 0; i < vm->config->disks; i++)
         add_disk_counters(vm, i, out, max, &n);
+    for (unsigned i = 0; i < vm->config->nics; i++)
+        add_nic_counters(vm, i, out, max, &n);
     return n;
 }
 
@@ -692,6 +711,11 @@ bool vm_nic_receive(struct vm *vm, unsigned nic, uint8_t *packet, size_t len)
         return true;
     device_lock(dev);
     bool taken = model->receive(dev, packet, len);
+    if (taken) {
+        struct vm_nic_counters *c = board_nic_counters(vm, nic);
+        c->received_packets++;
+        c->received_bytes += len - NET_HEADER_BYTES;
+    }
     device_unlock(dev);
     return taken;
 }

@@ -132,6 +132,12 @@ bool board_power_button(struct vm *vm);
 struct device *board_serial(struct vm *vm); // COM1
 // NULL: no such network card.
 struct device *board_nic(struct vm *vm, unsigned nic, const struct nic_model **model);
+
+// What went through a network card; its device's lock guards it.
+struct vm_nic_counters {
+    uint64_t received_packets, received_bytes, sent_packets, sent_bytes; // of Ethernet frames
+};
+struct vm_nic_counters *board_nic_counters(struct vm *vm, unsigned nic);
 struct device *board_balloon(struct vm *vm);
 struct device *board_console(struct vm *vm); // NULL: no virtio console
 struct device *board_vsock(struct vm *vm);   // NULL: no virtio socket device

@@ -12,6 +12,7 @@
 #include "control/registry.h"
 #include "host/clock.h"
 #include "host/file.h"
+#include "machine/config.h"
 #include "manager/manager.h"
 
 #define OUTCOME "outcome"
@@ -201,8 +202,19 @@ static void drop_key_of_stdio(json_t *definition, const char *key)
         json_object_del(definition, key);
 }
 
-// The definition as the supervisor reads it: with the name that the VM has now, and the serial port
-// where somebody can attach to it.
+// It has a screen, and nobody said where that can be seen.
+static bool shows_nobody(const char *text, const json_t *definition)
+{
+    struct vm_config config;
+    if (json_object_get(definition, "display") || vm_config_load(&config, text, strlen(text), NULL))
+        return false;
+    bool shows = vm_config_has_vga(&config);
+    vm_config_release(&config);
+    return shows;
+}
+
+// The definition as the supervisor reads it: with the name that the VM has now, and serial port
+// and screen where somebody can attach to them.
 static err_t write_definition(const struct managed *m, struct error *e)
 {
     char path[PATH_MAX], *text;
@@ -210,10 +222,12 @@ static err_t write_definition(const struct managed *m, struct error *e)
     if (err)
         return err;
     json_t *definition = json_loads(text, 0, NULL);
-    free(text);
     drop_key_of_stdio(definition, "serial");
     if (!json_object_get(definition, "serial"))
         json_object_set_new(definition, "serial", json_string("shared"));
+    if (shows_nobody(text, definition))
+        json_object_set_new(definition, "display", json_string("vnc=unix:" MANAGED_SCREEN));
+    free(text);
     json_object_set_new(definition, "name", json_string(m->name));
     managed_path(m, DEFINITION, path);
     if (!definition || json_dump_file(definition, path, JSON_COMPACT))

@@ -1,10 +1,11 @@
 // berthd: the manager of one user's VMs (docs/manager.md). Started by berth when it is first
 // needed, or by systemd:
 //
-//     berthd
+//     berthd [--listen ADDRESS:PORT [--tls-cert FILE --tls-key FILE]]
 //
 // SIGTERM and SIGINT end it; the VMs run on, and the next one finds them.
 #include <errno.h>
+#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,6 +24,7 @@ struct program {
     struct loop *loop;
     struct loop_fd signals;
     struct manager manager;
+    struct web_options web;
 };
 
 static void log_to_stderr(enum log_level level, const char *line)
@@ -73,21 +75,57 @@ static err_t run(struct program *program, struct error *e)
     if (!err)
         err = manager_serve(&program->manager, e);
     if (!err)
+        err = web_open(&program->manager, &program->web, e);
+    if (!err)
         loop_run(program->loop);
     manager_close(&program->manager);
     return err;
+}
+
+static const char usage[] =
+    "usage: berthd [--listen ADDRESS:PORT [--tls-cert FILE --tls-key FILE]]\n"
+    "\n"
+    "Manages this user's VMs, for the berth command, the REST API and the web page. berth starts "
+    "it\n"
+    "when it is first needed; VMs outlive it.\n"
+    "\n"
+    "      --listen ADDRESS:PORT   serve HTTPS there, too, for who has a token (berth token "
+    "create)\n"
+    "      --tls-cert FILE         PEM certificate; without, a self-signed one is made and kept\n"
+    "      --tls-key FILE          its key\n"
+    "      --version               print the version\n";
+
+// -1: go on; else the exit status.
+static int parse(int argc, char **argv, struct web_options *web)
+{
+    static const struct option options[] = {
+        {"listen", required_argument, NULL, 'l'},  {"tls-cert", required_argument, NULL, 'c'},
+        {"tls-key", required_argument, NULL, 'k'}, {"version", no_argument, NULL, 'V'},
+        {"help", no_argument, NULL, 'h'},          {0}};
+    for (int o; (o = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
+        switch (o) {
+        case 'l': web->listen = optarg; break;
+        case 'c': web->certificate = optarg; break;
+        case 'k': web->key = optarg; break;
+        case 'V': printf("berthd %s\n", BERTH_VERSION); return 0;
+        case 'h': fputs(usage, stdout); return 0;
+        default: fputs(usage, stderr); return STATUS_USAGE;
+        }
+    }
+    if (optind == argc && !web->certificate == !web->key && (web->listen || !web->key))
+        return -1;
+    fputs(optind < argc ? usage : "berthd: --listen, --tls-cert and --tls-key go together\n",
+          stderr);
+    return STATUS_USAGE;
 }
 
 int main(int argc, char **argv)
 {
     struct program program = {.manager.claim = REGISTRY_NO_CLAIM, .signals.fd = -1};
     struct error e = {0};
-    if (argc > 1) {
-        bool version = !strcmp(argv[1], "--version");
-        fprintf(version ? stdout : stderr, version ? "berthd %s\n" : "usage: berthd\n",
-                BERTH_VERSION);
-        return version ? 0 : STATUS_USAGE;
-    }
+    int status = parse(argc, argv, &program.web);
+    if (status >= 0)
+        return status;
     log_to(log_to_stderr, LOG_INFO);
     umask(077);
     allow_many_descriptors();

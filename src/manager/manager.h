@@ -9,12 +9,15 @@
 
 #include "control/registry.h"
 #include "control/server.h"
+#include "http/http.h"
 #include "manager/db.h"
 #include "manager/link.h"
 #include "manager/process.h"
 
 #define MANAGED_ID 12 // hexadecimal digits
 #define MANAGER_LISTENERS_MAX 8
+
+#define MANAGED_SCREEN "screen.sock" // in the VM's folder, for viewers of its screen (RFB)
 
 enum managed_state {
     MANAGED_STOPPED,  // by request, or its guest powered off
@@ -81,11 +84,13 @@ typedef void manager_listen_fn(void *opaque, const char *line, size_t len);
 struct manager {
     struct loop *loop;
     struct db *db;
+    struct http *http;     // serves them over HTTP; NULL: not yet
     struct server *server; // serves manager_requests on the manager's socket
     struct registry_claim claim;
     struct managed *vms;
     char state[PATH_MAX - 256]; // the directory of everything that lasts
     char berth[PATH_MAX];       // the program that supervises
+    char web[PATH_MAX];         // the folder of the web page
     int64_t began;              // ms since 1970 UTC
     struct {
         manager_listen_fn *fn;
@@ -171,6 +176,32 @@ void managed_init_timers(struct managed *m);
 void managed_ended(struct managed *m);   // its process is gone
 void managed_release(struct managed *m); // lets go of the process; it runs on
 err_t managed_wait(struct managed *m, bool for_end, struct reply *reply, struct error *e);
+
+// --- usage.c, metrics.c: what VMs and the manager take
+
+err_t usage_request(void *context, const json_t *args, struct reply *reply, struct error *e);
+// usage_request()'s answer as Prometheus' text format 0.0.4.
+void metrics_text(const json_t *usage, struct buffer *out);
+
+// --- tokens.c: who may ask over TCP. Only hashes are kept.
+
+extern const struct request_field token_create_fields[], token_name_fields[];
+err_t token_create(void *context, const json_t *args, struct reply *reply, struct error *e);
+err_t token_ls(void *context, const json_t *args, struct reply *reply, struct error *e);
+err_t token_rm(void *context, const json_t *args, struct reply *reply, struct error *e);
+enum http_role token_role(void *manager, const char *token);
+
+// --- web.c: HTTP
+
+struct web_options {
+    const char *listen;            // "ADDRESS:PORT" for TLS; NULL: only the Unix socket
+    const char *certificate, *key; // PEM files; NULL: self-made ones in the manager's directory
+};
+err_t web_open(struct manager *manager, const struct web_options *options, struct error *e);
+void web_close(struct manager *manager);
+err_t screen_request(void *context, const json_t *args, struct reply *reply, struct error *e);
+err_t networks_request(void *context, const json_t *args, struct reply *reply, struct error *e);
+err_t openapi_request(void *context, const json_t *args, struct reply *reply, struct error *e);
 
 // --- requests.c
 

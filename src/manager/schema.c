@@ -44,5 +44,11 @@ static const char version_1[] =
     "  line TEXT NOT NULL);" // the event as JSON
     "CREATE TABLE note (name TEXT PRIMARY KEY, value TEXT NOT NULL);";
 
-const char *const schema_steps[] = {version_1};
+static const char tokens[] = "CREATE TABLE token ("
+                             "  name TEXT PRIMARY KEY,"
+                             "  role TEXT NOT NULL," // 'operator', 'reader'
+                             "  hash TEXT NOT NULL," // SHA-256 of the secret, hexadecimal
+                             "  created INTEGER NOT NULL);";
+
+const char *const schema_steps[] = {version_1, tokens};
 const int schema_version = sizeof schema_steps / sizeof *schema_steps;

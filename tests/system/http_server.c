@@ -90,6 +90,12 @@ static err_t stream(void *context, const json_t *args, struct reply *reply, stru
     return OK;
 }
 
+static err_t usage(void *context, const json_t *args, struct reply *reply, struct error *e)
+{
+    json_object_set_new(reply->result, "value", json_integer(1));
+    return OK;
+}
+
 static const struct request_field echo_fields[] = {
     {"name", FIELD_TEXT, true, 0, 63, "a name"},
     {"number", FIELD_NUMBER, false, 0, 10, "a number"},
@@ -107,6 +113,7 @@ static const struct request table[] = {
     {"busy", "refuses", NULL, busy, "POST /v1/busy"},
     {"events", "listens", NULL, listen_to, "GET /v1/events", ANSWER_EVENTS},
     {"tell", "makes an event", tell_fields, tell, "POST /v1/tell"},
+    {"usage", "a number", NULL, usage},
     {"later", "answers when it is settled", NULL, later, "POST /v1/later"},
     {"settle", "answers that", echo_fields, settle, "POST /v1/settle/{name}"},
     {"stream", "a stream that says everything again", NULL, stream, "GET /v1/stream",
@@ -121,11 +128,12 @@ static enum http_role role_of(void *context, const char *token)
                                       : HTTP_NOBODY;
 }
 
-static err_t metrics(void *context, struct buffer *out, struct error *e)
+static void metrics_text(const json_t *answer, struct buffer *out)
 {
-    static const char text[] = "# TYPE berth_test gauge\nberth_test 1\n";
-    buffer_append(out, text, sizeof text - 1);
-    return OK;
+    char text[80];
+    int len = snprintf(text, sizeof text, "# TYPE berth_test gauge\nberth_test %d\n",
+                       (int)json_integer_value(json_object_get(answer, "value")));
+    buffer_append(out, text, (size_t)len);
 }
 
 static int listen_at(const struct sockaddr *at, socklen_t len)
@@ -172,7 +180,8 @@ int main(int argc, char **argv)
                                          .context = &ctx,
                                          .web = argv[3],
                                          .role_of = role_of,
-                                         .metrics = metrics};
+                                         .metrics = "usage",
+                                         .metrics_text = metrics_text};
     check(http_new(&options, &ctx.http, &e), &e);
     check(certificate_make("127.0.0.1", &certificate, &key, &e), &e);
     FILE *file = fopen(argv[4], "w");

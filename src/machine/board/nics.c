@@ -4,12 +4,17 @@
 #include "device/net/e1000.h"
 #include "device/virtio/net.h"
 #include "machine/board/pc_impl.h"
+#include "net/net.h"
 
 static bool send(void *opaque, uint8_t *packet, size_t len)
 {
-    const struct board_nic *nic = opaque;
+    struct board_nic *nic = opaque;
     const struct vm_hooks *hooks = &nic->vm->hooks;
-    return !hooks->nic_send || hooks->nic_send(hooks->opaque, nic->number, packet, len);
+    if (hooks->nic_send && !hooks->nic_send(hooks->opaque, nic->number, packet, len))
+        return false;
+    nic->counters.sent_packets++;
+    nic->counters.sent_bytes += len - NET_HEADER_BYTES;
+    return true;
 }
 
 static void resume(void *opaque)
@@ -45,6 +50,11 @@ err_t board_add_nics(struct vm *vm, struct error *e)
     for (unsigned i = 0; !err && i < vm->config->nics; i++)
         err = add_nic(vm, i, e);
     return err;
+}
+
+struct vm_nic_counters *board_nic_counters(struct vm *vm, unsigned nic)
+{
+    return &vm->board->nic[nic].counters;
 }
 
 struct device *board_nic(struct vm *vm, unsigned nic, const struct nic_model **model)

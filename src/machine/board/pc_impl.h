@@ -14,6 +14,7 @@ struct board_nic {
     const struct nic_model *model;
     struct device *dev; // NULL: there is no such card
     unsigned number;
+    struct vm_nic_counters counters; // the device's lock guards them
 };
 
 struct board {
