@@ -18,7 +18,8 @@
 #include "agent.h"
 
 #define SESSIONS_MAX 64
-#define RETRY_MS 500 // until there is a driver and a host that listens
+#define RETRY_MS 100 // first; then ever less often, until there is a driver and a host that listens
+#define RETRY_MAX_MS 2000
 
 // --- as process 1
 
@@ -111,7 +112,7 @@ static bool obey(int ready, struct shared *shared, unsigned *sessions)
     static struct agent_link link;
     struct error e;
     link.fd = ready;
-    link.timeout_ms = RETRY_MS;
+    link.timeout_ms = RETRY_MAX_MS;
     if (agent_receive(&link, &e))
         return false;
     pid_t child = fork();
@@ -134,19 +135,21 @@ static void serve(struct shared *shared)
 {
     int listener = -1, ready = -1;
     unsigned sessions = 0;
-    for (;;) {
+    for (int wait_ms = RETRY_MS;; wait_ms = wait_ms < RETRY_MAX_MS ? wait_ms * 3 / 2 : wait_ms) {
         if (listener < 0 && (listener = open_listener()) < 0)
             modules_load();
         if (listener >= 0 && ready < 0 && (ready = tell_host()) < 0 && errno == ENODEV)
             modules_load();
         struct pollfd wait[] = {{.fd = listener, .events = POLLIN},
                                 {.fd = ready, .events = POLLIN}};
-        int n = poll(wait, 2, ready < 0 ? RETRY_MS : -1);
+        int n = poll(wait, 2, ready < 0 ? wait_ms : -1);
+        if (ready >= 0)
+            wait_ms = RETRY_MS;
         bury(&sessions, shared);
         if (n > 0 && wait[1].revents && !obey(ready, shared, &sessions)) {
             close(ready);
             ready = -1;
-            poll(NULL, 0, RETRY_MS / 5);
+            poll(NULL, 0, RETRY_MS);
         }
         if (n > 0 && wait[0].revents)
             serve_one(listener, shared, &sessions);

@@ -6,17 +6,14 @@
 #include "machine/config.h"
 
 // A unit for systemd that starts the agent in that folder.
-#define AGENT_UNIT(folder)               \
-    "[Unit]\n"                           \
-    "Description=Berth's agent\n"        \
-    "DefaultDependencies=no\n"           \
-    "After=local-fs.target\n"            \
-    "ConditionVirtualization=vm\n"       \
-    "[Service]\n"                        \
-    "ExecStart=" folder "/berth-agent\n" \
-    "KillMode=process\n"                 \
-    "Restart=always\n"                   \
-    "[Install]\n"                        \
+#define AGENT_UNIT(folder)                                                 \
+    "[Unit]\n"                                                             \
+    "Description=Berth's agent, for the host's berth exec, shell and cp\n" \
+    "[Service]\n"                                                          \
+    "ExecStart=" folder "/berth-agent\n"                                   \
+    "KillMode=process\n"                                                   \
+    "Restart=always\n"                                                     \
+    "[Install]\n"                                                          \
     "WantedBy=multi-user.target\n"
 
 // The program as it was built for guests.

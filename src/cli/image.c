@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli/agent_put.h"
 #include "cli/cli.h"
 #include "cli/seed.h"
 #include "host/file.h"
@@ -42,6 +43,7 @@ const char image_help[] =
     "      --password TEXT    the password; without it and --ssh-key one is made and shown\n"
     "      --ssh-key FILE     public keys that may log in as that user; installs openssh-server\n"
     "      --firmware KIND    bios, uefi or both (both)\n"
+    "      --no-agent         without Berth's agent (berth exec, shell, cp)\n"
     "\n"
     "The file is raw.\n";
 
@@ -49,6 +51,7 @@ struct build {
     const char *out;
     uint64_t size;
     const char *packages, *suite, *kernel, *hostname, *user, *password, *key_file, *firmware;
+    bool no_agent;
     char made_password[PASSWORD_LETTERS + 1];
     struct host_file keys;
 };
@@ -135,7 +138,8 @@ enum {
     OPT_USER,
     OPT_PASSWORD,
     OPT_SSH_KEY,
-    OPT_FIRMWARE
+    OPT_FIRMWARE,
+    OPT_NO_AGENT,
 };
 
 static const struct option options[] = {
@@ -148,6 +152,7 @@ static const struct option options[] = {
     {"password", required_argument, NULL, OPT_PASSWORD},
     {"ssh-key", required_argument, NULL, OPT_SSH_KEY},
     {"firmware", required_argument, NULL, OPT_FIRMWARE},
+    {"no-agent", no_argument, NULL, OPT_NO_AGENT},
     {0},
 };
 
@@ -171,6 +176,7 @@ static err_t take(struct build *b, int id, const char *value, struct error *e)
     case OPT_PASSWORD: b->password = value; return OK;
     case OPT_SSH_KEY: b->key_file = value; return OK;
     case OPT_FIRMWARE: b->firmware = value; return OK;
+    case OPT_NO_AGENT: b->no_agent = true; return OK;
     default: return ERR_INVALID;
     }
 }
@@ -204,7 +210,7 @@ static void set(const char *name, const char *value)
 }
 
 // Secrets go through the environment, which other users cannot see.
-static void hand_over(const struct build *b)
+static void hand_over(const struct build *b, const char *agent)
 {
     char size[32];
     snprintf(size, sizeof size, "%llu", b->size / MIB);
@@ -217,17 +223,20 @@ static void hand_over(const struct build *b)
     set("BERTH_PASSWORD", b->password);
     set("BERTH_SSH_KEY", (const char *)b->keys.data);
     set("BERTH_PACKAGES", b->packages);
+    set("BERTH_AGENT", agent);
+    set("BERTH_AGENT_UNIT", agent ? AGENT_UNIT("/usr/sbin") : NULL);
 }
 
 static int run_script(const struct build *b)
 {
-    char path[4096];
+    char path[4096], agent[4096];
     struct error e = {0};
-    if (host_find_program("berth-build-debian", path, sizeof path, &e))
+    if (host_find_program("berth-build-debian", path, sizeof path, &e) ||
+        (!b->no_agent && host_find_program("berth-agent", agent, sizeof agent, &e)))
         return complain(EXIT_HOST, "%s", e.text);
     pid_t child = fork();
     if (child == 0) {
-        hand_over(b);
+        hand_over(b, b->no_agent ? NULL : agent);
         execl(path, path, b->out, (char *)NULL);
         _exit(complain(EXIT_HOST, "cannot start '%s': %s", path, strerror(errno)));
     }
