@@ -1,4 +1,4 @@
-// A server of src/http with a small table, for http.py: SOCKET PORT WEB CERTIFICATE. Writes its
+// A server of src/http with a small table, for http_server.py: SOCKET PORT WEB CERTIFICATE. Writes its
 // certificate, prints "ready" and serves until standard input ends.
 #include <arpa/inet.h>
 #include <netinet/in.h>
