@@ -107,6 +107,7 @@ static void gone(void *opaque, const char *why)
     struct adapter *a = opaque;
     a->len = 0;
     watch_port(a);
+    loop_fd_set(a->loop, &a->listener, EPOLLIN);
     if (*why)
         a->ended(a->opaque, why);
 }
@@ -115,8 +116,12 @@ static void arrival(void *opaque, uint32_t events)
 {
     struct adapter *a = opaque;
     int fd = accept4(a->listener.fd, NULL, NULL, SOCK_CLOEXEC);
-    if (fd >= 0 && (a->back.client.fd >= 0 || vhost_back_open(&a->back, fd, NULL)))
+    if (fd < 0)
+        return;
+    if (vhost_back_open(&a->back, fd, NULL))
         close(fd);
+    else
+        loop_fd_set(a->loop, &a->listener, 0); // the next one waits until this one is gone
 }
 
 err_t adapter_start(struct adapter *a, struct error *e)
