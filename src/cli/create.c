@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/create.h"
 #include "cli/manager.h"
 #include "cli/seed.h"
 #include "cli/vms.h"
@@ -33,22 +34,16 @@ const char create_help[] =
     "\n"
     "All other options are those of berth run, which berth run --help lists.\n";
 
-// What is not berth run's.
-struct create_words {
-    bool autostart, start, json;
-    const char *restart;
-    int stop_seconds; // -1: not given
-};
-
-// Takes them out of argv.
-static bool take_words(int *argc, char **argv, struct create_words *w)
+bool create_take_words(int *argc, char **argv, struct create_words *w)
 {
     int kept = 1;
-    *w = (struct create_words){.restart = "no", .stop_seconds = -1};
+    *w = (struct create_words){.autostart = -1, .stop_seconds = -1};
     for (int i = 1; i < *argc; i++) {
         bool more = i + 1 < *argc;
         if (!strcmp(argv[i], "--autostart"))
             w->autostart = true;
+        else if (!strcmp(argv[i], "--no-autostart"))
+            w->autostart = false;
         else if (!strcmp(argv[i], "--start"))
             w->start = true;
         else if (!strcmp(argv[i], "--json"))
@@ -72,7 +67,8 @@ static err_t make_whole(char **member, const char *prefix, struct error *e)
 {
     char folder[PATH_MAX], whole[2 * PATH_MAX];
     size_t skip = strlen(prefix);
-    if (!*member || strncmp(*member, prefix, skip) != 0 || (*member)[skip] == '/')
+    if (!*member || strncmp(*member, prefix, skip) != 0 || (*member)[skip] == '/' ||
+        !strcmp(*member, MADE_DISK))
         return OK;
     if (!getcwd(folder, sizeof folder))
         return error_set(e, ERR_IO, "cannot tell which directory this is");
@@ -80,7 +76,7 @@ static err_t make_whole(char **member, const char *prefix, struct error *e)
     return vm_config_set(member, whole, e);
 }
 
-static err_t make_all_whole(struct vm_config *config, struct error *e)
+err_t create_whole_paths(struct vm_config *config, struct error *e)
 {
     const struct {
         char **member;
@@ -159,7 +155,7 @@ static err_t add_file(json_t *args, const char *key, const char *path, bool keys
     return OK;
 }
 
-static err_t make_definition(struct vm_config *config, bool agent, json_t **out, struct error *e)
+err_t create_definition(struct vm_config *config, bool agent, json_t **out, struct error *e)
 {
     char *text = NULL;
     config->json = false;
@@ -177,20 +173,28 @@ static err_t make_definition(struct vm_config *config, bool agent, json_t **out,
     return definition ? OK : error_set(e, ERR_NO_MEMORY, "no memory for a definition");
 }
 
+void create_add_words(json_t *args, const struct create_words *w)
+{
+    if (w->autostart >= 0)
+        json_object_set_new(args, "autostart", json_boolean(w->autostart));
+    if (w->restart)
+        json_object_set_new(args, "restart", json_string(w->restart));
+    if (w->stop_seconds >= 0)
+        json_object_set_new(args, "stop_seconds", json_integer(w->stop_seconds));
+}
+
 static err_t make_request(struct vm_config *config, const struct run_given *given,
                           const struct create_words *w, const char *image, json_t **out,
                           struct error *e)
 {
     json_t *definition = NULL;
-    err_t err = make_definition(config, given->agent, &definition, e);
+    err_t err = create_definition(config, given->agent, &definition, e);
     if (err)
         return err;
-    *out = json_pack("{s:s, s:o, s:b, s:s}", "name", config->name, "definition", definition,
-                     "autostart", w->autostart, "restart", w->restart);
+    *out = json_pack("{s:s, s:o}", "name", config->name, "definition", definition);
+    create_add_words(*out, w);
     if (image)
         json_object_set_new(*out, "image", json_string(image));
-    if (w->stop_seconds >= 0)
-        json_object_set_new(*out, "stop_seconds", json_integer(w->stop_seconds));
     err = add_file(*out, "user_data", given->cloud_init, false, e);
     return err ? err : add_file(*out, "ssh_keys", given->ssh_key, true, e);
 }
@@ -228,7 +232,7 @@ static err_t create(int argc, char **argv, const struct create_words *w, json_t 
     if (!err)
         err = run_check_files(&config, e);
     if (!err)
-        err = make_all_whole(&config, e);
+        err = create_whole_paths(&config, e);
     if (!err && lookup.name[0])
         err = take_image(&config, &lookup, e);
     if (!err)
@@ -247,7 +251,7 @@ int cmd_create(int argc, char **argv)
     struct create_words w;
     struct error e = {0};
     json_t *vm = NULL;
-    if (!take_words(&argc, argv, &w))
+    if (!create_take_words(&argc, argv, &w))
         return complain(EXIT_USAGE, "--stop-timeout needs seconds, from 0 to 86400");
     err_t err = create(argc, argv, &w, &vm, &e);
     if (err)

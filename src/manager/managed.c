@@ -254,11 +254,12 @@ static void new_id(char id[MANAGED_ID + 1])
 
 static err_t insert_row(const struct managed *m, const char *definition, struct error *e)
 {
-    err_t err = db_run(m->manager->db, e,
-                       "INSERT INTO vm (id, name, definition, phase, autostart, restart, "
-                       "stop_seconds, created) VALUES (?, ?, ?, 'making', ?, ?, ?, ?)",
-                       "sssisii", m->id, m->name, definition, (int64_t)m->autostart,
-                       restart_policies[m->restart], (int64_t)m->stop_seconds, m->created);
+    err_t err =
+        db_run(m->manager->db, e,
+               "INSERT INTO vm (id, name, definition, phase, autostart, restart, "
+               "stop_seconds, created, image) VALUES (?, ?, ?, 'making', ?, ?, ?, ?, ?)",
+               "sssisiis", m->id, m->name, definition, (int64_t)m->autostart,
+               restart_policies[m->restart], (int64_t)m->stop_seconds, m->created, m->image);
     if (err == ERR_EXISTS)
         return error_set(e, err, "there is a VM '%s' already; give another name, or berth rm %s",
                          m->name, m->name);
@@ -373,6 +374,10 @@ err_t managed_create(struct manager *manager, const struct managed_new *asked, s
     m->restart = asked->restart;
     m->stop_seconds = asked->stop_seconds;
     m->created = wall_ms();
+    snprintf(m->image, sizeof m->image, "%s",
+             asked->image  ? asked->image
+             : asked->like ? asked->like->image
+                           : "");
     json_t *whole =
         asked->image ? with_image(asked->definition) : json_deep_copy(asked->definition);
     err = settle_definition(m, whole, m->name, &definition, e);
@@ -551,6 +556,7 @@ static void load_row(void *opaque, sqlite3_stmt *row)
     snprintf(m->reason, sizeof m->reason, "%s", db_text(row, 11));
     snprintf(m->text, sizeof m->text, "%s", db_text(row, 12));
     m->restarts = (uint32_t)sqlite3_column_int(row, 13);
+    snprintf(m->image, sizeof m->image, "%s", db_text(row, 14));
     m->state = m->started && m->status ? MANAGED_FAILED : MANAGED_STOPPED;
     if (!vm_config_load(&config, definition, strlen(definition), NULL)) {
         m->vcpus = config.vcpus;
@@ -594,7 +600,7 @@ err_t managed_load_all(struct manager *manager, struct error *e)
     if (!err)
         err = db_each(manager->db, e, load_row, &loading,
                       "SELECT id, name, definition, wanted, autostart, restart, stop_seconds, "
-                      "created, started, ended, status, reason, text, restarts FROM vm "
+                      "created, started, ended, status, reason, text, restarts, image FROM vm "
                       "ORDER BY name DESC", // each goes to the front of the list
                       "");
     if (!err)
@@ -632,6 +638,8 @@ json_t *managed_describe(const struct managed *m)
                            "stop_seconds", (int)m->stop_seconds, "restarts", (int)m->restarts);
     if (!vm)
         return NULL;
+    if (m->image[0])
+        json_object_set_new(vm, "image", json_string(m->image));
     set_time(vm, "created", m->created);
     set_time(vm, "started", m->started);
     set_time(vm, "ended", managed_runs(m) ? 0 : m->ended);

@@ -51,6 +51,7 @@ struct managed {
     char id[MANAGED_ID + 1], name[REGISTRY_NAME_MAX + 1];
 
     // As in its row.
+    char image[REGISTRY_NAME_MAX + 1]; // that it was made from; "": none
     bool wanted, autostart;
     enum restart_policy restart;
     uint32_t stop_seconds, restarts;

@@ -50,5 +50,7 @@ static const char tokens[] = "CREATE TABLE token ("
                              "  hash TEXT NOT NULL," // SHA-256 of the secret, hexadecimal
                              "  created INTEGER NOT NULL);";
 
-const char *const schema_steps[] = {version_1, tokens};
+static const char made_from[] = "ALTER TABLE vm ADD COLUMN image TEXT;"; // its name
+
+const char *const schema_steps[] = {version_1, tokens, made_from};
 const int schema_version = sizeof schema_steps / sizeof *schema_steps;

@@ -532,6 +532,80 @@ def clones_share_and_then_differ():
     assert left() == []
 
 
+# --- VMs as files
+
+def apply(text, *options, **kwargs):
+    path = f"{HOME}/vms.yaml"
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text)
+    return berth("apply", path, *options, **kwargs)
+
+
+TWO = f"""
+# A comment.
+name: web
+image: base
+kernel: {GUEST}
+memory_mib: 16
+restart: on-failure
+running: true
+---
+name: db
+kernel: "{GUEST}"
+memory_mib: 16
+"""
+
+
+def applying_a_file_twice_changes_nothing_more():
+    make_image("base")
+    assert apply(TWO, "--dry-run").stdout == "would create web\nwould start web\nwould create db\n"
+    assert answer("ls") == []
+    assert apply(TWO).stdout == "create web\nstart web\ncreate db\n"
+    assert apply(TWO).stdout == "all is so already\n"
+    assert state("web") == "running" and state("db") == "stopped" and info("web")["restart"] == "on-failure"
+    other = TWO.replace("running: true", "running: false\nvcpus: 2").replace("on-failure", "always")
+    done = json.loads(apply(other, "--json").stdout)
+    assert [(c["name"], c["change"], sorted(c["keys"])) for c in done["changes"]] == \
+        [("web", "change", ["restart", "vcpus"]), ("web", "stop", [])], done
+    assert info("web")["vcpus"] == 2 and state("web") == "stopped"
+
+
+def what_is_exported_makes_the_same_vms():
+    make_image("base")
+    apply(TWO.replace("running: true", "user_data: |\n  #cloud-config\n  x: 1"))
+    text = berth("export").stdout
+    both = answer("export")
+    berth("rm", "--force", "web", "db")
+    apply(text)
+    assert answer("export") == both and "#cloud-config\nx: 1" in both[1]["user_data"], both
+    assert apply(text).stdout == "all is so already\n"
+    assert apply(json.dumps(both[0])).stdout == "all is so already\n"  # JSON is YAML
+
+
+def files_that_make_no_sense_are_refused_with_their_line_or_key():
+    bombs = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{n}: &{n} [{', '.join(['*' + p] * 10)}]\n" for p, n in zip("abcd", "bcde"))
+    for text, words in (("name: x\nvcpus: [\n", "line"), ("name: x\nkernel: /x\nvcpu: 3\n", "vcpu"),
+                        ("name: x\nname: y\n", "twice"), ("name: ../x\nkernel: /x\n", "../x"), ("- 1\n", "a VM"),
+                        ("name: x\nkernel: /x\nvcpus: 'two'\n", "vcpus"), (bombs, "too large"),
+                        ("name: x\nkernel: /x\nrunning: 7\n", "running"), ("[" * 100, "")):
+        assert words in apply(text, status=2).stderr, text
+    assert answer("ls") == []
+
+
+def a_vm_is_edited_by_options_and_by_hand():
+    create("one")
+    berth("edit", "one", "-c", "2", "--autostart", "--restart", "always")
+    vm = info("one")
+    assert vm["vcpus"] == 2 and vm["autostart"] and vm["restart"] == "always" and vm["memory_mib"] == 16, vm
+    environment = dict(os.environ, EDITOR="sed -i s/vcpus:.*/vcpus:3/;true")
+    assert "nothing" in berth("edit", "one", env=dict(os.environ, EDITOR="false", VISUAL=""), status=2).stderr
+    environment["EDITOR"], environment["VISUAL"] = "sed -i 's/^vcpus:.*/vcpus: 3/'", ""
+    assert berth("edit", "one", env=environment).stdout == "change one: vcpus\n"
+    assert info("one")["vcpus"] == 3
+    assert "rename" in berth("edit", "one", "-n", "two", status=2).stderr
+
+
 # --- all together
 
 def ls_shows_those_in_the_foreground_too():
@@ -598,7 +672,9 @@ CASES = [
     a_vm_that_hangs_holds_up_nobody_and_can_be_stopped, a_console_is_shared_and_left,
     a_guest_that_talks_for_ever_fills_no_disk, logs_follow_until_the_end,
     images_are_kept_by_content_and_removed_when_unused, an_image_on_another_is_imported_whole,
-    clones_share_and_then_differ, ls_shows_those_in_the_foreground_too, events_are_told_and_kept,
+    clones_share_and_then_differ,
+    applying_a_file_twice_changes_nothing_more, what_is_exported_makes_the_same_vms,
+    files_that_make_no_sense_are_refused_with_their_line_or_key, a_vm_is_edited_by_options_and_by_hand, ls_shows_those_in_the_foreground_too, events_are_told_and_kept,
     a_storm_leaves_nothing,
 ]
 
