@@ -3,6 +3,7 @@
 #include "cli/cables.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -13,17 +14,17 @@
 #define ANSWER_MS 5000
 #define RETRY_MS 1000
 
-static err_t plug(const struct vm_config *config, unsigned nic, const char *network, int *fd,
-                  json_t **result, struct error *e)
+static err_t plug(const struct vm_config *config, unsigned nic, const char *network,
+                  const uint8_t mac[6], int *fd, json_t **result, struct error *e)
 {
     const struct vm_nic *n = &config->nic[nic];
-    bool own = n->network && !strcmp(n->network, network);
+    bool own = nic < config->nics && n->network && !strcmp(n->network, network);
     struct plug_request request = {.network = network,
                                    .vm = config->name,
                                    .nic = nic,
                                    .rings = !n->socket,
                                    .card = own ? n : NULL};
-    vm_nic_mac(config, nic, request.mac);
+    memcpy(request.mac, mac, sizeof request.mac);
     return network_plug(&request, fd, result, e);
 }
 
@@ -47,7 +48,11 @@ err_t cables_plug(struct cables *cables, struct error *e)
     err_t err = OK;
     for (unsigned i = 0; !err && i < config->nics; i++) {
         json_t *result = NULL;
-        err = plug(config, i, config->nic[i].network, &cables->fd[i], &result, e);
+        uint8_t mac[6];
+        if (!config->nic[i].network)
+            continue;
+        vm_nic_mac(config, i, mac);
+        err = plug(config, i, config->nic[i].network, mac, &cables->fd[i], &result, e);
         if (!err)
             tell(config, i, result);
         json_decref(result);
@@ -79,8 +84,7 @@ void cables_watch(struct cables *cables)
 {
     json_t *result = NULL;
     struct client **client = &cables->client;
-    if (!cables->config->nics ||
-        client_connect(REGISTRY_VM, cables->config->name, ANSWER_MS, client, NULL))
+    if (client_connect(REGISTRY_VM, cables->config->name, ANSWER_MS, client, NULL))
         return;
     if (client_ask(*client, "events", NULL, &result, NULL, NULL))
         stop_watching(cables);
@@ -98,13 +102,16 @@ int cables_wait(const struct cables *cables)
 }
 
 // False: the VM has ended, or no longer talks.
-static bool replug(struct cables *cables, unsigned nic, const char *network)
+static bool replug(struct cables *cables, unsigned nic, const char *network, const char *mac)
 {
     int fd = -1;
     json_t *result = NULL;
     uint64_t now = host_now(), last = cables->replugged[nic];
     bool soon = last && now - last < RETRY_MS * NS_PER_MS; // one that comes to go away at once
-    if (soon || plug(cables->config, nic, network, &fd, NULL, NULL)) {
+    uint8_t bytes[6] = {0};
+    for (size_t i = 0; i < sizeof bytes && mac && strlen(mac) == 17; i++)
+        bytes[i] = (uint8_t)strtoul(mac + 3 * i, NULL, 16);
+    if (soon || plug(cables->config, nic, network, bytes, &fd, NULL, NULL)) {
         cables->due = true; // later, then
         return true;
     }
@@ -130,7 +137,8 @@ static bool replug_all(struct cables *cables)
     {
         const char *network = json_string_value(json_object_get(nic, "network"));
         if (alive && network && i < VM_NICS_MAX && json_is_false(json_object_get(nic, "up")))
-            alive = replug(cables, (unsigned)i, network);
+            alive = replug(cables, (unsigned)i, network,
+                           json_string_value(json_object_get(nic, "mac")));
     }
     json_decref(info);
     return alive;

@@ -20,7 +20,7 @@ void cables_init(struct cables *cables, const struct vm_config *config);
 err_t cables_plug(struct cables *cables, struct error *e);
 void cables_close_here(struct cables *cables); // after berth-vmm has inherited them
 
-// From when the VM's process runs. Without network cards there is nothing to watch.
+// From when the VM's process runs.
 void cables_watch(struct cables *cables);
 int cables_fd(const struct cables *cables); // to be polled for input; -1: nothing is watched
 // How long to wait for input at most, in ms; -1: for ever.

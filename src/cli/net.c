@@ -16,7 +16,7 @@ const char net_help[] =
     "       berth net stop [--force] NETWORK\n"
     "       berth net rm [--force] NETWORK\n"
     "       berth net connect VM[:CARD] NETWORK\n"
-    "       berth net disconnect VM[:CARD]\n"
+    "       berth net disconnect [--remove] VM[:CARD]\n"
     "       berth net policy VM[:CARD] [POLICY]\n"
     "       berth net limit [--in RATE] [--out RATE] [--priority N] VM[:CARD]\n"
     "       berth net capture [--vm VM[:CARD]] [-w FILE] NETWORK\n"
@@ -38,6 +38,8 @@ const char net_help[] =
     "      --in, --out RATE limits of each VM, in bits a second: 10M, 1G (none)\n"
     "      --policy POLICY  where each VM may connect to (open)\n"
     "\n"
+    "connect: without CARD, the first card that is in no network, or else a new one, which is\n"
+    "        plugged in while the VM runs. disconnect --remove takes a card out of the VM.\n"
     "policy: shows or changes where a VM may connect to: open, none, or rules like\n"
     "        'allow deb.debian.org:443; allow 10.0.0.0/8/tcp; deny all'. See berth-net(1).\n"
     "limit:  what a VM gets (--in) and sends (--out) at most; none: no limit. A higher priority,\n"
@@ -60,6 +62,7 @@ enum {
     OPT_POLICY,
     OPT_PRIORITY,
     OPT_FORCE,
+    OPT_REMOVE,
     OPT_VM,
     OPT_JSON
 };
@@ -77,6 +80,7 @@ static const struct option options[] = {
     {"policy", required_argument, NULL, OPT_POLICY},
     {"priority", required_argument, NULL, OPT_PRIORITY},
     {"force", no_argument, NULL, OPT_FORCE},
+    {"remove", no_argument, NULL, OPT_REMOVE},
     {"vm", required_argument, NULL, OPT_VM},
     {"write", required_argument, NULL, 'w'},
     {"json", no_argument, NULL, OPT_JSON},
@@ -87,6 +91,7 @@ static const struct option options[] = {
 #define OF_LIMIT 2u
 #define OF_RM 4u
 #define OF_CAPTURE 8u
+#define OF_DISCONNECT 16u
 
 // Which verbs take an option.
 static unsigned belongs_to(int id)
@@ -97,6 +102,7 @@ static unsigned belongs_to(int id)
     case OPT_OUT: return OF_CREATE | OF_LIMIT;
     case OPT_PRIORITY: return OF_LIMIT;
     case OPT_FORCE: return OF_RM;
+    case OPT_REMOVE: return OF_DISCONNECT;
     case OPT_VM:
     case 'w': return OF_CAPTURE;
     default: return OF_CREATE;
@@ -116,7 +122,7 @@ static const struct net_verb {
     {"stop", OF_RM, 1, 1, "a network", net_stop},
     {"rm", OF_RM, 1, 1, "a network", net_rm},
     {"connect", 0, 2, 2, "a VM and a network", net_connect},
-    {"disconnect", 0, 1, 1, "a VM", net_disconnect},
+    {"disconnect", OF_DISCONNECT, 1, 1, "a VM", net_disconnect},
     {"policy", 0, 1, 2, "a VM and perhaps a policy, in quotes", net_policy},
     {"limit", OF_LIMIT, 1, 1, "a VM", net_limit},
     {"capture", OF_CAPTURE, 1, 1, "a network", net_capture},
@@ -144,6 +150,7 @@ static err_t take(struct net_args *a, int id, const char *value, struct error *e
     case OPT_TRUSTING: a->trusting = true; return OK;
     case OPT_POLICY: a->policy = value; return OK;
     case OPT_FORCE: a->force = true; return OK;
+    case OPT_REMOVE: a->remove = true; return OK;
     case OPT_VM: a->vm = value; return OK;
     case 'w': a->file = value; return OK;
     case OPT_JSON: a->json = true; return OK;

@@ -16,7 +16,7 @@ struct net_args {
     bool has_in, has_out, has_priority, has_mtu, has_idle;
     unsigned priority;
     uint32_t mtu, idle;
-    bool isolated, trusting, force, json;
+    bool isolated, trusting, force, remove, json;
     const char *vm;   // capture: of this card only
     const char *file; // capture: where to; NULL: standard output
 };
@@ -39,6 +39,8 @@ err_t net_vhost(struct net_args *a, struct error *e); // net_vhost.c; returns on
 struct net_card {
     char vm[NETWORK_NAME_MAX + 1];
     unsigned nic;
+    bool chosen;                        // its number was given
+    bool new;                           // there is none of that number yet
     char network[NETWORK_NAME_MAX + 1]; // "": none
     uint8_t mac[6];
 };

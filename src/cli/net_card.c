@@ -69,7 +69,7 @@ static err_t split(const char *words, struct net_card *out, struct error *e)
 {
     size_t len = strcspn(words, ":");
     const char *digits = words + len + (words[len] == ':');
-    *out = (struct net_card){.nic = (unsigned)strtoul(digits, NULL, 10)};
+    *out = (struct net_card){.nic = (unsigned)strtoul(digits, NULL, 10), .chosen = *digits};
     bool right = words[len] == '\0' || (digits[0] >= '0' && digits[0] <= '9' && !digits[1]);
     snprintf(out->vm, sizeof out->vm, "%.*s", (int)(len < sizeof out->vm ? len : 0), words);
     if (right && network_name_valid(out->vm))
@@ -83,26 +83,50 @@ static err_t read_card(const json_t *info, struct net_card *card, struct error *
     const json_t *nics = json_object_get(info, "nics"), *nic = json_array_get(nics, card->nic);
     const char *network = json_string_value(json_object_get(nic, "network"));
     const char *mac = json_string_value(json_object_get(nic, "mac"));
-    if (!nic)
+    if (!json_is_object(nic))
         return error_set(e, ERR_NOT_FOUND,
-                         "'%s' has %zu network cards, counted from 0; berth run --net gives more",
-                         card->vm, json_array_size(nics));
+                         "'%s' has no network card %u, they are counted from 0; berth net connect "
+                         "%s NETWORK plugs in one more",
+                         card->vm, card->nic, card->vm);
     snprintf(card->network, sizeof card->network, "%s", network ? network : "");
     for (int i = 0; mac && i < NET_MAC_BYTES && strlen(mac) == 17; i++)
         card->mac[i] = (uint8_t)strtoul(mac + 3 * i, NULL, 16);
     return OK;
 }
 
-err_t net_card_find(const char *words, struct net_card *out, struct error *e)
+// The card that words mean, or with free the one to connect: the first one in no network, or else
+// the number of a new one.
+static void choose_free(const json_t *nics, struct net_card *card)
+{
+    unsigned i = 0;
+    const json_t *nic;
+    for (; (nic = json_array_get(nics, i)); i++) {
+        if (json_is_object(nic) && !json_is_string(json_object_get(nic, "network")))
+            break;
+    }
+    for (i = nic ? i : 0; !nic && json_is_object(json_array_get(nics, i));)
+        i++;
+    card->nic = i;
+    card->new = !nic;
+}
+
+static err_t find(const char *words, bool free, struct net_card *out, struct error *e)
 {
     json_t *info = NULL;
     err_t err = split(words, out, e);
     if (!err)
         err = vm_ask(out->vm, "info", NULL, -1, &info, e);
-    if (!err)
+    if (!err && free && !out->chosen)
+        choose_free(json_object_get(info, "nics"), out);
+    if (!err && !out->new)
         err = read_card(info, out, e);
     json_decref(info);
     return err;
+}
+
+err_t net_card_find(const char *words, struct net_card *out, struct error *e)
+{
+    return find(words, false, out, e);
 }
 
 err_t net_card_plugged(const char *words, struct net_card *out, struct error *e)
@@ -131,13 +155,22 @@ static err_t unplug(const struct net_card *card, struct error *e)
     return err;
 }
 
+// What the VM is asked to do with the port.
+static json_t *plug_arguments(const struct net_card *card, const char *network, const json_t *port)
+{
+    json_t *args = json_pack("{s:i, s:s}", "nic", (int)card->nic, "network", network);
+    if (card->new)
+        json_object_set(args, "mac", json_object_get(port, "mac"));
+    return args;
+}
+
 err_t net_connect(struct net_args *a, struct error *e)
 {
     const char *network = a->words[1];
     struct net_card card;
     json_t *port = NULL, *result = NULL;
     int fd = -1;
-    err_t err = net_card_find(a->words[0], &card, e);
+    err_t err = find(a->words[0], true, &card, e);
     if (!err && card.network[0])
         err = unplug(&card, e);
     struct plug_request request = {
@@ -146,25 +179,46 @@ err_t net_connect(struct net_args *a, struct error *e)
     if (!err)
         err = network_plug(&request, &fd, &port, e);
     if (!err)
-        err = vm_ask(card.vm, "plug",
-                     json_pack("{s:i, s:s}", "nic", (int)card.nic, "network", network), fd, &result,
-                     e);
+        err = vm_ask(card.vm, card.new ? "nic-add" : "plug", plug_arguments(&card, network, port),
+                     fd, &result, e);
     if (fd >= 0)
         close(fd);
-    json_decref(result);
     if (err) {
         json_decref(port);
         return err;
     }
     const char *address = json_string_value(json_object_get(port, "address"));
-    net_tell(a, port, "%s is in the network %s, with the address %s", a->words[0], network,
-             address ? address : "?");
+    bool waits = json_is_false(json_object_get(result, "heard"));
+    json_object_set_new(port, "nic", json_integer(card.nic));
+    json_object_set_new(port, "new", json_boolean(card.new));
+    json_decref(result);
+    net_tell(a, port, "%s%s is in the network %s, with the address %s%s",
+             card.new ? "a new card of " : "", a->words[0], network, address ? address : "?",
+             waits ? "; its guest sees the card when it starts anew" : "");
     return OK;
+}
+
+static err_t remove_card(struct net_args *a, struct error *e)
+{
+    struct net_card card;
+    json_t *result = NULL;
+    err_t err = net_card_find(a->words[0], &card, e);
+    if (!err)
+        err =
+            vm_ask(card.vm, "nic-remove", json_pack("{s:i}", "nic", (int)card.nic), -1, &result, e);
+    if (!err)
+        net_tell(a, net_card_json(&card), "card %u of %s goes %s", card.nic, card.vm,
+                 json_is_true(json_object_get(result, "heard")) ? "once its guest has let go of it"
+                                                                : "when its guest starts anew");
+    json_decref(result);
+    return err;
 }
 
 err_t net_disconnect(struct net_args *a, struct error *e)
 {
     struct net_card card;
+    if (a->remove)
+        return remove_card(a, e);
     err_t err = net_card_plugged(a->words[0], &card, e);
     if (!err)
         err = unplug(&card, e);

@@ -26,6 +26,11 @@ struct control {
     // Asks the guest to shut down: by its agent and by the power button, whichever it heeds. False:
     // it has neither.
     bool (*ask_down)(void *opaque);
+    // A new network card at this place of the definition, as card says (vm_nic_put()), connected
+    // like plug() does; and one that is to go. *heard: the guest listens to such changes.
+    err_t (*nic_add)(void *opaque, unsigned nic, const json_t *card, int fd, const char *network,
+                     bool *heard, struct error *e);
+    err_t (*nic_remove)(void *opaque, unsigned nic, bool *heard, struct error *e);
     void *opaque;
 };
 

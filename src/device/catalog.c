@@ -15,6 +15,7 @@
 #include "device/misc/panic.h"
 #include "device/misc/reset.h"
 #include "device/net/e1000.h"
+#include "device/pci/hotplug.h"
 #include "device/pci/q35.h"
 #include "device/serial/uart.h"
 #include "device/storage/ahci.h"
@@ -38,6 +39,7 @@ const struct device_type *const device_catalog[] = {
     &rtc_type,
     &hpet_type,
     &pm_type,
+    &pci_hotplug_type,
     &uart_type,
     &i8042_type,
     &fw_cfg_type,

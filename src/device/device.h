@@ -26,6 +26,8 @@ enum machine_request {
     MACHINE_POWEROFF,   // ACPI S5 or its like
     MACHINE_PANIC,      // the guest says it has crashed
     MACHINE_DEBUG_EXIT, // end with this exit status (argument)
+    MACHINE_EJECT,      // the guest has let go of PCI cards
+    MACHINE_REQUESTS,
 };
 
 struct device_env {

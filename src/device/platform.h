@@ -38,6 +38,8 @@
 #define PC_PORT_FW_CFG 0x510
 #define PC_PORT_PM 0x600 // ICH9 PMBASE: PM1 event +0, PM1 control +4, PM timer +8, GPE0 +0x20
 #define PC_PM_LEN 0x80
+#define PC_GPE_HOTPLUG 1 // the general purpose event of PCI hot-plug
+#define PC_PORT_HOTPLUG 0x680
 #define PC_PM_S5 7 // SLP_TYP of soft off (the only sleep state there is)
 #define PC_PORT_SMI_CMD 0xb2
 #define PC_ACPI_ENABLE 2 // written to PC_PORT_SMI_CMD: sets SCI_EN

@@ -15,9 +15,10 @@ struct acpi_config {
     bool com1, com2;
     bool i8042;
     bool hpet;
-    bool panic;  // panic device at PC_PORT_PANIC
-    bool fw_cfg; // at PC_PORT_FW_CFG
-    bool vga;    // ports and memory of a VGA adapter may be touched
+    bool panic;             // panic device at PC_PORT_PANIC
+    bool fw_cfg;            // at PC_PORT_FW_CFG
+    uint32_t hotplug_slots; // PCI slots whose cards come and go (device/pci/hotplug.h); 0: none
+    bool vga;               // ports and memory of a VGA adapter may be touched
     // The PCI host bridge's memory: the configuration window (256 MiB between PC_MMIO32 and
     // PC_MMIO32_END) and where BARs above 4 GiB may lie.
     gpa_t ecam;

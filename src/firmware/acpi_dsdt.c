@@ -1,10 +1,12 @@
 // The pc board's DSDT: what cannot be found by looking at the hardware. The PCI host bridge with
 // its windows and interrupt routing (both for the IOAPIC and, through the LPC bridge's routing
-// registers, for the 8259), the ISA devices, the processors, and how to switch the machine off. Not
-// described: PCI hot-plug, sleep states other than S5, thermal zones, batteries.
+// registers, for the 8259), the ISA devices, the processors, PCI slots whose cards come and go, and
+// how to switch the machine off. Not described: sleep states other than S5, thermal zones,
+// batteries.
 
 #include <stdio.h>
 
+#include "device/pci/hotplug.h"
 #include "device/platform.h"
 #include "firmware/acpi_impl.h"
 #include "firmware/aml.h"
@@ -299,6 +301,84 @@ static void lpc_bridge(const struct acpi_config *config, struct aml *a)
     aml_end(a);
 }
 
+// --- cards that come and go
+
+static void slot_name(char out[5], unsigned slot)
+{
+    snprintf(out, 5, "S%03X", slot & 0xfff);
+}
+
+static void hotplug_slot(struct aml *a, unsigned slot)
+{
+    char name[5];
+    slot_name(name, slot);
+    aml_device(a, name);
+    aml_name_int(a, "_ADR", slot << 16);
+    aml_name_int(a, "_SUN", slot);
+    aml_method(a, "_EJ0", 1, false);
+    aml_op(a, AML_STORE);
+    aml_int(a, 1u << slot);
+    aml_path(a, "HPEJ");
+    aml_end(a);
+    aml_end(a);
+}
+
+// Takes what a register says, and tells those slots of it.
+static void notify_slots(struct aml *a, const char *reg, uint32_t slots, unsigned what)
+{
+    aml_op(a, AML_STORE);
+    aml_path(a, reg);
+    aml_op(a, AML_LOCAL(0));
+    aml_op(a, AML_STORE);
+    aml_op(a, AML_LOCAL(0));
+    aml_path(a, reg);
+    for (unsigned slot = 0; slot < 32; slot++) {
+        char name[5];
+        if (!(slots >> slot & 1))
+            continue;
+        slot_name(name, slot);
+        aml_if(a);
+        aml_op(a, AML_AND);
+        aml_op(a, AML_LOCAL(0));
+        aml_int(a, 1u << slot);
+        aml_op(a, AML_ZERO); // no target
+        aml_op(a, AML_NOTIFY);
+        aml_path(a, name);
+        aml_int(a, what);
+        aml_end(a);
+    }
+}
+
+static void hotplug_bridge(struct aml *a, uint32_t slots)
+{
+    enum { DEVICE_CHECK = 1, EJECT_REQUEST = 3 };
+    aml_region(a, "HPRG", AML_IO, PC_PORT_HOTPLUG, HOTPLUG_BYTES);
+    aml_field(a, "HPRG");
+    aml_field_entry(a, "HPAR", 32);
+    aml_field_entry(a, "HPLE", 32);
+    aml_field_entry(a, "HPEJ", 32);
+    aml_end(a);
+    for (unsigned slot = 0; slot < 32; slot++) {
+        if (slots >> slot & 1)
+            hotplug_slot(a, slot);
+    }
+    aml_method(a, "HPEV", 0, true);
+    notify_slots(a, "HPAR", slots, DEVICE_CHECK);
+    notify_slots(a, "HPLE", slots, EJECT_REQUEST);
+    aml_end(a);
+}
+
+static void hotplug_event(struct aml *a)
+{
+    char name[5];
+    snprintf(name, sizeof name, "_E%02X", PC_GPE_HOTPLUG & 0xff);
+    aml_scope(a, "\\_GPE");
+    aml_method(a, name, 0, false);
+    aml_path(a, "\\_SB.PCI0.HPEV");
+    aml_end(a);
+    aml_end(a);
+}
+
 static void host_bridge(const struct acpi_config *config, struct aml *a)
 {
     isa_device(a, "PCI0", "PNP0A08");
@@ -311,6 +391,9 @@ static void host_bridge(const struct acpi_config *config, struct aml *a)
     bridge_capabilities(a);
     bridge_routing(a);
     lpc_bridge(config, a);
+    if (config->hotplug_slots) {
+        hotplug_bridge(a, config->hotplug_slots);
+    }
     aml_end(a);
 }
 
@@ -326,6 +409,9 @@ static void motherboard(const struct acpi_config *config, struct aml *a)
     aml_resource_io(a, PC_PORT_FAST_A20, 1);
     aml_resource_io(a, PC_PORT_ELCR, 2);
     aml_resource_io(a, PC_PORT_PM, PC_PM_LEN);
+    if (config->hotplug_slots) {
+        aml_resource_io(a, PC_PORT_HOTPLUG, HOTPLUG_BYTES);
+    }
     aml_end(a);
     aml_end(a);
 }
@@ -387,4 +473,7 @@ void dsdt_build(const struct acpi_config *config, struct buffer *out)
     }
     processors(&a, config->cpus);
     aml_end(&a);
+    if (config->hotplug_slots) {
+        hotplug_event(&a);
+    }
 }

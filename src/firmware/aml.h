@@ -23,6 +23,7 @@ enum aml_op {
     AML_STORE = 0x70,
     AML_AND = 0x7b,
     AML_OR = 0x7d,
+    AML_NOTIFY = 0x86,
     AML_CREATE_DWORD_FIELD = 0x8a,
     AML_LNOT = 0x92,
     AML_LEQUAL = 0x93,

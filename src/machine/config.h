@@ -2,6 +2,7 @@
 // gets. JSON form: docs/formats/vm-definition.md.
 #pragma once
 
+#include <jansson.h>
 #include <sched.h>
 
 #include "base/error.h"
@@ -32,11 +33,12 @@ struct vm_disk {
 };
 
 enum vm_nic_model { VM_NIC_VIRTIO, VM_NIC_E1000, VM_NIC_MODELS };
+extern const char *const vm_nic_model_names[VM_NIC_MODELS];
 #define VM_NICS_MAX 8
 #define VM_NIC_QUEUES_MAX 4
 
 struct vm_nic {
-    char *network;  // owned; its name, or "vhost-user:PATH"
+    char *network;  // owned; its name, or "vhost-user:PATH"; NULL: none
     char *mac;      // owned; "52:54:00:12:34:56"; NULL: one that follows from the VM's name
     char *forwards; // owned; ports of the host that lead to the guest, as berth-switch reads them
     char *policy;   // owned; where the guest may connect to (net/policy.h); NULL: the network's
@@ -46,6 +48,8 @@ struct vm_nic {
     uint32_t priority; // share of a busy network, 0..7
     uint32_t vlan;     // 0: none
     uint32_t queues;   // pairs, 1..VM_NIC_QUEUES_MAX
+    uint32_t slot;     // of PCI; 0: the next one. Not said by people
+    bool absent;       // there was one, and it was removed
     bool isolated;     // it reaches the network's gateway only
     bool trunk;        // it gets tagged frames of all VLANs
     bool trusting;     // it may use any address
@@ -112,6 +116,12 @@ err_t vm_nic_parse(struct vm_config *config, const char *text, struct error *e);
 // back end, "vhost-user:PATH", whose socket is at PATH (else NULL).
 bool vm_network_valid(const char *network);
 const char *vm_network_vhost(const char *network);
+
+// While a VM runs: where its next network card goes, the first place of one that was removed or
+// behind the last; and puts one there, as the object says with the keys of a definition.
+// ERR_EXISTS: there is one.
+unsigned vm_nic_place(const struct vm_config *config);
+err_t vm_nic_put(struct vm_config *config, unsigned number, const json_t *value, struct error *e);
 void vm_nic_mac(const struct vm_config *config, unsigned nic, uint8_t mac[6]);
 
 // The member of limits that a name means, "bps", "iops-read" or "bps_burst" (- and _ are one);

@@ -14,8 +14,9 @@
 #define FORWARDS_MAX 4000 // bytes
 #define VLAN_MAX 4094
 #define PRIORITY_MAX 7
+#define SLOT_MAX 30
 
-static const char *const model_names[VM_NIC_MODELS] = {"virtio", "e1000"};
+const char *const vm_nic_model_names[VM_NIC_MODELS] = {"virtio", "e1000"};
 
 enum prop_kind { PROP_STRING, PROP_NUMBER, PROP_MODEL, PROP_RATE, PROP_FLAG };
 
@@ -39,6 +40,8 @@ static const struct prop {
     {"trunk", PROP_FLAG, offsetof(struct vm_nic, trunk), true},
     {"trusting", PROP_FLAG, offsetof(struct vm_nic, trusting), true},
     {"socket", PROP_FLAG, offsetof(struct vm_nic, socket), true},
+    {"slot", PROP_NUMBER, offsetof(struct vm_nic, slot), false},
+    {"absent", PROP_FLAG, offsetof(struct vm_nic, absent), false},
     {"forwards", PROP_STRING, offsetof(struct vm_nic, forwards), false},
 };
 
@@ -126,7 +129,7 @@ static err_t set_text(struct vm_nic *nic, const struct prop *p, const char *valu
         return *value ? error_set(e, ERR_INVALID, "%s: takes no value", p->name) : OK;
     case PROP_MODEL:
         for (unsigned i = 0; i < VM_NIC_MODELS; i++) {
-            if (!strcmp(model_names[i], value)) {
+            if (!strcmp(vm_nic_model_names[i], value)) {
                 nic->model = (enum vm_nic_model)i;
                 return OK;
             }
@@ -185,10 +188,10 @@ static err_t check_nic(const struct vm_nic *nic, struct error *e)
     uint8_t mac[6];
     struct in_addr in;
     struct policy policy;
-    if (!nic->network || !vm_network_valid(nic->network))
+    if (nic->network && !vm_network_valid(nic->network))
         return error_set(e, ERR_INVALID,
                          "network: '%.120s' is neither a name nor vhost-user:PATH; " VM_NAME_RULE,
-                         nic->network ? nic->network : "");
+                         nic->network);
     if (nic->mac && (!parse_mac(nic->mac, mac) || mac[0] & 1))
         return error_set(e, ERR_INVALID,
                          "mac: '%.40s' is not the address of one card; give for example "
@@ -196,6 +199,8 @@ static err_t check_nic(const struct vm_nic *nic, struct error *e)
                          nic->mac);
     if (nic->queues < 1 || nic->queues > VM_NIC_QUEUES_MAX)
         return error_set(e, ERR_INVALID, "queues: give 1 to %d", VM_NIC_QUEUES_MAX);
+    if (nic->slot > SLOT_MAX)
+        return error_set(e, ERR_INVALID, "slot: give 1 to %d, or 0 for the next one", SLOT_MAX);
     if (nic->vlan > VLAN_MAX)
         return error_set(e, ERR_INVALID, "vlan: give 1 to %d, or 0 for none", VLAN_MAX);
     if (nic->vlan && nic->trunk)
@@ -231,7 +236,7 @@ static json_t *nic_to_json(const struct vm_nic *nic)
         json_t *value = NULL;
         switch (props[i].kind) {
         case PROP_STRING: text = *(char *const *)at; break;
-        case PROP_MODEL: text = model_names[nic->model]; break;
+        case PROP_MODEL: text = vm_nic_model_names[nic->model]; break;
         case PROP_NUMBER: value = json_integer(*(const uint32_t *)at); break;
         case PROP_RATE: value = json_integer((json_int_t)(*(const uint64_t *)at)); break;
         case PROP_FLAG: value = json_boolean(*(const bool *)at); break;
@@ -284,19 +289,55 @@ static err_t prop_from_json(struct vm_nic *nic, const char *key, const json_t *v
     return error_set(e, ERR_INVALID, "%s: must be a whole number", key);
 }
 
-static err_t nic_from_json(struct vm_config *config, const json_t *value, struct error *e)
+static err_t props_from_json(struct vm_nic *nic, const json_t *value, struct error *e)
 {
     const char *key;
     json_t *member;
+    err_t err = OK;
     if (!json_is_object(value))
         return error_set(e, ERR_INVALID, "must be an object");
-    err_t err = add(config, e);
     json_object_foreach((json_t *)value, key, member)
     {
         if (!err)
-            err = prop_from_json(&config->nic[config->nics - 1], key, member, e);
+            err = prop_from_json(nic, key, member, e);
     }
     return err;
+}
+
+static err_t nic_from_json(struct vm_config *config, const json_t *value, struct error *e)
+{
+    err_t err = add(config, e);
+    return err ? err : props_from_json(&config->nic[config->nics - 1], value, e);
+}
+
+unsigned vm_nic_place(const struct vm_config *config)
+{
+    unsigned i = 0;
+    while (i < config->nics && !config->nic[i].absent)
+        i++;
+    return i;
+}
+
+err_t vm_nic_put(struct vm_config *config, unsigned number, const json_t *value, struct error *e)
+{
+    struct vm_nic nic = {.queues = 1};
+    if (number >= VM_NICS_MAX || number > config->nics)
+        return error_set(e, ERR_INVALID, "a VM has at most %d network cards", VM_NICS_MAX);
+    if (number < config->nics && !config->nic[number].absent)
+        return error_set(e, ERR_EXISTS, "the VM has a network card %u", number);
+    err_t err = props_from_json(&nic, value, e);
+    if (!err)
+        err = check_nic(&nic, e);
+    if (err) {
+        vm_nic_release(&nic);
+        return err;
+    }
+    if (number == config->nics)
+        config->nics++;
+    else
+        vm_nic_release(&config->nic[number]);
+    config->nic[number] = nic;
+    return OK;
 }
 
 err_t vm_nics_from_json(struct vm_config *config, const json_t *value, struct error *e)

@@ -398,6 +398,31 @@ void devices_keep_timers(struct device *dev)
     owned(dev)->engine_times = true;
 }
 
+static void free_device(struct owned_device *o)
+{
+    if (o->initialised && o->dev->type->fini)
+        o->dev->type->fini(o->dev);
+    free_doorbells(o);
+    signals_free(o);
+    pthread_mutex_destroy(&o->own_lock);
+    free(o->timer);
+    free(o->dev);
+    free(o);
+}
+
+void devices_remove(struct vm *vm, struct device *dev)
+{
+    struct owned_device **at = &vm->devices, *o = owned(dev);
+    while (*at != o)
+        at = &(*at)->next;
+    *at = o->next;
+    for (unsigned i = 0; i < dev->type->timers; i++)
+        loop_timer_set(vm->loop, &o->timer[i].loop, NS_NEVER);
+    for (unsigned i = 0; i < dev->type->lines; i++)
+        env_set_irq(dev, i, false);
+    free_device(o);
+}
+
 // In reverse order of creation, so that a device outlives those that were built on it.
 void devices_free(struct vm *vm)
 {
@@ -408,14 +433,7 @@ void devices_free(struct vm *vm)
             last = &(*last)->next;
         struct owned_device *o = *last;
         *last = NULL;
-        if (o->initialised && o->dev->type->fini)
-            o->dev->type->fini(o->dev);
-        free_doorbells(o);
-        signals_free(o);
-        pthread_mutex_destroy(&o->own_lock);
-        free(o->timer);
-        free(o->dev);
-        free(o);
+        free_device(o);
     }
 }
 

@@ -80,6 +80,8 @@ err_t devices_add_irq_chip(struct vm *vm, const struct device_type *type, const 
                            const void *config, struct device **out, struct error *e);
 // The engine keeps this chip while the VM runs.
 void devices_keep_timers(struct device *dev);
+// Takes one out of a machine whose vCPUs do not run; its lines fall.
+void devices_remove(struct vm *vm, struct device *dev);
 void devices_free(struct vm *vm);
 
 void device_lock(struct device *dev);

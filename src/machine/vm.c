@@ -131,6 +131,7 @@ static err_t reset(struct vm *vm, struct error *e);
 
 static err_t reboot(struct vm *vm, struct error *e)
 {
+    board_eject(vm, true);
     err_t err = reset(vm, e);
     if (err) {
         end(vm, VM_END_FAILED, 0, e->text);
@@ -154,6 +155,8 @@ static void act_on_requests(void *opaque)
     bool no_reboot = vm->config->no_reboot;
     if (vm->ended)
         return;
+    if (requests & 1u << MACHINE_EJECT)
+        board_eject(vm, false);
     if (requests & 1u << MACHINE_DEBUG_EXIT)
         end(vm, VM_END_DEBUG_EXIT, vm->request_argument[MACHINE_DEBUG_EXIT], "");
     else if (requests & 1u << MACHINE_POWEROFF)
@@ -740,4 +743,26 @@ void vm_nic_set_link(struct vm *vm, unsigned nic, bool up)
     device_lock(dev);
     model->set_link(dev, up);
     device_unlock(dev);
+}
+
+err_t vm_nic_add(struct vm *vm, unsigned nic, unsigned *slot, bool *heard, struct error *e)
+{
+    *slot = board_free_slot(vm);
+    if (!*slot)
+        return error_set(e, ERR_NO_MEMORY, "the VM has no free PCI slot; remove a card first");
+    vm_freeze(vm);
+    err_t err = board_add_nic(vm, nic, *slot, e);
+    vm_thaw(vm);
+    *heard = !err && board_tell_hotplug(vm, *slot, true);
+    return err;
+}
+
+err_t vm_nic_remove(struct vm *vm, unsigned nic, bool *heard, struct error *e)
+{
+    const struct nic_model *model;
+    struct device *dev = board_nic(vm, nic, &model);
+    if (!dev)
+        return error_set(e, ERR_NOT_FOUND, "there is no network card %u", nic);
+    *heard = board_tell_hotplug(vm, pci_function_of(dev)->devfn / 8u, false);
+    return OK;
 }

@@ -47,6 +47,9 @@ struct vm_hooks {
     // The host's ends of connections over the virtio socket device, with the device's lock held and
     // on any thread; NULL: the guest's requests are refused.
     const struct vsock_host *vsock;
+    // The guest has let go of network card nic, which goes when this returns; on the main loop's
+    // thread.
+    void (*nic_removed)(void *opaque, unsigned nic);
     // The VM came to its end, once; on the main loop's thread, with the vCPUs stopped.
     void (*ended)(void *opaque, const struct vm_result *result);
     void (*rebooted)(void *opaque); // the guest was reset and starts anew
@@ -103,6 +106,12 @@ const struct display *vm_display(const struct vm *vm);
 bool vm_nic_receive(struct vm *vm, unsigned nic, uint8_t *packet, size_t len);
 void vm_nic_continue(struct vm *vm, unsigned nic); // nic_send() may have room again
 void vm_nic_set_link(struct vm *vm, unsigned nic, bool up);
+// A new card while the VM runs, as the definition's nic[nic] has come to say, in *slot. *heard: the
+// guest listens, and will see it soon; else when it starts anew. ERR_NO_MEMORY: no slot is free.
+err_t vm_nic_add(struct vm *vm, unsigned nic, unsigned *slot, bool *heard, struct error *e);
+// Asks the guest to let go of a card; hooks.nic_removed() follows when it has, at the latest when
+// it starts anew. *heard: it listens. ERR_NOT_FOUND: there is none.
+err_t vm_nic_remove(struct vm *vm, unsigned nic, bool *heard, struct error *e);
 // Output that was refused may be tried again.
 void vm_serial_writable(struct vm *vm);
 void vm_console_writable(struct vm *vm);

@@ -86,7 +86,7 @@ struct vm {
 
     // A device asked for something; acted on by the main loop. [any]
     uint32_t requests; // bits of enum machine_request
-    uint32_t request_argument[4];
+    uint32_t request_argument[MACHINE_REQUESTS];
     struct loop_work request_work;
     struct vm_result result; // of the first vCPU that ended (guarded by park)
     bool failed;             // result was set by a vCPU (guarded by park)
@@ -129,7 +129,12 @@ void board_drain_disks(struct vm *vm);             // waits for what is in fligh
 void board_close_disks(struct vm *vm);             // drains them first
 void board_free(struct vm *vm);                    // after the devices
 bool board_power_button(struct vm *vm);
-struct device *board_serial(struct vm *vm); // COM1
+struct device *board_serial(struct vm *vm);    // COM1
+unsigned board_free_slot(const struct vm *vm); // for a card that comes now; 0: there is none
+// Tells the guest of a card that has come or is to go. False: it does not listen now.
+bool board_tell_hotplug(struct vm *vm, unsigned slot, bool arrived);
+void board_eject(struct vm *vm, bool all); // cards the guest let go of; all: that are to go
+err_t board_add_nic(struct vm *vm, unsigned nic, unsigned slot, struct error *e); // hot
 // NULL: no such network card.
 struct device *board_nic(struct vm *vm, unsigned nic, const struct nic_model **model);
 

@@ -207,6 +207,45 @@ static err_t plug(void *opaque, unsigned nic, int fd, const char *network, struc
     return err;
 }
 
+static err_t nic_add(void *opaque, unsigned nic, const json_t *card, int fd, const char *network,
+                     bool *heard, struct error *e)
+{
+    struct run *run = opaque;
+    unsigned slot = 0;
+    err_t err = vm_nic_put(&run->config, nic, card, e);
+    if (err)
+        return err;
+    err = vm_nic_add(run->vm, nic, &slot, heard, e);
+    if (err) {
+        run->config.nic[nic].absent = true;
+        return err;
+    }
+    run->config.nic[nic].slot = slot;
+    events_tell(&run->events, "nic-added", "s:i", "nic", (int)nic);
+    if (!network)
+        return OK;
+    err = plug(run, nic, fd, network, e);
+    if (err)
+        (void)!vm_nic_remove(run->vm, nic, heard, NULL);
+    return err;
+}
+
+static err_t nic_remove(void *opaque, unsigned nic, bool *heard, struct error *e)
+{
+    struct run *run = opaque;
+    return vm_nic_remove(run->vm, nic, heard, e);
+}
+
+static void nic_removed(void *opaque, unsigned nic)
+{
+    struct run *run = opaque;
+    struct error e = {0};
+    if (plug(run, nic, -1, NULL, &e))
+        events_say(&run->events, "%s", e.text);
+    run->config.nic[nic].absent = true;
+    events_tell(&run->events, "nic-removed", "s:i", "nic", (int)nic);
+}
+
 static bool link_up(void *opaque, unsigned nic)
 {
     const struct run *run = opaque;
@@ -216,11 +255,12 @@ static bool link_up(void *opaque, unsigned nic)
 err_t run_plug(struct run *run, struct error *e)
 {
     err_t err = OK;
-    for (unsigned i = 0; !err && i < run->config.nics; i++) {
+    for (unsigned i = 0; !err && i < VM_NICS_MAX; i++) {
         run->port[i] =
             (struct port){.vm = run->vm, .nic = i, .changed = link_changed, .opaque = run};
         port_init(&run->port[i], run->loop);
-        err = port_plug(&run->port[i], run->port_fd[i], e);
+        if (i < run->config.nics)
+            err = port_plug(&run->port[i], run->port_fd[i], e);
     }
     return err;
 }
@@ -315,6 +355,7 @@ err_t run_build_vm(struct run *run, struct error *e)
                                    .nic_send = nic_send,
                                    .nic_resume = nic_resume,
                                    .vsock = &vsock_host,
+                                   .nic_removed = nic_removed,
                                    .ended = ended,
                                    .rebooted = rebooted,
                                    .opaque = run,
@@ -376,6 +417,8 @@ err_t run_serve(struct run *run, struct error *e)
                                     .vsock_open = open_vsock,
                                     .agent_ready = agent_ready,
                                     .ask_down = ask_down,
+                                    .nic_add = nic_add,
+                                    .nic_remove = nic_remove,
                                     .opaque = run};
     const struct server_options options = {.loop = run->loop,
                                            .listen_fd = run->control_fd,
@@ -441,7 +484,7 @@ void run_release(struct run *run)
     typist_release(&run->typist);
     if (run->vm)
         vm_pause(run->vm); // nobody sends any more
-    for (unsigned i = 0; i < run->config.nics; i++)
+    for (unsigned i = 0; i < VM_NICS_MAX; i++)
         port_release(&run->port[i]);
     vsock_release(&run->vsock);
     vm_free(run->vm);

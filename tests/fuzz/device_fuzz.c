@@ -27,7 +27,7 @@
 #define CPUS 3
 #define FIRES_PER_MS (CPUS * 21 + 200) // at most 20 kHz for each of the periodic timers
 
-enum chip { PIC, IOAPIC, LAPIC, UART = LAPIC + CPUS, I8042, PM, SIMPLE, CHIPS = SIMPLE + 10 };
+enum chip { PIC, IOAPIC, LAPIC, UART = LAPIC + CPUS, I8042, PM, SIMPLE, CHIPS = SIMPLE + 11 };
 
 struct world {
     struct fake_env *env;
@@ -141,6 +141,7 @@ static void build(struct world *w)
     add(w, SIMPLE + 7, "fast-a20", NULL);
     add(w, SIMPLE + 8, "reset-control", NULL);
     add(w, SIMPLE + 9, "flash", &flash);
+    add(w, SIMPLE + 10, "pci-hotplug", NULL);
     connect(w);
 }
 

@@ -111,19 +111,39 @@ def a_card_moves_between_networks_while_its_vm_runs():
         until(lambda: "web" in cards("default"))
         mac = cards("default")["web"]["mac"]
         assert "1 network cards" in berth("net", "stop", "default", status=3)
-        assert ask("net", "connect", "web", "lab")["mac"] == mac
+        assert ask("net", "connect", "web:0", "lab")["mac"] == mac
         assert cards("lab")["web"]["mac"] == mac
         until(lambda: "web" not in cards("default"))
         assert "private" in berth("net", "policy", "web", "none", status=1)
         assert "lab" in berth("net", "disconnect", "web:0")
         until(lambda: not cards("lab"))
         assert "net connect web" in berth("net", "policy", "web", status=1)
-        assert "1 network cards" in berth("net", "connect", "web:1", "lab", status=2)
+        assert "no network card 1" in berth("net", "connect", "web:1", "lab", status=2)
         berth("net", "stop", "default")
         assert not ask("net", "ls")[0]["running"]
         berth("net", "connect", "web", "default")
         assert "web" in cards("default")
     until(lambda: not cards("default"))
+
+
+def cards_come_and_go_while_the_vm_runs():
+    with Vm("web", "--net", "none"):
+        made = ask("net", "connect", "web", "default")
+        assert made["new"] and made["nic"] == 0 and cards("default")["web"]["mac"] == made["mac"]
+        os.kill(ask("net", "info", "default")["pid"], signal.SIGKILL)
+        until(lambda: "web" in cards("default"))
+        assert cards("default")["web"]["mac"] == made["mac"]
+        assert ask("net", "connect", "web", "default")["nic"] == 1  # this guest sees them when it starts anew
+        berth("net", "disconnect", "web")
+        again = ask("net", "connect", "web", "default")
+        assert not again["new"] and again["nic"] == 0 and again["mac"] == made["mac"]
+        assert "starts anew" in berth("net", "disconnect", "--remove", "web:1")
+        assert "no network card 5" in berth("net", "disconnect", "--remove", "web:5", status=2)
+        assert "net create nowhere" in berth("net", "connect", "web", "nowhere", status=2)
+        assert json.loads(berth("control", "web", "info"))["nics"][1]["network"] == "default"
+        berth("control", "web", "reset")
+        until(lambda: json.loads(berth("control", "web", "info"))["nics"][1] is None)
+        assert ask("net", "connect", "web", "default")["nic"] == 1
 
 
 def policies_and_limits_change_while_the_vm_runs():
@@ -187,6 +207,7 @@ CASES = [
     networks_are_made_shown_and_removed,
     wrong_words_are_refused_with_the_next_step,
     a_card_moves_between_networks_while_its_vm_runs,
+    cards_come_and_go_while_the_vm_runs,
     policies_and_limits_change_while_the_vm_runs,
     what_a_card_is_given_at_its_start_outlives_the_networks_process,
     ports_of_the_host_lead_to_vms_until_they_are_removed,

@@ -79,6 +79,10 @@ def vm(opts, work, name, *args, flavour="cloud", modules=VIRTIO):
 
 def bring_up(g):
     g.expect("guest# ")
+    return bring_up_again(g)
+
+
+def bring_up_again(g):
     got = answer(g, UP, "LINK")
     if got != "up":
         raise Failure(f"the guest got no address: {got}; {g.output[-500:]}")
@@ -353,7 +357,52 @@ def sockets(opts, work):
         end_switches()
 
 
-CASES = [friends, host, e1000, comeback, idle, vhost, back_end, dpdk, sockets]
+def berth(opts, *args):
+    done = subprocess.run([opts.berth, *args, "--json"], capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise Failure(f"berth {' '.join(args)}: {done.stderr}")
+    return json.loads(done.stdout)
+
+
+def wait_for(g, command, what):
+    expect(g, f"for i in $(seq 100); do {command} && break; sleep 0.1; done; {command} && echo yes", "yes", what)
+
+
+def hotplug(opts, work):
+    """a card is plugged into a running VM, works, survives a reboot, and is taken out; another takes its place"""
+    private_home(work)
+    define("lan", kind="private")
+    try:
+        with vm(opts, work, "web", "--net", "lan") as web, vm(opts, work, "other", "--net", "none") as g:
+            bring_up(web)
+            g.expect("guest# ")
+            wait_for(g, "[ ! -e /sys/class/net/eth0 ]", "no card at first")
+            made = berth(opts, "net", "connect", "other", "lan")
+            wait_for(g, "[ -e /sys/class/net/eth0 ]", "the new card")
+            if bring_up_again(g) != made["address"]:
+                raise Failure("the new card has another address")
+            expect(g, "ping -c 1 -W 5 web >/dev/null && echo yes", "yes", "ping by the new card")
+            if berth(opts, "net", "connect", "other", "lan")["nic"] != 1:
+                raise Failure("a second new card is not card 1")
+            wait_for(g, "[ -e /sys/class/net/eth1 ]", "a second card")
+            berth(opts, "net", "disconnect", "--remove", "other:0")
+            wait_for(g, "[ ! -e /sys/class/net/eth0 ]", "the card that went")
+            expect(g, "[ -e /sys/class/net/eth1 ] && echo yes", "yes", "the other card stays")
+            if [p["nic"] for p in ask("lan", "info")["ports"] if p["vm"] == "other"] != [1]:
+                raise Failure("the removed card is still plugged in")
+            g.send("reboot -f\n")
+            g.expect("INIT-REACHED")
+            g.expect("guest# ")
+            expect(g, "ls /sys/class/net | grep -c eth", "1", "the second card after a reboot")
+            berth(opts, "net", "disconnect", "--remove", "other:1")
+            wait_for(g, "[ ! -e /sys/class/net/eth0 ]", "the card that went after the reboot")
+            power_off(g)
+            power_off(web)
+    finally:
+        end_switches()
+
+
+CASES = [friends, host, e1000, comeback, idle, vhost, back_end, dpdk, sockets, hotplug]
 
 if __name__ == "__main__":
     boot.CASES = CASES

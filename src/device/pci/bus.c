@@ -30,6 +30,11 @@ err_t pci_bus_plug(struct pci_bus *bus, struct pci_function *f, unsigned devfn, 
     return OK;
 }
 
+void pci_bus_unplug(struct pci_bus *bus, const struct pci_function *f)
+{
+    bus->functions[f->devfn] = NULL;
+}
+
 static struct pci_function *enter(struct pci_bus *bus, unsigned bdf)
 {
     struct pci_function *f = bdf < 256 ? bus->functions[bdf] : NULL;

@@ -142,7 +142,7 @@ struct pci_bus_ops {
     void (*unlock)(struct device *dev);
 };
 
-// Bus 0, and the only one. Plugging happens before the guest runs.
+// Bus 0, and the only one. Plugging happens while the guest does not run.
 struct pci_bus {
     const struct pci_bus_ops *ops;       // NULL: no locking (tests)
     struct pci_function *functions[256]; // by devfn; not owned
@@ -153,6 +153,8 @@ struct pci_bus {
 void pci_bus_init(struct pci_bus *bus, const struct pci_bus_ops *ops);
 // ERR_EXISTS if the place is taken. A slot with functions above 0 must have function 0.
 err_t pci_bus_plug(struct pci_bus *bus, struct pci_function *f, unsigned devfn, struct error *e);
+// Takes the function out. While the guest does not run.
+void pci_bus_unplug(struct pci_bus *bus, const struct pci_function *f);
 // bdf is bus << 8 | devfn. Absent functions read as all ones and ignore writes.
 uint32_t pci_bus_read(struct pci_bus *bus, unsigned bdf, unsigned offset, unsigned size);
 void pci_bus_write(struct pci_bus *bus, unsigned bdf, unsigned offset, unsigned size,

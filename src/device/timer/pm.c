@@ -192,11 +192,12 @@ bool pm_power_button(struct device *dev)
     return (p->control & CONTROL_SCI_EN) && (p->enable & PM1_POWER_BUTTON);
 }
 
-void pm_gpe(struct device *dev, unsigned event)
+bool pm_gpe(struct device *dev, unsigned event)
 {
     struct pm *p = pm_of(dev);
     p->gpe_status |= BIT(event & 63);
     update(p);
+    return (p->control & CONTROL_SCI_EN) && (p->gpe_enable & BIT(event & 63));
 }
 
 // --- the device ---

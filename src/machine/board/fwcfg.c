@@ -50,6 +50,7 @@ void board_describe(struct vm *vm, struct acpi_config *acpi)
                                  .hpet = true,
                                  .panic = true,
                                  .fw_cfg = true,
+                                 .hotplug_slots = vm->board->hotplug_slots,
                                  .vga = vm->board->vga != NULL,
                                  .ecam = ecam_of(vm),
                                  .mmio64 = PC_MMIO64,

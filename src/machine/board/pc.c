@@ -189,6 +189,8 @@ err_t board_plug(struct vm *vm, const struct device_type *type, const char *id, 
                  struct device **out, struct error *e)
 {
     struct board *board = vm->board;
+    while (board->next_slot < PC_SLOT_LPC && board->pci.functions[PCI_DEVFN(board->next_slot, 0)])
+        board->next_slot++;
     if (board->next_slot == PC_SLOT_LPC)
         return error_set(e, ERR_NO_MEMORY, "%s: no free PCI slot", id);
     return board_plug_at(vm, type, id, config, board->next_slot++, 0, out, e);
@@ -270,6 +272,8 @@ err_t board_new(struct vm *vm, struct error *e)
         err = board_add_nics(vm, e);
     if (!err)
         err = board_add_display(vm, e);
+    if (!err)
+        err = board_add_hotplug(vm, e);
     if (!err)
         err = firmware_add_devices(vm, e);
     if (!err)

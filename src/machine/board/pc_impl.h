@@ -36,8 +36,11 @@ struct board {
     struct display display;
     struct block *disk[VM_DISKS_MAX];
     struct board_nic nic[VM_NICS_MAX];
-    unsigned next_slot; // for pluggable PCI devices
-    int kernel_fd;      // -1: none; read again at every reset
+    struct device *hotplug;
+    uint32_t hotplug_slots; // whose cards come and go
+    uint32_t leaving;       // slots whose cards were asked to go
+    unsigned next_slot;     // for pluggable PCI devices
+    int kernel_fd;          // -1: none; read again at every reset
     int initrd_fd;
 };
 
@@ -59,6 +62,9 @@ err_t board_open_disks(struct vm *vm, struct error *e);
 err_t board_add_disks(struct vm *vm, struct error *e);
 
 err_t board_add_nics(struct vm *vm, struct error *e); // nics.c
+
+// hotplug.c. Once everything else is plugged in.
+err_t board_add_hotplug(struct vm *vm, struct error *e);
 
 // virtio.c: console and entropy on PCI.
 err_t board_add_virtio(struct vm *vm, struct error *e);

@@ -6,6 +6,7 @@
 #include "device/misc/i8042.h"
 #include "device/misc/panic.h"
 #include "device/misc/reset.h"
+#include "device/pci/hotplug.h"
 #include "device/platform.h"
 #include "fake_env.h"
 #include "test.h"
@@ -332,6 +333,24 @@ static void debug_exit_gives_an_odd_status(void)
     stop();
 }
 
+static void hotplug_tells_slots_and_takes_back_what_is_ejected(void)
+{
+    start(&pci_hotplug_type, NULL);
+    pci_hotplug_tell(dev, 30, true);
+    pci_hotplug_tell(dev, 3, false);
+    CHECK_EQ(fake_in(env, PC_PORT_HOTPLUG + HOTPLUG_ARRIVED, 4), 1u << 30);
+    CHECK_EQ(fake_in(env, PC_PORT_HOTPLUG + HOTPLUG_ARRIVED + 3, 1), 0x40);
+    CHECK_EQ(fake_in(env, PC_PORT_HOTPLUG + HOTPLUG_LEAVING, 4), 1u << 3);
+    fake_out(env, PC_PORT_HOTPLUG + HOTPLUG_ARRIVED + 3, 1, 0x40);
+    CHECK_EQ(fake_in(env, PC_PORT_HOTPLUG + HOTPLUG_ARRIVED, 4), 0);
+    CHECK_EQ(pci_hotplug_take(dev), 0);
+    fake_out(env, PC_PORT_HOTPLUG + HOTPLUG_EJECT + 3, 1, 0x20);
+    CHECK_EQ(env->request, MACHINE_EJECT);
+    CHECK_EQ(pci_hotplug_take(dev), 1u << 29);
+    CHECK_EQ(pci_hotplug_take(dev), 0);
+    stop();
+}
+
 static void fast_a20_resets_on_a_rising_bit(void)
 {
     start(&fast_a20_type, NULL);
@@ -380,5 +399,6 @@ TEST_MAIN(TEST(i8042_answers_the_probing_of_a_driver), TEST(i8042_keyboard_ident
           TEST(fw_cfg_reads_items_byte_by_byte), TEST(fw_cfg_lists_its_files),
           TEST(fw_cfg_copies_by_dma), TEST(fw_cfg_state_survives_a_reload),
           TEST(panic_reports_events), TEST(debug_exit_gives_an_odd_status),
+          TEST(hotplug_tells_slots_and_takes_back_what_is_ejected),
           TEST(fast_a20_resets_on_a_rising_bit), TEST(reset_control_resets_on_a_rising_bit),
           TEST(debugcon_passes_bytes_on))
