@@ -20,7 +20,8 @@ extern const char run_help[], info_help[], limit_help[], version_help[], ls_help
     net_help[], port_help[], doctor_help[];
 extern const char start_help[], restart_help[], rm_help[], rename_help[], clone_help[],
     daemon_help[], console_help[], logs_help[], create_help[];
-extern const char apply_help[], export_help[], edit_help[];
+extern const char apply_help[], export_help[], edit_help[], completion_help[];
+int cmd_completion(int argc, char **argv);
 int cmd_create(int argc, char **argv);
 int cmd_apply(int argc, char **argv);
 int cmd_export(int argc, char **argv);

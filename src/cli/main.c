@@ -46,6 +46,7 @@ const struct command commands[] = {
     {"port", "ports of this host that lead to VMs", port_help, cmd_port},
     {"control", "send a VM any request", control_help, cmd_control},
     {"daemon", "the manager: start, status, stop", daemon_help, cmd_daemon},
+    {"completion", "words for a shell to complete", completion_help, cmd_completion},
     {"version", "show the version", version_help, cmd_version},
     {"help", "show this, or the help of a command", help_help, cmd_help},
     {0},
