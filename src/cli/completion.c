@@ -45,6 +45,35 @@ static void each_option(const char *help, void (*found)(void *opaque, const char
     }
 }
 
+// Those of a command, with berth run's where it takes them.
+static void options_of(const struct command *c, void (*found)(void *opaque, const char *option),
+                       void *opaque)
+{
+    each_option(c->help, found, opaque);
+    if (c->help == create_help || c->help == edit_help)
+        each_option(run_help, found, opaque);
+}
+
+// What may follow the command in its usage: "berth daemon start|status|stop", a line each.
+static void each_verb(const struct command *c, void (*found)(void *opaque, const char *verb),
+                      void *opaque)
+{
+    char start[WORD_MAX];
+    snprintf(start, sizeof start, " berth %s ", c->name);
+    const char *end = strstr(c->help, "\n\n");
+    for (const char *p = c->help; (p = strstr(p, start)) && end && p < end;) {
+        p += strlen(start);
+        for (size_t len; (len = strspn(p, "abcdefghijklmnopqrstuvwxyz-")) > 1; p += len + 1) {
+            char verb[WORD_MAX];
+            snprintf(verb, sizeof verb, "%.*s", (int)len, p);
+            if (verb[0] != '-')
+                found(opaque, verb);
+            if (p[len] != '|')
+                break;
+        }
+    }
+}
+
 static void print_word(void *opaque, const char *option)
 {
     printf(" %s", option);
@@ -80,7 +109,8 @@ static void print_bash(void)
          "        case ${COMP_WORDS[1]} in");
     for (const struct command *c = commands; c->name; c++) {
         printf("        %s) words='--help", c->name);
-        each_option(c->help, print_word, NULL);
+        each_verb(c, print_word, NULL);
+        options_of(c, print_word, NULL);
         puts(takes_vm(c) ? "'; names=1 ;;" : "' ;;");
     }
     puts("        esac\n"
@@ -113,7 +143,8 @@ static void print_zsh(void)
          "    case $words[2] in");
     for (const struct command *c = commands; c->name; c++) {
         printf("    %s) found=('--help'", c->name);
-        each_option(c->help, print_zsh_option, NULL);
+        each_verb(c, print_zsh_option, NULL);
+        options_of(c, print_zsh_option, NULL);
         puts(takes_vm(c) ? " ${(f)\"$(berth completion --names 2> /dev/null)\"}) ;;" : ") ;;");
     }
     puts("    esac\n"
@@ -131,13 +162,20 @@ static void print_fish_option(void *opaque, const char *option)
            word ? "-l" : "-s", option + (word ? 2 : 1));
 }
 
+static void print_fish_verb(void *opaque, const char *verb)
+{
+    printf("complete -c berth -n '__fish_seen_subcommand_from %s' -f -a %s\n", (char *)opaque,
+           verb);
+}
+
 static void print_fish(void)
 {
     puts("# fish completion for berth; made by berth completion fish");
     for (const struct command *c = commands; c->name; c++) {
         printf("complete -c berth -n __fish_use_subcommand -f -a %s -d \"%s\"\n", c->name,
                c->summary);
-        each_option(c->help, print_fish_option, (void *)c->name);
+        each_verb(c, print_fish_verb, (void *)c->name);
+        options_of(c, print_fish_option, (void *)c->name);
         if (takes_vm(c))
             printf("complete -c berth -n '__fish_seen_subcommand_from %s' -f -a '(berth completion "
                    "--names 2> /dev/null)'\n",

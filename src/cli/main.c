@@ -1,9 +1,15 @@
 // berth: the command line. One table of subcommands; each has its file.
+#include <grp.h>
+#include <pwd.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
+
+#define SYSTEM_ACCOUNT "berth"
 
 static const char help_help[] = "usage: berth help [COMMAND]\n";
 
@@ -73,12 +79,15 @@ int cmd_version(int argc, char **argv)
 
 static void overview(FILE *to)
 {
-    fputs("usage: berth COMMAND [OPTION...]\n\nRuns virtual machines, on any x86-64 Linux host, "
+    fputs("usage: berth [--system] COMMAND [OPTION...]\n\nRuns virtual machines, on any x86-64 "
+          "Linux host, "
           "without root.\n\n",
           to);
     for (const struct command *c = commands; c->name; c++)
         fprintf(to, "  %-10s %s\n", c->name, c->summary);
-    fputs("\nberth COMMAND --help says more about a command.\n", to);
+    fputs("\nberth COMMAND --help says more about a command. --system: about the VMs of the system "
+          "service.\n",
+          to);
 }
 
 static const struct command *find(const char *name)
@@ -108,8 +117,34 @@ int cmd_help(int argc, char **argv)
     return EXIT_OK;
 }
 
+// The VMs of the system service: its directories and, for root, its account.
+static int enter_system(void)
+{
+    setenv("XDG_DATA_HOME", "/var/lib", 1);
+    setenv("XDG_RUNTIME_DIR", "/run/berth", 1);
+    if (geteuid() != 0)
+        return EXIT_OK;
+    const struct passwd *account = getpwnam(SYSTEM_ACCOUNT);
+    if (!account)
+        return complain(EXIT_USAGE, "there is no account '" SYSTEM_ACCOUNT
+                                    "'; install Berth's service: systemd-sysusers, systemctl "
+                                    "enable --now berthd");
+    setenv("HOME", account->pw_dir, 1);
+    if (initgroups(account->pw_name, account->pw_gid) || setgid(account->pw_gid) ||
+        setuid(account->pw_uid))
+        return complain(EXIT_HOST, "cannot become the account '" SYSTEM_ACCOUNT "'");
+    return EXIT_OK;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc > 1 && !strcmp(argv[1], "--system")) {
+        int status = enter_system();
+        if (status)
+            return status;
+        argv++;
+        argc--;
+    }
     if (argc < 2) {
         overview(stderr);
         return EXIT_USAGE;
