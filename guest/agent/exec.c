@@ -24,8 +24,6 @@
 #define ENVIRONMENT_MAX 256
 #define QUIET_MS 500   // after the program's end, for what it left running to hold its streams
 #define HANGUP_MS 3000 // for a program whose user has gone, before it is killed
-#define STATUS_NOT_FOUND 127
-#define STATUS_NOT_STARTED 126
 
 struct program {
     struct user user;

@@ -4,8 +4,6 @@
 #include "base/buffer.h"
 #include "control/agent.h"
 
-#define AGENT_WAIT_MS 120000 // for an agent that was put into a guest that is still starting
-
 err_t agent_parse_wait(const char *text, int *ms, struct error *e);
 
 // Adds what the agent of a VM says about its guest to the VM's description, as the member "guest",

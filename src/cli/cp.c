@@ -25,7 +25,8 @@ const char cp_help[] =
     "not. A PATH without a / in front is below root's home.\n"
     "\n"
     "  -q, --quiet           no progress\n"
-    "      --wait SECONDS    for an agent that is not ready yet (120)\n"
+    "      --wait SECONDS    for an agent that is not ready yet (120 if it was put there\n"
+    "                        by berth run --agent, else 0)\n"
     "      --json            print {\"files\", \"folders\", \"links\", \"bytes\", \"skipped\"}\n";
 
 struct copy {
@@ -211,7 +212,7 @@ static int report(const struct copy *c, const struct tree_counts *n)
 
 int cmd_cp(int argc, char **argv)
 {
-    struct copy c = {.wait_ms = AGENT_WAIT_MS};
+    struct copy c = {.wait_ms = AGENT_WAIT_DEFAULT};
     struct tree_counts counts = {0};
     struct error e = {0};
     err_t err = parse(&c, argc, argv, &e);

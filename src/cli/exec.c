@@ -35,7 +35,8 @@ const char exec_help[] =
     "  -u, --user USER       as this user of the guest (root)\n"
     "  -e, --env KEY=VALUE   with this in its environment; as often as needed\n"
     "  -w, --dir FOLDER      in this folder (the user's home)\n"
-    "      --wait SECONDS    for an agent that is not ready yet (120)\n"
+    "      --wait SECONDS    for an agent that is not ready yet (120 if it was put there\n"
+    "                        by berth run --agent, else 0)\n"
     "      --json            print {\"status\", \"signal\", \"stdout\", \"stderr\"} at the end\n";
 const char shell_help[] =
     "usage: berth shell [--user USER] [--wait SECONDS] VM\n"
@@ -43,7 +44,8 @@ const char shell_help[] =
     "Opens a login shell in the VM's guest, by Berth's agent there. Ctrl-] leaves.\n"
     "\n"
     "  -u, --user USER       as this user of the guest (root)\n"
-    "      --wait SECONDS    for an agent that is not ready yet (120)\n";
+    "      --wait SECONDS    for an agent that is not ready yet (120 if it was put there\n"
+    "                        by berth run --agent, else 0)\n";
 
 struct exec {
     const char *vm;
@@ -328,7 +330,7 @@ static int report(struct exec *x, err_t err, bool started, const struct error *e
 
 static int start(int argc, char **argv, bool shell)
 {
-    struct exec x = {.request = agent_request_new("exec"), .wait_ms = AGENT_WAIT_MS};
+    struct exec x = {.request = agent_request_new("exec"), .wait_ms = AGENT_WAIT_DEFAULT};
     struct error e = {0};
     bool started = false;
     err_t err = parse(&x, argc, argv, shell, &e);

@@ -17,11 +17,11 @@
 
 static err_t absent(const char *vm, struct error *e)
 {
-    return error_set(
-        e, ERR_UNSUPPORTED,
-        "the guest of '%.63s' has no agent; start it with berth run --agent, or install "
-        "berth-agent in it (man berth-exec)",
-        vm);
+    return error_set(e, ERR_UNSUPPORTED,
+                     "the guest of '%.63s' has no agent, or none yet (--wait SECONDS waits); start "
+                     "it with berth "
+                     "run --agent, or install berth-agent in it: man berth-exec",
+                     vm);
 }
 
 static err_t state_of(struct client *client, char state[16], struct error *e)
@@ -71,7 +71,9 @@ static err_t await_agent(struct client *client, const char *vm, int wait_ms, str
     err_t err = state_of(client, state, e);
     if (err || !strcmp(state, "ready"))
         return err;
-    if (!wait_ms || !strcmp(state, "absent"))
+    if (wait_ms == AGENT_WAIT_DEFAULT)
+        wait_ms = strcmp(state, "expected") ? 0 : AGENT_WAIT_MS;
+    if (!wait_ms)
         return absent(vm, e);
     err = client_ask(client, "events", NULL, &nothing, NULL, e);
     json_decref(nothing);

@@ -12,9 +12,14 @@
 // Finds a running VM by what a person calls it.
 typedef err_t (*agent_vm_fn)(const char *vm, int timeout_ms, struct client **out, struct error *e);
 
-// Connects to the agent of a running VM and hears its greeting. Where the agent is
-// expected but not ready, waits for it, for wait_ms at most. ERR_UNSUPPORTED: there is none, with
-// words on how to get one. *out: agent_close().
+// How long to wait where nobody said: for an agent that was put into a guest as long as it may take
+// to start, for others not at all.
+#define AGENT_WAIT_DEFAULT (-1)
+#define AGENT_WAIT_MS 120000
+
+// Connects to the agent of a running VM and hears its greeting. Where the agent is not ready, waits
+// for it, for wait_ms at most. ERR_UNSUPPORTED: there is none, with words on how to get one. *out:
+// agent_close().
 err_t agent_open(agent_vm_fn find, const char *vm, int wait_ms, struct agent_link **out,
                  struct error *e);
 void agent_close(struct agent_link *link); // accepts NULL

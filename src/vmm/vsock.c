@@ -39,7 +39,7 @@ struct vsock_end {
     struct vsock_end *next; // guarded by the lock from here on
     int number;             // of the connection; -1: none yet
     uint32_t guest_port;
-    bool opened, ended, closed, resumed;
+    bool opened, ended, closed;
     uint32_t head, len; // bytes of the ring: only the loop's thread takes some out
     uint8_t ring[VSOCK_CREDIT];
     uint8_t from_host[PIECE];
@@ -131,10 +131,7 @@ static void ended(void *opaque, unsigned connection)
 
 static void resume(void *opaque, unsigned connection)
 {
-    struct vsock *vsock = enter(opaque);
-    if (vsock->by_number[connection])
-        vsock->by_number[connection]->resumed = true;
-    leave(vsock);
+    leave(enter(opaque)); // all ends are looked after
 }
 
 static void closed(void *opaque, unsigned connection)
@@ -276,10 +273,10 @@ static void serve(struct vsock_end *end)
     struct vsock *vsock = end->vsock;
     pthread_mutex_lock(&vsock->lock);
     bool is_open = end->opened, is_closed = end->closed;
-    end->resumed = false;
-    end->waits &= end->number < 0;
+    bool connected = end->number >= 0; // and then it stays the same
+    end->waits &= !connected;
     pthread_mutex_unlock(&vsock->lock);
-    if (end->number < 0) {
+    if (!connected) {
         if (end->peer_gone)
             drop(end);
         return;
