@@ -107,7 +107,8 @@ static void watch(struct link *link, uint64_t now)
     uint64_t out = wait_for(link, BLOCK_WRITE, now);
     uint64_t wait = in && (!out || in < out) ? in : out;
     uint32_t events = out ? 0 : EPOLLIN;
-    bool at_once = link->more && !out;
+    bool ring_waits = link->rings && !outq_empty(&link->out) && !link->blocked && !in;
+    bool at_once = ring_waits || (link->more && !out);
     if (!outq_empty(&link->out) && !in)
         events |= EPOLLOUT;
     if (!link->rings)
@@ -158,7 +159,8 @@ static bool send_now(struct link *link, const uint8_t *packet, size_t len)
 {
     if (!link->rings && !send_socket(link, packet, len))
         return false;
-    if (link->rings && !send_rings(link, packet, len))
+    link->blocked = link->rings && !send_rings(link, packet, len);
+    if (link->blocked)
         return false;
     link->port->counters.packets_in++;
     link->port->counters.bytes_in += len - NET_HEADER_BYTES;
@@ -190,7 +192,6 @@ static void flush(struct link *link)
         take(link, BLOCK_READ, len, now);
         outq_pop(&link->out);
     }
-    link->more = link->rings && !outq_empty(&link->out);
 }
 
 // --- from the VM
@@ -246,18 +247,20 @@ static bool read_some(struct link *link)
 {
     unsigned budget = LINK_BATCH * (1 + link->priority);
     uint64_t now = host_now();
+    link->more = link->rings != NULL; // until there are none: rings say so once
     while (budget && !wait_for(link, BLOCK_WRITE, now)) {
         int n = link->rings ? read_ring(link, now) : read_batch(link, budget, now);
         if (n < 0)
             return false;
-        if (n == 0)
+        if (n == 0) {
+            link->more = false;
             break;
+        }
         budget -= (unsigned)n;
         now = host_now();
     }
     if (link->rings)
         vhost_back_pulled(link->rings);
-    link->more |= link->rings && !budget;
     return true;
 }
 
@@ -278,7 +281,6 @@ static void ready(void *opaque, uint32_t events)
 static void go_on(void *opaque)
 {
     struct link *link = opaque;
-    link->more = false;
     flush(link);
     if (!read_some(link))
         link->gone(link->opaque, link);

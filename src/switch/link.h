@@ -24,7 +24,8 @@ struct link {
     struct link_buffers *buffers;
     struct loop_fd fd;        // the socket; fd -1: there are rings
     struct vhost_back *rings; // NULL: there is a socket
-    bool more;                // the rings may have more to do than one turn took
+    bool more;                // the rings may have more packets than one turn took
+    bool blocked;             // they had no room for the last one: vhost_back_ops.room() follows
     struct loop_timer timer;  // when limits let go on
     struct outq out;
     struct throttle throttle;     // BLOCK_READ: to the VM; BLOCK_WRITE: from it

@@ -132,7 +132,9 @@ class Frame:
 # --- the switch
 
 class Switch:
-    """A running berth-switch with its control socket in a directory of its own."""
+    """A running berth-switch with its control socket in a directory of its own. rings: the program
+    that plays a front end; ports then have rings."""
+    rings = None
 
     def __init__(self, program, **definition):
         self.program = program
@@ -189,8 +191,19 @@ class Switch:
         return answer["ok"], descriptors[0] if descriptors else None
 
     def plug(self, vm, **arguments):
+        if self.rings:
+            arguments["rings"] = True
         result, fd = self.ask("plug", vm=vm, **arguments)
-        return Host(self, vm, result, socket.socket(fileno=fd), arguments.get("nic", 0))
+        port, helper = self.play_rings(fd) if self.rings else (socket.socket(fileno=fd), None)
+        return Host(self, vm, result, port, arguments.get("nic", 0), helper)
+
+    def play_rings(self, fd):
+        """A socket of packets, instead of a vhost-user front end's."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        helper = subprocess.Popen([self.rings, str(fd), str(theirs.fileno())], pass_fds=[fd, theirs.fileno()])
+        os.close(fd)
+        theirs.close()
+        return ours, helper
 
     def port(self, vm, nic=0):
         return next(p for p in self.ask("info")[0]["ports"] if p["vm"] == vm and p["nic"] == nic)
@@ -202,8 +215,8 @@ class Switch:
 class Host:
     """A host at a port."""
 
-    def __init__(self, switch, vm, result, port, nic=0):
-        self.switch, self.vm, self.port, self.nic = switch, vm, port, nic
+    def __init__(self, switch, vm, result, port, nic=0, helper=None):
+        self.switch, self.vm, self.port, self.nic, self.helper = switch, vm, port, nic, helper
         self.mac, self.address = result["mac"], result["address"]
         self.address6 = result.get("address6")
         self.info = switch.ask("info")[0]
@@ -214,6 +227,8 @@ class Host:
 
     def close(self):
         self.port.close()
+        if self.helper:
+            self.helper.wait(WAIT)
 
     # frames
 

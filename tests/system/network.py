@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What berth-switch does for hosts on its ports, and to them. Prints TAP.
 
-    network.py BERTH_SWITCH [CASE...]
+    network.py [--rings RING_HOST] BERTH_SWITCH [CASE...]
 """
 import ipaddress
 import json
@@ -18,6 +18,9 @@ import time
 from netplay import (ACK, BROADCAST, FIN, PSH, RST, SYN, WAIT, Frame, Host, Refused, Switch, Tcp, arp, ether, icmp6,
                      ip_bytes, ipv4, ipv6, mac_bytes, mac_text, tcp, udp)
 
+if sys.argv[1] == "--rings":
+    Switch.rings = os.path.abspath(sys.argv[2])
+    del sys.argv[1:3]
 PROGRAM = os.path.abspath(sys.argv[1])
 LOOPBACK = "127.0.0.1"
 
@@ -347,7 +350,9 @@ def vms_reach_each_other_and_large_segments_stay_whole():
         packet = header + ether(b.mac, a.mac, 0x800, ipv4(a.address, b.address, 6, body))
         b.drain()
         a.port.send(packet)
-        assert select.select([b.port], [], [], WAIT)[0] and b.port.recv(70000) == packet
+        assert select.select([b.port], [], [], WAIT)[0]
+        got = b.port.recv(70000)
+        assert got[:10] == packet[:10] and got[12:] == packet[12:]  # between: rings' count of buffers
         assert not c.receive(lambda f: f.protocol == 6, 0.2), "a frame for one reached another"
         a.send(ether(BROADCAST, a.mac, 0x88b5, b"hello"))
         assert b.receive(lambda f: f.kind == 0x88b5) and c.receive(lambda f: f.kind == 0x88b5)
@@ -400,7 +405,9 @@ def a_port_cannot_use_others_addresses():
             b.drain()
             before = net.dropped("a", "spoofed") + net.dropped("a", "invalid")
             a.packet(header, frame)
-            after = net.dropped("a", "spoofed") + net.dropped("a", "invalid")
+            end = time.monotonic() + WAIT
+            while (after := net.dropped("a", "spoofed") + net.dropped("a", "invalid")) == before and time.monotonic() < end:
+                pass
             assert after == before + 1, frame
             assert not b.receive(lambda f: f.kind != 0x86dd, 0.05), frame
 
