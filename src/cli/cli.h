@@ -14,6 +14,7 @@ struct command {
 
 extern const struct command commands[]; // ended by a NULL name
 
+extern const char api_help[], token_help[];
 extern const char run_help[], info_help[], limit_help[], version_help[], ls_help[], pause_help[],
     resume_help[], reset_help[], stop_help[], events_help[], stats_help[], explain_help[],
     control_help[], screen_help[], screenshot_help[], sendkey_help[], image_help[], disk_help[],
@@ -62,6 +63,8 @@ int cmd_disk(int argc, char **argv);
 int cmd_net(int argc, char **argv);
 int cmd_port(int argc, char **argv);
 int cmd_control(int argc, char **argv);
+int cmd_api(int argc, char **argv);
+int cmd_token(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 
@@ -134,4 +137,6 @@ int verb_parse(int argc, char **argv, const char *allows, struct verb *out);
 int verb_ask(const struct verb *verb, const char *request, json_t *args, json_t **result);
 int status_of(err_t err);       // the exit status for what a VM refused
 int print_json(json_t *object); // takes it over
+// NAME=VALUE into args; a value that is a number, true or false is that, all else is text.
+bool argument_add(json_t *args, const char *word);
 int info_of_vm(const struct verb *verb);

@@ -526,8 +526,7 @@ int cmd_stop(int argc, char **argv)
 
 // --- any request
 
-// NAME=VALUE; a value that is a number, true or false is that, all else is text.
-static bool add_argument(json_t *args, const char *word)
+bool argument_add(json_t *args, const char *word)
 {
     const char *eq = strchr(word, '=');
     if (!eq || eq == word)
@@ -550,7 +549,7 @@ int cmd_control(int argc, char **argv)
         return status;
     json_t *args = json_object(), *result = NULL;
     for (int i = verb.rest + 1; i < argc; i++) {
-        if (!add_argument(args, argv[i])) {
+        if (!argument_add(args, argv[i])) {
             json_decref(args);
             return complain(EXIT_USAGE, "'%s' is no argument; give NAME=VALUE", argv[i]);
         }

@@ -51,6 +51,8 @@ const struct command commands[] = {
     {"net", "virtual networks, and how VMs are plugged into them", net_help, cmd_net},
     {"port", "ports of this host that lead to VMs", port_help, cmd_port},
     {"control", "send a VM any request", control_help, cmd_control},
+    {"api", "send the manager any request", api_help, cmd_api},
+    {"token", "who may use the REST API and the web page", token_help, cmd_token},
     {"daemon", "the manager: start, status, stop", daemon_help, cmd_daemon},
     {"completion", "words for a shell to complete", completion_help, cmd_completion},
     {"version", "show the version", version_help, cmd_version},

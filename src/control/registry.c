@@ -22,6 +22,7 @@
 
 #define LOCK "lock"
 #define TRIES 10
+#define BACKLOG 64
 #define CONNECT_SECONDS 2 // for one that has too many callers to take another
 
 static const struct {
@@ -205,7 +206,7 @@ err_t registry_listen(const struct registry_claim *claim, const char *name, int 
     address(claim->dir, name, &at);
     unlinkat(claim->dir, name, 0);
     int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (s >= 0 && bind(s, (struct sockaddr *)&at, sizeof at) == 0 && listen(s, 16) == 0) {
+    if (s >= 0 && bind(s, (struct sockaddr *)&at, sizeof at) == 0 && listen(s, BACKLOG) == 0) {
         *fd = s;
         return OK;
     }
