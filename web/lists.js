@@ -52,6 +52,7 @@ export function pools(place) {
 
 export function eventLine(event) {
   const { event: what, at, vm, id, ...more } = event;
+  if (what === 'state') return el('div', {}, el('time', {}, at ? new Date(at).toLocaleString() : ''), el('strong', {}, vm ?? ''), el('span', { class: `state ${more.state}` }, more.state));
   const words = Object.entries(more).filter(([, value]) => value !== null && typeof value !== 'object').map(([key, value]) => `${key} ${value}`).join(', ');
   return el('div', {}, el('time', {}, at ? new Date(at).toLocaleString() : ''), el('strong', {}, vm ?? ''), el('span', {}, what), el('span', { class: 'soft' }, words));
 }

@@ -1,5 +1,4 @@
-// The web page's files, and those of the two libraries that it uses, from Debian's packages
-// libjs-xterm and novnc. Names are checked letter by letter before a file is opened; only kinds of
+// The web page's files, and those of a library that it uses, from Debian's package novnc. Names are checked letter by letter before a file is opened; only kinds of
 // files that a page is made of are served. RFC 9110 (ETag, If-None-Match).
 #include <fcntl.h>
 #include <string.h>
@@ -13,7 +12,6 @@
 static const struct {
     const char *prefix, *folder, *package;
 } libraries[] = {
-    {"/vendor/xterm/", "/usr/share/javascript/xterm", "libjs-xterm"},
     {"/vendor/novnc/", "/usr/share/novnc", "novnc"},
 };
 

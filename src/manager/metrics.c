@@ -51,8 +51,8 @@ static const struct vm_metric {
     {"berth_vm_network_bytes_total", "counter", "Bytes of frames through its network cards.",
      "net_received_bytes", ",direction=\"received\"", false},
     {"berth_vm_network_bytes_total", "counter", "", "net_sent_bytes", ",direction=\"sent\"", true},
-    {"berth_vm_exits_total", "counter", "How often its guest left the engine's fast path.", "exits",
-     "", false},
+    {"berth_vm_exits_total", "counter", "How often its guest needed the VM's devices or registers.",
+     "exits", "", false},
     {"berth_vm_restarts", "gauge", "Restarts by policy since somebody started it.", "restarts", "",
      false},
 };

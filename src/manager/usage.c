@@ -60,11 +60,11 @@ static json_int_t sum(const json_t *counters, const char *kind, const char *name
     return total;
 }
 
-// How often guests left the engine's fast path: KVM's exits, the translator's leaves.
+// How often its guest left what the engine does by itself: KVM's exits, the translator's upcalls.
 static json_int_t exits(const json_t *counters)
 {
     json_int_t n = json_integer_value(json_object_get(counters, "exits"));
-    return n ? n : json_integer_value(json_object_get(counters, "block_entries"));
+    return n ? n : json_integer_value(json_object_get(counters, "upcalls"));
 }
 
 static void take_counters(json_t *vm, const json_t *stats)

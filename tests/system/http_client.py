@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import struct
+import time
 
 
 class Reply:
@@ -26,11 +27,21 @@ class Client:
             self.host = "localhost"
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(timeout)
-            self.sock.connect(at)
+            self.dial(at, timeout)
         else:
             self.host = f"{at[0]}:{at[1]}"
             context = ssl.create_default_context(cafile=at[2])
             self.sock = context.wrap_socket(socket.create_connection(at[:2], timeout), server_hostname=at[0])
+
+    def dial(self, at, timeout):
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                return self.sock.connect(at)
+            except BlockingIOError:  # many connect at once
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
 
     def close(self):
         self.sock.close()

@@ -79,7 +79,8 @@ static err_t stream(void *context, const json_t *args, struct reply *reply, stru
     if (!fork()) {
         char data[4096];
         close(pair[0]);
-        for (ssize_t n; (n = read(pair[1], data, sizeof data)) > 0 && data[0] != '!';) {
+        for (ssize_t n;
+             (n = read(pair[1], data, sizeof data)) > 0 && !(n == 1 && data[0] == '!');) {
             if (write(pair[1], data, (size_t)n) < 0)
                 break;
         }
