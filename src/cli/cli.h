@@ -18,7 +18,7 @@ extern const char api_help[], token_help[];
 extern const char run_help[], info_help[], limit_help[], version_help[], ls_help[], pause_help[],
     resume_help[], reset_help[], stop_help[], events_help[], stats_help[], explain_help[],
     control_help[], screen_help[], screenshot_help[], sendkey_help[], image_help[], disk_help[],
-    net_help[], port_help[], doctor_help[];
+    net_help[], pool_help[], top_help[], port_help[], doctor_help[];
 extern const char start_help[], restart_help[], rm_help[], rename_help[], clone_help[],
     daemon_help[], console_help[], logs_help[], create_help[];
 extern const char apply_help[], export_help[], edit_help[], completion_help[];
@@ -46,6 +46,8 @@ int cmd_console(int argc, char **argv);
 int cmd_logs(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_pool(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 int cmd_limit(int argc, char **argv);
 int cmd_ls(int argc, char **argv);
 int cmd_pause(int argc, char **argv);

@@ -7,8 +7,10 @@
 
 #include "base/types.h"
 
-#define DUTY_PERIOD_NS \
-    (10 * NS_PER_MS)           // a guest at its limit rests and runs in turns about so long
+// A guest at its limit runs and rests in turns about so long; longer with a small limit, since what
+// a guest does in a moment too short it does slowly.
+#define DUTY_PERIOD_NS (10 * NS_PER_MS)
+#define DUTY_PERIOD_MAX_NS (100 * NS_PER_MS)
 #define DUTY_RATE_MAX 1024000u // of 1,024 CPUs
 
 struct duty {

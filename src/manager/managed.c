@@ -15,6 +15,7 @@
 #include "machine/config.h"
 #include "manager/disks.h"
 #include "manager/manager.h"
+#include "manager/pools.h"
 
 #define ID_PREFIX_MIN 4
 
@@ -466,6 +467,7 @@ err_t managed_remove(struct managed *m, struct error *e)
     if (err)
         return err;
     take_out(m);
+    pools_forget(manager->pools, m);
     manager_tell(manager, m, json_pack("{s:s}", "event", "removed"), true);
     managed_release(m);
     free(m);

@@ -10,6 +10,7 @@
 #include "host/dirs.h"
 #include "host/file.h"
 #include "host/program.h"
+#include "manager/coordinator.h"
 
 #define CLIENTS_MAX 256
 #define EVENTS_KEPT 10000
@@ -146,7 +147,11 @@ err_t manager_open(struct manager *manager, struct loop *loop, struct error *e)
     if (!err)
         err = managed_load_all(manager, e);
     if (!err)
+        err = pools_open(manager, &manager->pools, e);
+    if (!err)
         begin(manager);
+    if (!err)
+        err = coordinator_new(manager->pools, &manager->coordinator, e);
     return err;
 }
 
@@ -169,6 +174,11 @@ void manager_close(struct manager *manager)
     web_close(manager);
     server_free(manager->server, FLUSH_MS);
     manager->server = NULL;
+    coordinator_free(manager->coordinator);
+    manager->coordinator = NULL;
+    struct pools *pools = manager->pools;
+    manager->pools = NULL; // answers that come while links are shut are nobody's
+    pools_close(pools);
     managed_free_all(manager);
     db_close(manager->db);
     registry_release(&manager->claim);

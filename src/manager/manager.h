@@ -89,10 +89,12 @@ struct manager {
     struct server *server; // serves manager_requests on the manager's socket
     struct registry_claim claim;
     struct managed *vms;
-    char state[PATH_MAX - 256]; // the directory of everything that lasts
-    char berth[PATH_MAX];       // the program that supervises
-    char web[PATH_MAX];         // the folder of the web page
-    int64_t began;              // ms since 1970 UTC
+    struct pools *pools;             // who gets what of the host (pools.h)
+    struct coordinator *coordinator; // carries that out (coordinator.h)
+    char state[PATH_MAX - 256];      // the directory of everything that lasts
+    char berth[PATH_MAX];            // the program that supervises
+    char web[PATH_MAX];              // the folder of the web page
+    int64_t began;                   // ms since 1970 UTC
     struct {
         manager_listen_fn *fn;
         void *opaque;

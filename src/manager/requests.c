@@ -7,6 +7,7 @@
 
 #include "manager/disks.h"
 #include "manager/manager.h"
+#include "manager/pools.h"
 
 #define NAME_BYTES REGISTRY_NAME_MAX
 #define STOP_SECONDS 60
@@ -412,6 +413,15 @@ const struct request manager_requests[] = {
      "GET /v1/vms/{vm}/stats"},
     {"console", "its shared console: a socket of raw bytes in the descriptor", vm_fields, console,
      "GET /v1/vms/{vm}/console", ANSWER_STREAM},
+    {"pool-ls", "pools, and the VMs in them, with what they use", NULL, pool_ls_request,
+     "GET /v1/pools"},
+    {"pool-create", "makes a pool", pool_fields, pool_create_request, "POST /v1/pools"},
+    {"pool-set", "changes a pool; what is not given stays", pool_fields, pool_set_request,
+     "PATCH /v1/pools/{pool}"},
+    {"pool-rm", "removes an empty pool", pool_name_fields, pool_rm_request,
+     "DELETE /v1/pools/{pool}"},
+    {"share", "a VM's place among the others; what is given changes", share_fields, share_request,
+     "PATCH /v1/vms/{vm}/share"},
     {"edit", "changes what it is; what its process has to know holds from its next start",
      edit_fields, edit, "PATCH /v1/vms/{vm}"},
     {"rename", "gives it another name; it must not run", name_fields, rename_vm,

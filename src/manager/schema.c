@@ -52,5 +52,16 @@ static const char tokens[] = "CREATE TABLE token ("
 
 static const char made_from[] = "ALTER TABLE vm ADD COLUMN image TEXT;"; // its name
 
-const char *const schema_steps[] = {version_1, tokens, made_from};
+// Pools, and VMs' places in them (pools.h). The root's name and a missing parent are ''; allotments
+// are objects as the request pool-set takes them.
+static const char pools[] = "CREATE TABLE pool ("
+                            "  name TEXT PRIMARY KEY,"
+                            "  parent TEXT NOT NULL,"
+                            "  allotment TEXT NOT NULL);"
+                            "CREATE TABLE tenant ("
+                            "  vm TEXT PRIMARY KEY REFERENCES vm(id) ON DELETE CASCADE,"
+                            "  pool TEXT NOT NULL,"
+                            "  allotment TEXT NOT NULL);";
+
+const char *const schema_steps[] = {version_1, tokens, made_from, pools};
 const int schema_version = sizeof schema_steps / sizeof *schema_steps;

@@ -1,0 +1,29 @@
+// Between the parts of the coordinator.
+#pragma once
+
+#include "host/usage.h"
+#include "manager/coordinator.h"
+#include "manager/groups.h"
+
+#define TICK_NS (100 * NS_PER_MS) // while VMs want more than there is
+#define TICK_QUIET_NS (400 * NS_PER_MS)
+#define TICK_SOONEST_NS (20 * NS_PER_MS) // between looks, so that what they find means something
+#define SLOW_NS NS_PER_SEC               // memory, disks, networks
+
+struct coordinator {
+    struct pools *pools;
+    struct loop_timer timer;
+    struct groups *groups; // NULL: there are none here
+    uint64_t beat_at;      // host_now() of the last look
+    uint64_t slow_at;      // host_now() of the last look at all but CPUs
+};
+
+static inline struct link *link_of(const struct tenant *t)
+{
+    return t->vm->link;
+}
+
+// Whether anybody was given less than it wants.
+bool coordinate_cpus(struct coordinator *c, uint64_t now);
+void coordinate_memory(struct coordinator *c);
+void coordinate_disks(struct coordinator *c, uint64_t now);

@@ -1,0 +1,23 @@
+// Control groups (version 2), where a part of the tree was delegated to the manager's user: a group
+// for each VM, so that the kernel divides CPU time. systemd delegates with Delegate=yes; root has
+// all of it.
+#pragma once
+
+#include <sys/types.h>
+
+#include "base/types.h"
+
+#define GROUPS_ROOT NULL // where the host has them
+
+struct groups; // opaque
+
+// False, and NULL: there is no version 2, no cpu controller in it, or no right to it. root: the
+// file system, for tests.
+bool groups_open(const char *root, struct groups **out);
+void groups_close(struct groups *groups); // empty groups are removed; accepts NULL
+
+// Moves a process into the group of that name, which is made. False: the host refused.
+bool groups_join(struct groups *groups, const char *name, pid_t pid);
+// weight: relative to others; limit: thousandths of a CPU, 0: none.
+void groups_weigh(struct groups *groups, const char *name, uint64_t weight, uint64_t limit);
+void groups_leave(struct groups *groups, const char *name); // its process is gone

@@ -1,0 +1,366 @@
+#!/usr/bin/env python3
+"""What VMs take of the host: limits, shares, reservations, pools, memory. Prints TAP.
+
+    resources.py BERTH WORKER [CASE...]
+
+WORKER is the multiboot file of worker.c, a guest that counts. What is compared are ratios of what
+happened in the same seconds, so that other work on the machine does no harm; VMs that compete run
+on one CPU together.
+"""
+import glob
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+BERTH, WORKER = (os.path.abspath(path) for path in sys.argv[1:3])
+WAIT = 60
+MIB = 1 << 20
+CPU = str(min(os.sched_getaffinity(0)))  # where all compete
+
+
+class Skip(Exception):
+    pass
+
+
+class Line:
+    """Lines of JSON over a socket: requests and answers."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(WAIT)
+        self.socket.connect(path)
+        self.file = self.socket.makefile("r", encoding="utf-8")
+
+    def ask(self, request, **arguments):
+        self.socket.sendall(json.dumps({"request": request, **arguments}).encode() + b"\n")
+        answer = json.loads(self.file.readline())
+        if "error" in answer:
+            raise AssertionError(answer["error"]["text"])
+        return answer["ok"]
+
+
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/task/{pid}/stat", encoding="ascii"):
+        pass  # it is alive
+    return time.clock_gettime(~pid << 3 | 2)  # the clock of that process, clock_getcpuclockid(3)
+
+
+def resident(pid):
+    with open(f"/proc/{pid}/statm", encoding="ascii") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+class Host:
+    """A user of Berth with directories of its own, and a manager."""
+
+    def __init__(self):
+        self.work = tempfile.mkdtemp(prefix="berth-resources-")
+        runtime = os.path.join(self.work, "run")
+        os.mkdir(runtime, 0o700)
+        self.env = {**os.environ, "XDG_RUNTIME_DIR": runtime, "XDG_DATA_HOME": os.path.join(self.work, "data")}
+        self.vms = []
+        self.runtime = os.path.join(runtime, "berth")
+        # Every VM of this manager has one CPU for its vCPUs.
+        self.manager = None
+
+    def __enter__(self):
+        return self
+
+    def start_manager(self):
+        with open(os.path.join(self.work, "berthd.log"), "ab") as log:
+            self.manager = subprocess.Popen([os.path.join(os.path.dirname(BERTH), "berthd")], env=self.env,
+                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        end = time.monotonic() + WAIT
+        while True:
+            paths = glob.glob(self.runtime + "/*/berthd/control.sock")
+            try:
+                self.line = Line(paths[0])
+                return
+            except (IndexError, OSError):
+                assert time.monotonic() < end and self.manager.poll() is None, "no manager"
+                time.sleep(0.05)
+
+    def berth(self, *args, check=True):
+        done = subprocess.run([BERTH, *args], env=self.env, capture_output=True, text=True, timeout=WAIT,
+                              stdin=subprocess.DEVNULL)
+        assert not check or done.returncode == 0, f"berth {' '.join(args)}: {done.stderr}"
+        return done
+
+    def json(self, *args):
+        return json.loads(self.berth(*args).stdout)
+
+    def ask(self, request, **arguments):
+        return self.line.ask(request, **arguments)
+
+    def worker(self, name, **more):
+        vm = Worker(self, name, more)
+        self.vms.append(vm)
+        return vm
+
+    def __exit__(self, *_):
+        for vm in self.vms:
+            vm.kill()
+        if self.manager:
+            self.manager.terminate()
+            self.manager.wait(WAIT)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+class Worker:
+    """A kept VM that counts when it is told to."""
+
+    def __init__(self, host, name, definition):
+        self.host, self.name, self.seen = host, name, b""
+        definition = {"vcpus": 1, "memory_mib": 128, "kernel": WORKER, "serial": "shared", "cpu_pin": CPU,
+                      **definition}
+        host.ask("create", name=name, definition=definition)
+        host.ask("start", vm=name)
+        self.control = Line(os.path.join(host.runtime, "vm", name, "control.sock"))
+        self.pid = self.control.ask("info")["pid"]
+        self.console = socket.socket(socket.AF_UNIX)
+        self.console.settimeout(WAIT)
+        self.console.connect(os.path.join(host.runtime, "vm", name, "console.sock"))
+        self.say("s")
+
+    def read(self, pattern, wait=WAIT):
+        end = time.monotonic() + wait
+        while not (found := re.search(pattern, self.seen)):
+            assert time.monotonic() < end, f"{self.name}: no {pattern!r} in {self.seen[-200:]!r}"
+            ready = select.select([self.console], [], [], 1)[0]
+            data = self.console.recv(4096) if ready else b""
+            self.seen += data
+        self.seen = self.seen[found.end():]
+        return found
+
+    def say(self, letter):
+        """Tells the guest something, again should it not have listened yet; returns its count."""
+        for _ in range(20):
+            self.console.sendall(letter.encode())
+            try:
+                return int(self.read(rb"<%b (\d+)>" % letter.encode(), 3).group(1))
+            except AssertionError:
+                pass
+        raise AssertionError(f"{self.name} does not listen")
+
+    def kill(self):
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def vcpu_seconds(pid):
+    """What its vCPUs ran; the rest of its process looks after its limits, among other things."""
+    ran = 0
+    for task in glob.glob(f"/proc/{pid}/task/*"):
+        with open(task + "/comm", encoding="ascii") as comm, open(task + "/schedstat", encoding="ascii") as times:
+            ran += int(times.read().split()[0]) if comm.read().startswith("vcpu") else 0
+    return ran / 1e9
+
+
+def measure(vms, seconds, clock=cpu_seconds):
+    """CPU seconds and counts of the same time, and how long that was."""
+    counts = [vm.say("c") for vm in vms]
+    before, began = [clock(vm.pid) for vm in vms], time.monotonic()
+    time.sleep(seconds)
+    used, took = [clock(vm.pid) - then for vm, then in zip(vms, before)], time.monotonic() - began
+    return used, [vm.say("c") - count for vm, count in zip(vms, counts)], took
+
+
+def near(got, want, part, what):
+    print(f"# {what}: {got:.4g}, wanted {want:.4g}")
+    assert abs(got - want) <= want * part, f"{what}: {got:.4g}, wanted {want:.4g} within {part:.0%}"
+
+
+def ratios(vms, wanted, seconds, part):
+    used, counts, _ = measure(vms, seconds, vcpu_seconds)
+    whole = sum(used)
+    print(f"# CPU seconds {[round(u, 3) for u in used]}, counts {counts}")
+    for vm, u, w in zip(vms, used, wanted):
+        near(u / whole, w / sum(wanted), part, f"{vm.name}'s part of the CPU time")
+    for vm, c, w in zip(vms, counts, wanted):
+        near(c / sum(counts), w / sum(wanted), part, f"{vm.name}'s part of the work")
+
+
+def start_working(vms, settle=4):
+    for vm in vms:
+        vm.say("w")
+    time.sleep(settle)
+
+
+# --- cases
+
+def shares_1_2_4_divide_the_work_of_one_cpu(host):
+    """within 5 %"""
+    host.start_manager()
+    vms = [host.worker(name) for name in ("one", "two", "four")]
+    for vm, shares in zip(vms, (100, 200, 400)):
+        host.ask("share", vm=vm.name, cpu_shares=shares)
+    start_working(vms)
+    ratios(vms, (1, 2, 4), 10, 0.05)
+
+
+def a_changed_share_takes_effect_within_a_second(host):
+    """the parts are right in the time that begins a second later"""
+    host.start_manager()
+    vms = [host.worker(name) for name in ("a", "b")]
+    start_working(vms)
+    ratios(vms, (1, 1), 4, 0.08)
+    host.ask("share", vm="a", cpu_shares=300)
+    time.sleep(1)
+    ratios(vms, (3, 1), 5, 0.08)
+
+
+def what_one_does_not_want_goes_to_the_others(host):
+    """a sleeping VM's time; and it has its part again when it wakes up"""
+    host.start_manager()
+    vms = [host.worker(name) for name in ("a", "b", "c")]
+    host.ask("share", vm="c", cpu_shares=800)
+    start_working(vms)
+    vms[2].say("s")
+    time.sleep(2)
+    used, _, took = measure(vms, 4)
+    print(f"# while c sleeps: {[round(u / took, 3) for u in used]} CPUs")
+    near(used[0] / (used[0] + used[1]), 0.5, 0.08, "a's part")
+    assert used[2] < 0.05 * took
+    vms[2].say("w")
+    time.sleep(2)
+    ratios(vms, (1, 1, 8), 6, 0.08)
+
+
+def a_reservation_holds_while_others_flood(host):
+    """half a CPU of one, against four with ten times its shares"""
+    host.start_manager()
+    vms = [host.worker(name) for name in ("kept", "w", "x", "y", "z")]
+    for vm in vms[1:]:
+        host.ask("share", vm=vm.name, cpu_shares=1000)
+    host.ask("share", vm="kept", cpu_shares=100, cpu_reservation=500)
+    start_working(vms, 6)
+    used, _, _ = measure(vms, 8, vcpu_seconds)
+    print(f"# CPU seconds {[round(u, 3) for u in used]}")
+    near(used[0] / sum(used), 0.5, 0.05, "the part of what they got that was reserved")
+
+
+def pools_divide_before_their_members(host):
+    """two pools as 1:1, one of them with one VM and one with three"""
+    host.start_manager()
+    host.ask("pool-create", pool="left")
+    host.ask("pool-create", pool="right")
+    host.ask("pool-create", pool="inner", parent="right")
+    vms = [host.worker(name) for name in ("l", "r", "i", "j")]
+    for vm, pool in zip(vms, ("left", "right", "inner", "inner")):
+        host.ask("share", vm=vm.name, pool=pool)
+    start_working(vms)
+    ratios(vms, (4, 2, 1, 1), 10, 0.08)
+
+
+def limits_hold_within_five_percent(host):
+    """of a VM, without a manager's help, and of a pool"""
+    host.start_manager()
+    vms = [host.worker(name) for name in ("a", "b")]
+    vms[0].say("w")
+    for millis in (60, 30):  # which a busy machine has left
+        vms[0].control.ask("cpu", limit=millis)
+        time.sleep(1.5)
+        used, _, took = measure(vms[:1], 5)
+        near(used[0] / took, millis / 1000, 0.05, f"CPUs with a limit of {millis / 10:g} %")
+    vms[0].control.ask("cpu", limit=0)
+    host.ask("pool-create", pool="small", cpu_limit=80)
+    for vm in vms:
+        host.ask("share", vm=vm.name, pool="small")
+    host.ask("share", vm="a", cpu_shares=300)
+    start_working(vms)
+    used, _, took = measure(vms, 6, vcpu_seconds)
+    near(sum(used) / took, 0.08, 0.07, "CPUs of a pool with a limit of 8 %")
+    near(used[0] / sum(used), 0.75, 0.08, "a's part of them")
+
+
+def vms_go_on_without_the_manager(host):
+    """what it said ends with it"""
+    host.start_manager()
+    vms = [host.worker(name) for name in ("a", "b")]
+    host.ask("share", vm="a", cpu_shares=1000)
+    start_working(vms)
+    host.manager.kill()
+    host.manager.wait()
+    time.sleep(3)
+    rate = vms[1].control.ask("cpu")["rate"]
+    assert rate == 0, f"it still holds itself to {rate}"
+    host.start_manager()
+    time.sleep(3)
+    used, _, _ = measure(vms, 6, vcpu_seconds)
+    near(used[0] / sum(used), 10 / 11, 0.05, "a's part under the next manager")
+
+
+def reservations_are_never_oversold(host):
+    """refused with the numbers, and nothing has changed"""
+    host.start_manager()
+    cpus = host.ask("pool-ls")["host"]["cpu"]
+
+    def refused(*words, request="pool-create", **arguments):
+        try:
+            host.ask(request, **arguments)
+        except AssertionError as e:
+            for word in words:
+                assert word in str(e), f"no {word!r} in {e}"
+            return
+        raise AssertionError(f"{arguments} was granted")
+
+    host.ask("pool-create", pool="p", cpu_reservation=cpus - 500, memory_reservation=512 * MIB)
+    refused("oversold", "the host", pool="q", cpu_reservation=501)
+    host.ask("pool-create", pool="q", cpu_reservation=500)
+    refused("oversold", "pool p", "512 MiB", "513 MiB", pool="r", parent="p", memory_reservation=513 * MIB)
+    host.ask("pool-create", pool="r", parent="p", memory_reservation=500 * MIB)
+    vm = host.worker("a")
+    refused("oversold", "512 MiB", request="share", vm="a", pool="p", memory_reservation=64 * MIB)
+    assert host.ask("share", vm="a")["pool"] == "host"
+    refused("more than its vCPUs", request="share", vm="a", cpu_reservation=1001)
+    refused("more than its limit", request="share", vm="a", cpu_limit=100, cpu_reservation=200)
+    host.ask("pool-set", pool="r", memory_reservation=400 * MIB)
+    host.ask("share", vm="a", pool="p", memory_reservation=64 * MIB)
+    refused("part of itself", request="pool-set", pool="p", parent="r")
+    refused("pool r in it", request="pool-rm", pool="p")
+    host.ask("pool-rm", pool="r")
+    refused("VM a in it", request="pool-rm", pool="p")
+    host.manager.kill()
+    host.manager.wait()
+    host.start_manager()
+    assert host.ask("share", vm="a")["memory_reservation"] == 64 * MIB
+    pools = {p["pool"]: p for p in host.ask("pool-ls")["pools"]}
+    assert pools["p"]["cpu_reservation"] == cpus - 500 and [v["vm"] for v in pools["p"]["vms"]] == ["a"]
+    assert vm.pid
+
+
+def main():
+    cases = [case for case in (
+        shares_1_2_4_divide_the_work_of_one_cpu, a_changed_share_takes_effect_within_a_second,
+        what_one_does_not_want_goes_to_the_others, a_reservation_holds_while_others_flood,
+        pools_divide_before_their_members, limits_hold_within_five_percent, vms_go_on_without_the_manager,
+        reservations_are_never_oversold) if len(sys.argv) == 3 or case.__name__ in sys.argv[3:]]
+    failed = 0
+    print(f"1..{len(cases)}")
+    for number, case in enumerate(cases, 1):
+        try:
+            with Host() as host:
+                case(host)
+            print(f"ok {number} - {case.__name__}")
+        except Skip as why:
+            print(f"ok {number} - {case.__name__} # SKIP {why}")
+        except (AssertionError, OSError, ValueError, KeyError, subprocess.SubprocessError) as e:
+            failed += 1
+            print("\n".join(f"# {line}" for line in str(e).splitlines()) or "#")
+            print(f"not ok {number} - {case.__name__}")
+        sys.stdout.flush()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
