@@ -10,6 +10,7 @@
 #include "cli/cli.h"
 #include "control/plug.h"
 #include "host/clock.h"
+#include "net/tap.h"
 
 #define ANSWER_MS 5000
 #define RETRY_MS 1000
@@ -167,6 +168,8 @@ void cables_work(struct cables *cables, bool input)
 
 void cables_release(struct cables *cables)
 {
+    for (unsigned i = 0; i < cables->config->nics; i++)
+        tap_remove(cables->config->nic[i].network, cables->config->name, i);
     cables_close_here(cables);
     stop_watching(cables);
 }

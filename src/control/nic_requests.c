@@ -1,6 +1,7 @@
 // Requests about the VM's network cards.
 #include <stdio.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "control/nic_requests.h"
 
@@ -40,8 +41,10 @@ static bool is_port(int fd)
 {
     int type = 0;
     socklen_t len = sizeof type;
-    return fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 &&
-           (type == SOCK_SEQPACKET || type == SOCK_STREAM);
+    struct stat st;
+    if (fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0)
+        return type == SOCK_SEQPACKET || type == SOCK_STREAM;
+    return fd >= 0 && fstat(fd, &st) == 0 && S_ISCHR(st.st_mode);
 }
 
 static err_t check_port(const char *network, int fd, struct error *e)

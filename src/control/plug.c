@@ -20,6 +20,7 @@
 #include "host/file.h"
 #include "host/program.h"
 #include "net/network.h"
+#include "net/tap.h"
 
 #define ANSWER_MS 10000
 #define TRIES 200  // to find or start a switch while others do the same
@@ -222,12 +223,39 @@ static err_t plug_into_back_end(const char *path, int *fd, json_t **result, stru
     return OK;
 }
 
+// --- the host's interfaces
+
+// A new card has no address yet, and nobody here to give it one: it gets the VM's own for it.
+static err_t plug_into_interface(const struct plug_request *r, int *fd, json_t **result,
+                                 struct error *e)
+{
+    static const uint8_t none[6];
+    const struct vm_config config = {.name = (char *)r->vm};
+    uint8_t mac[6];
+    char text[18];
+    memcpy(mac, r->mac, sizeof mac);
+    if (!memcmp(mac, none, sizeof mac))
+        vm_nic_mac(&config, r->nic, mac);
+    err_t err = tap_open(r->network, r->vm, r->nic, mac, fd, e);
+    if (err)
+        return err;
+    snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
+             mac[4], mac[5]);
+    *result = json_pack("{s:s}", "mac", text);
+    return OK;
+}
+
 err_t network_plug(const struct plug_request *request, int *fd, json_t **result, struct error *e)
 {
     const char *path = vm_network_vhost(request->network);
     json_t *answer = NULL;
-    err_t err =
-        path ? plug_into_back_end(path, fd, &answer, e) : plug_into_switch(request, fd, &answer, e);
+    err_t err;
+    if (path)
+        err = plug_into_back_end(path, fd, &answer, e);
+    else if (tap_named(request->network))
+        err = plug_into_interface(request, fd, &answer, e);
+    else
+        err = plug_into_switch(request, fd, &answer, e);
     if (result)
         *result = answer;
     else

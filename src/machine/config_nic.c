@@ -10,6 +10,7 @@
 
 #include "machine/config_impl.h"
 #include "net/policy.h"
+#include "net/tap.h"
 
 #define FORWARDS_MAX 4000 // bytes
 #define VLAN_MAX 4094
@@ -179,6 +180,8 @@ const char *vm_network_vhost(const char *network)
 bool vm_network_valid(const char *network)
 {
     const char *path = vm_network_vhost(network);
+    if (tap_named(network))
+        return true;
     return path ? *path && strlen(path) < sizeof((struct sockaddr_un *)0)->sun_path
                 : vm_name_valid(network);
 }
@@ -190,7 +193,8 @@ static err_t check_nic(const struct vm_nic *nic, struct error *e)
     struct policy policy;
     if (nic->network && !vm_network_valid(nic->network))
         return error_set(e, ERR_INVALID,
-                         "network: '%.120s' is neither a name nor vhost-user:PATH; " VM_NAME_RULE,
+                         "network: '%.120s' is neither a name nor vhost-user:PATH, tap:, "
+                         "bridge: or macvtap: with an interface; " VM_NAME_RULE,
                          nic->network);
     if (nic->mac && (!parse_mac(nic->mac, mac) || mac[0] & 1))
         return error_set(e, ERR_INVALID,

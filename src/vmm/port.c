@@ -1,4 +1,4 @@
-// A port of a virtual network. unix(7).
+// A port of a virtual network. unix(7), tun(4).
 //
 // Nothing is dropped here: a guest that sends faster than the network takes waits, and so does the
 // network while the guest has no buffers. Whoever holds a network card's lock may take a port's,
@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "net/tap.h"
 
 #define PACKETS_A_TURN 64 // then others on the loop have theirs
 
@@ -53,7 +54,8 @@ static ssize_t read_packet(struct port *port)
     if (port->rings)
         return (ssize_t)vhost_front_receive(&port->front, port->packet);
     do
-        n = recv(port->fd.fd, port->packet, sizeof port->packet, MSG_DONTWAIT);
+        n = port->tap ? read(port->fd.fd, port->packet, sizeof port->packet)
+                      : recv(port->fd.fd, port->packet, sizeof port->packet, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
     if (n < 0 && errno == EAGAIN)
         return 0;
@@ -214,7 +216,8 @@ err_t port_plug(struct port *port, int fd, struct error *e)
     unplug(port);
     if (fd < 0)
         return OK;
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_STREAM)
+    port->tap = getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0;
+    if (!port->tap && type == SOCK_STREAM)
         return vhost_front_open(&port->front, fd, e);
     return plug_socket(port, fd, e);
 }
@@ -233,7 +236,8 @@ static bool write_packet(struct port *port, const uint8_t *packet, size_t len)
 {
     ssize_t n;
     do
-        n = send(port->fd.fd, packet, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        n = port->tap ? write(port->fd.fd, packet, len)
+                      : send(port->fd.fd, packet, len, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
     if (n < 0 && errno == EAGAIN) {
         loop_post(port->loop, &port->work);
@@ -242,12 +246,21 @@ static bool write_packet(struct port *port, const uint8_t *packet, size_t len)
     return true; // with any other error the link is going down
 }
 
+// An interface has a queue of its own, and drops what is too much for it.
+static void write_part(void *opaque, uint8_t *packet, size_t len)
+{
+    struct port *port = opaque;
+    (void)!write(port->fd.fd, packet, len);
+}
+
 bool port_send(struct port *port, uint8_t *packet, size_t len)
 {
     pthread_mutex_lock(&port->lock);
     bool room = !port->full;
     if (room && port->rings)
         room = vhost_front_send(&port->front, packet, len);
+    else if (room && port->fd.fd >= 0 && port->tap && net_packet_needs(packet) & ~TAP_TAKES)
+        net_packet_lower(packet, len, TAP_TAKES, port->part, write_part, port);
     else if (room && port->fd.fd >= 0)
         room = write_packet(port, packet, len);
     port->full = !room;

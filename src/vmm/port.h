@@ -1,6 +1,7 @@
 // The VM's end of a port of a virtual network: packets between a network card and a socket, whose
 // every message is one packet (net/net.h; SOCK_SEQPACKET), or which is a vhost-user back end's
-// (SOCK_STREAM) with memory that both share. docs/formats/network-port.md.
+// (SOCK_STREAM) with memory that both share; or a tap interface's file (net/tap.h).
+// docs/formats/network-port.md.
 #pragma once
 
 #include <pthread.h>
@@ -18,6 +19,7 @@ struct port {
     struct loop_work work;
     pthread_mutex_t lock; // what other threads send by, and what follows
     bool rings;           // the front end sends; else the socket
+    bool tap;             // fd is no socket
     bool full;            // a send found no room: waits for the network to take more
     bool resumed;         // the guest has buffers again
     // The loop's own.
@@ -27,6 +29,7 @@ struct port {
     void *opaque;
     uint64_t received, sent, lost; // packets; lost: came from the network and were not right
     uint8_t packet[NET_PACKET_MAX + 1];
+    uint8_t part[NET_PACKET_MAX]; // of one sent that a tap interface cannot take whole
 };
 
 // Zero-initialised but for vm, nic, changed and opaque. Loop thread only, where nothing else is

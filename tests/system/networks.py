@@ -7,6 +7,7 @@
 Exit status: 0 all cases passed, 1 some failed, 77 all were skipped.
 """
 import contextlib
+import ctypes
 import glob
 import hashlib
 import http.server
@@ -96,7 +97,10 @@ def expect(g, command, want, what):
 
 
 class Server:
-    """A web server on the host's loopback with 4 MiB in /file."""
+    """A web server with 4 MiB in /file."""
+
+    def __init__(self, address="127.0.0.1"):
+        self.address = address
 
     def __enter__(self):
         data = os.urandom(4 << 20)
@@ -112,7 +116,7 @@ class Server:
             def log_message(self, *_):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = http.server.ThreadingHTTPServer((self.address, 0), Handler)
         self.port = self.server.server_port
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
@@ -402,7 +406,88 @@ def hotplug(opts, work):
         end_switches()
 
 
-CASES = [friends, host, e1000, comeback, idle, vhost, back_end, dpdk, sockets, hotplug]
+def ip(command):
+    subprocess.run(["ip", *command.split()], check=True, capture_output=True, timeout=20)
+
+
+def in_a_network_of_its_own(body):
+    """Runs body in a child with network interfaces of its own, as its root, whoever the caller is."""
+    new_net, new_user = 0x40000000, 0x10000000
+    user, group = os.getuid(), os.getgid()
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 1
+    try:
+        if ctypes.CDLL(None).unshare(new_net | (new_user if user else 0)):
+            os._exit(77)
+        for file, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")) if user else ():
+            with open("/proc/self/" + file, "w") as f:
+                f.write(text)
+        ip("link set lo up")
+        body()
+        status = 0
+    except Exception as why:
+        print(f"# {type(why).__name__}: {why}", flush=True)
+    os._exit(status)
+
+
+def reach_interface(opts, work, name, network, prepare):
+    """prepare() leaves 192.0.2.1 where a card in network reaches it."""
+    with vm(opts, work, name, "--net", network) as g:
+        g.expect("guest# ")
+        prepare()
+        answer(g, "ip link set eth0 up; ip addr add 192.0.2.2/24 dev eth0; echo done", "SET")
+        expect(g, "for i in $(seq 30); do ping -c 1 -W 1 192.0.2.1 >/dev/null && break; done && echo yes", "yes",
+               f"ping the host by {network}")
+        with Server("192.0.2.1") as server:
+            expect(g, f"wget -q -O - http://192.0.2.1:{server.port}/file | md5sum | cut -d' ' -f1", server.sum,
+                   f"HTTP by {network}")
+        power_off(g)
+
+
+def interfaces(opts, work):
+    """cards in a tap interface, a bridge and a macvtap interface of the host"""
+    if not shutil.which("ip") or not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        raise Skip("no ip program, or no /dev/net/tun that this user may open")
+    private_home(work)
+
+    def addressed(name):
+        return lambda: (ip(f"addr add 192.0.2.1/24 dev {name}"), ip(f"link set {name} up"))
+
+    def tap():
+        reach_interface(opts, work, "one", "tap:vm0", addressed("vm0"))
+        if os.path.exists("/proc/sys/net/ipv4/conf/vm0"):
+            raise Failure("the tap interface outlives its VM")
+
+    def bridge():
+        ip("link add br0 type bridge")
+        reach_interface(opts, work, "two", "bridge:br0", addressed("br0"))
+
+    def macvtap():
+        ip("link add v0 type veth peer name v1")
+        ip("link set v0 up")
+        reach_interface(opts, work, "three", "macvtap:v0", addressed("v1"))
+        if "bmt" in subprocess.run(["ip", "link"], capture_output=True, text=True).stdout:
+            raise Failure("the macvtap interface outlives its VM")
+
+    def refused():
+        for network, word in (("bridge:nowhere", "ip link add nowhere type bridge"), ("macvtap:nowhere", "ip link")):
+            done = subprocess.run([opts.berth, "run", "--kernel", kernel("cloud"), "--net", network], capture_output=True,
+                                  text=True, timeout=30)
+            if done.returncode == 0 or word not in done.stderr:
+                raise Failure(f"{network}: {done.stderr}")
+    for body in (refused, tap, bridge, macvtap):
+        status = in_a_network_of_its_own(body)
+        if status == 77:
+            raise Skip("this host lets nobody make network namespaces")
+        if status and body is macvtap and not any(name.startswith("tap") for name in os.listdir("/dev")):
+            print("# macvtap was not tested: nobody makes its device files here")
+        elif status:
+            raise Failure(body.__name__)
+
+
+CASES = [friends, host, e1000, comeback, idle, vhost, back_end, dpdk, sockets, hotplug, interfaces]
 
 if __name__ == "__main__":
     boot.CASES = CASES
