@@ -227,41 +227,6 @@ def idle(opts, work):
         end_switches()
 
 
-def vhost(opts, work):
-    """a VM of QEMU joins the network over vhost-user and fetches a file from one of ours"""
-    if not shutil.which("qemu-system-x86_64"):
-        raise Skip("no qemu-system-x86_64")
-    private_home(work)
-    define("lan", kind="private")
-    path = os.path.join(work, "port")
-    initrd = initramfs_with(work, "net-cloud", "cloud", *VIRTIO)
-    adapter = subprocess.Popen([opts.berth, "net", "vhost", "lan", "other", path], stderr=subprocess.PIPE, text=True)
-    try:
-        for line in adapter.stderr:
-            if "mac=" in line:
-                break
-        mac = line.split("mac=")[1].strip()
-        qemu = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-M", "q35,memory-backend=mem", "-m", "192", "-object",
-                "memory-backend-memfd,id=mem,size=192M,share=on", "-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
-                "-serial", "stdio", "-kernel", kernel("cloud"), "-initrd", initrd, "-append", ARGS + " quiet no_timer_check",
-                "-chardev", f"socket,id=port,path={path}", "-netdev", "vhost-user,id=net,chardev=port", "-device",
-                f"virtio-net-pci,netdev=net,mac={mac},romfile=,vectors=0"]  # with MSI-X, TCG and vhost QEMU 7.2 crashes
-        with vm(opts, work, "web", "--net", "lan") as web, Guest(opts, timeout=opts.timeout, command=qemu) as other:
-            bring_up(web)
-            total = serve_file(web)
-            bring_up(other)
-            expect(other, "wget -q -O - http://web.berth/file | md5sum | cut -d' ' -f1", total, "HTTP to one of our VMs")
-            expect(web, "ping -c 1 -W 5 other.berth >/dev/null && echo yes", "yes", "ping back")
-            other.send("poweroff -f\n")
-            other.status()
-            power_off(web)
-    finally:
-        adapter.kill()
-        adapter.wait()
-        adapter.stderr.close()
-        end_switches()
-
-
 class Adapter:
     """berth net vhost: a back end at path, and a port of the network lan for whoever uses it."""
 
@@ -276,9 +241,41 @@ class Adapter:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
         self.child.kill()
         self.child.wait()
         self.child.stderr.close()
+
+
+def vhost(opts, work):
+    """a VM of QEMU joins the network over vhost-user and fetches a file from one of ours"""
+    if not shutil.which("qemu-system-x86_64"):
+        raise Skip("no qemu-system-x86_64")
+    private_home(work)
+    define("lan", kind="private")
+    path = os.path.join(work, "port")
+    initrd = initramfs_with(work, "net-cloud", "cloud", *VIRTIO)
+    adapter = Adapter(opts, path)
+    try:
+        qemu = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-M", "q35,memory-backend=mem", "-m", "192", "-object",
+                "memory-backend-memfd,id=mem,size=192M,share=on", "-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
+                "-serial", "stdio", "-kernel", kernel("cloud"), "-initrd", initrd, "-append", ARGS + " quiet no_timer_check",
+                "-chardev", f"socket,id=port,path={path}", "-netdev", "vhost-user,id=net,chardev=port", "-device",
+                f"virtio-net-pci,netdev=net,mac={adapter.mac},romfile=,vectors=0"]  # with MSI-X, TCG and vhost QEMU 7.2 crashes
+        with vm(opts, work, "web", "--net", "lan") as web, Guest(opts, timeout=opts.timeout, command=qemu) as other:
+            bring_up(web)
+            total = serve_file(web)
+            bring_up(other)
+            expect(other, "wget -q -O - http://web.berth/file | md5sum | cut -d' ' -f1", total, "HTTP to one of our VMs")
+            expect(web, "ping -c 1 -W 5 other.berth >/dev/null && echo yes", "yes", "ping back")
+            other.send("poweroff -f\n")
+            other.status()
+            power_off(web)
+    finally:
+        adapter.close()
+        end_switches()
 
 
 def back_end(opts, work):

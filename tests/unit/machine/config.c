@@ -226,6 +226,29 @@ static void a_card_says_what_it_is_to_have_of_its_port(void)
     }
 }
 
+static void a_card_may_be_plugged_into_another_programs_back_end(void)
+{
+    struct vm_config a, b;
+    struct error e = {0};
+    char *text = NULL;
+    CHECK(vm_config_init(&a, NULL) == OK);
+    CHECK(vm_nic_parse(&a, "vhost-user:/run/dpdk.sock,queues=2", &e) == OK);
+    CHECK(vm_nic_parse(&a, "lab,socket", &e) == OK);
+    CHECK(vm_config_save(&a, &text, NULL) == OK);
+    CHECK(vm_config_load(&b, text, strlen(text), &e) == OK);
+    CHECK_STR(e.text, "");
+    CHECK_STR(vm_network_vhost(b.nic[0].network), "/run/dpdk.sock");
+    CHECK(!vm_network_vhost(b.nic[1].network) && b.nic[1].socket && !b.nic[0].socket);
+    free(text);
+    vm_config_release(&a);
+    vm_config_release(&b);
+    char path[200] = "vhost-user:/";
+    CHECK(vm_network_valid(path));
+    memset(path + 12, 'x', sizeof path - 13);
+    CHECK(!vm_network_valid(path) && !vm_network_valid("vhost-user:"));
+    CHECK(!vm_network_valid("vhost:/x") && !vm_network_valid("a/b") && vm_network_valid("lab"));
+}
+
 TEST_MAIN(TEST(a_definition_survives_the_round_trip),
           TEST(amounts_of_cpu_time_are_read_as_people_write_them),
           TEST(lists_of_cpus_are_for_all_vcpus_or_for_each),
@@ -234,4 +257,5 @@ TEST_MAIN(TEST(a_definition_survives_the_round_trip),
           TEST(repeated_keys_and_broken_json_are_refused_with_their_place),
           TEST(more_than_sixteen_disks_are_refused),
           TEST(memory_amounts_are_mib_unless_a_unit_is_given), TEST(debug_words_are_checked),
-          TEST(a_card_says_what_it_is_to_have_of_its_port))
+          TEST(a_card_says_what_it_is_to_have_of_its_port),
+          TEST(a_card_may_be_plugged_into_another_programs_back_end))
