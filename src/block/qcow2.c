@@ -70,11 +70,7 @@ err_t qcow2_settle(struct qcow2 *q, struct error *e)
         err = refcounts_write(q, e);
     if (err == OK)
         err = meta_sync(q, e);
-    if (err == OK && q->lazy_dirty) {
-        err = header_features(q, 0, INCOMPATIBLE_DIRTY, e);
-        q->lazy_dirty = err != OK;
-    }
-    return err;
+    return err == OK ? header_features(q, 0, INCOMPATIBLE_DIRTY, e) : err;
 }
 
 void qcow2_finish(struct qcow2 *q)
@@ -195,9 +191,13 @@ static err_t prepare_writing(struct qcow2 *q, struct error *e)
 
     if (err != OK || !(q->header.incompatible & INCOMPATIBLE_DIRTY))
         return err;
-    log_line(LOG_INFO, "disk %s: was not closed properly; its reference counts are repaired",
-             q->block.name);
-    return qcow2_check_locked(q, QCOW2_REPAIR_ALL, &check, e);
+    err = qcow2_check_locked(q, QCOW2_REPAIR_ALL, &check, e);
+    if (err == OK)
+        log_line(LOG_INFO,
+                 "disk %s: was not closed properly; its reference counts were repaired, and %llu "
+                 "unused clusters given back",
+                 q->block.name, (unsigned long long)check.leaks_fixed);
+    return err;
 }
 
 static err_t check_writable(const struct qcow2 *q, struct error *e)

@@ -108,7 +108,6 @@ struct qcow2 {
     uint64_t free_hint;     // no cluster below is free
     uint64_t used_end;      // bytes; the file was never written from here on, and reads as zeros
     uint64_t snapshots_len; // bytes of the snapshot table, while it is changed
-    bool lazy_dirty;        // the dirty bit is set, counts need not be written
 
     struct pending_free frees[PENDING_FREES];
     unsigned free_count;

@@ -307,8 +307,7 @@ static err_t end(struct qcow2 *q, struct snaps *s, err_t err, struct error *e)
             log_line(LOG_WARN, "disk %s: %s", q->block.name, ignored.text);
         return err;
     }
-    err = qcow2_settle(q, e);
-    return err == OK ? header_features(q, 0, INCOMPATIBLE_DIRTY, e) : err;
+    return qcow2_settle(q, e);
 }
 
 static unsigned next_id(const struct qcow2 *q, const struct snaps *s)

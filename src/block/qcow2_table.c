@@ -156,9 +156,19 @@ static struct table *victim(struct qcow2 *q, struct table_cache *cache, uint64_t
     }
 }
 
+// From the first change of the counts to the close the image says that they may be wrong: whoever
+// opens it after a kill gives back the clusters that were counted and not yet pointed to.
+static err_t counts_begin(struct qcow2 *q, struct error *e)
+{
+    return header_features(q, INCOMPATIBLE_DIRTY, 0, e);
+}
+
 static err_t block_write(struct qcow2 *q, struct table *table, struct error *e)
 {
-    err_t err = meta_write(q, table->offset, table->data, q->cluster, e);
+    err_t err = counts_begin(q, e);
+
+    if (err == OK)
+        err = meta_write(q, table->offset, table->data, q->cluster, e);
 
     if (err == OK) {
         table->dirty = false;
@@ -286,15 +296,11 @@ static err_t l1_write(struct qcow2 *q, struct error *e)
 static err_t counts_safe(struct qcow2 *q, struct error *e)
 {
     bool refs_dirty = q->refs.dirty || q->reftable_dirty_from < q->reftable_dirty_to;
+    err_t err = counts_begin(q, e); // pointers that go leave their counts behind, too
 
-    if (!refs_dirty || q->lazy_dirty)
-        return OK;
-    if (q->header.compatible & COMPATIBLE_LAZY_REFCOUNTS) {
-        err_t err = header_features(q, INCOMPATIBLE_DIRTY, 0, e);
-        q->lazy_dirty = err == OK;
+    if (err != OK || !refs_dirty || q->header.compatible & COMPATIBLE_LAZY_REFCOUNTS)
         return err;
-    }
-    err_t err = refcounts_write(q, e);
+    err = refcounts_write(q, e);
     return err == OK ? meta_sync(q, e) : err;
 }
 

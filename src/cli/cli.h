@@ -89,8 +89,8 @@ struct run_given { // what the person said, rather than a default
     // Where an image lies that is given by a name; NULL: it is a file. May be NULL itself.
     const char *(*image_path)(void *opaque, const char *name);
     void *opaque;
-    const char *keep;                 // folder of a kept VM (cli/keeper.h); NULL: none
-    bool agent;                       // put it into the guest
+    const char *keep; // folder of a kept VM (cli/keeper.h); NULL: none
+    bool agent;       // put it into the guest
 };
 err_t run_parse_options(int argc, char **argv, struct vm_config *config, struct run_given *given,
                         struct error *e);
@@ -103,6 +103,9 @@ err_t run_keep_variables(struct vm_config *config, const struct run_given *given
 
 // Files that the definition names: are they there, and readable?
 err_t run_check_files(const struct vm_config *config, struct error *e);
+
+// run_mend.c: the VM's process has died; its disks are left as if it had closed them.
+void run_mend_disks(const struct vm_config *config);
 
 // Listening sockets that berth-vmm gets; -1: none.
 struct run_sockets {

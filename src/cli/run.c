@@ -445,6 +445,8 @@ static int run_claimed(struct vm_config *config, const struct registry_claim *cl
     bool asked = err == ERR_INVALID || err == ERR_NOT_FOUND; // for what there is not
     int status = err ? complain(asked ? EXIT_USAGE : EXIT_HOST, "%s", e.text)
                      : run_supervise(definition, on_terminal(config), &sockets, &cables, keeper);
+    if (!err && status == EXIT_HOST)
+        run_mend_disks(config);
     cables_release(&cables);
     free(definition);
     close_sockets(&sockets, &vnc);

@@ -334,6 +334,8 @@ def killed(kills, size, options, backing=False, snapshot=False):
             if "lazy" in options:
                 run(BERTH, "disk", "check", "--repair=all", image)
             check(image, leaks=True)
+            Ours(image).close()  # whoever opens it next gives back what leaked
+            check(image)
             may = allowed_after(seed, flushed, held)
             held = look(work, image, size // BLOCK)
             for block, words in enumerate(held):

@@ -246,7 +246,7 @@ def vmm_of(g):
 
 
 def qcow2_killed(opts, work):
-    """a VM killed with SIGKILL while it writes: its qcow2 image is sound and holds all that was flushed"""
+    """a VM killed with SIGKILL while it writes: its qcow2 image is sound, without leaks, and holds all that was flushed"""
     image, plain = os.path.join(work, "killed.qcow2"), os.path.join(work, "plain.img")
     disk_tool(opts, "create", "--cluster-size", "4K", image, "64M")
     last = 0
@@ -263,8 +263,10 @@ def qcow2_killed(opts, work):
             last = max(int(line) for line in re.findall(r"WROTE (\d+)\n", g.output))
         found = json.loads(subprocess.run([opts.berth, "disk", "check", "--json", image], capture_output=True,
                                           timeout=60).stdout)
-        if found["errors"]:
+        if found["errors"] or found["leaks"]:
             raise Failure(f"the image has errors: {found['findings'][:5]}")
+        if shutil.which("qemu-img") and subprocess.run(["qemu-img", "check", "-q", image], timeout=60).returncode:
+            raise Failure("qemu-img finds errors in the image")
         disk_tool(opts, "convert", "--force", "-O", "raw", image, plain)
         with open(plain, "rb") as f:
             for i in range(1, last + 1):
