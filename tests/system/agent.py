@@ -2,7 +2,7 @@
 """The guest's agent as people use it: berth exec, shell, cp, info, stop, fsfreeze and vsock on Debian's cloud kernel
 with a busybox initramfs; and what berth does when the agent is killed, hangs, or is an enemy.
 
-    agent.py BERTH
+    agent.py BERTH VSOCK-PEER [TEST...]
 """
 import array
 import hashlib
@@ -22,7 +22,7 @@ import time
 
 import boot
 
-BERTH = sys.argv[1]
+BERTH, PEER = sys.argv[1:3]
 ARGS = "console=ttyS0 panic=-1 random.trust_cpu=on quiet"
 # ext4, for fsfreeze, comes from the generic kernel's modules; the cloud kernel has virtio_blk as a module, too.
 MODULES = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk", "crc16",
@@ -314,6 +314,24 @@ def a_port_without_a_listener_refuses():
     expect(run("vsock", "vm", "x"), 2)
 
 
+def a_program_of_the_guest_reaches_the_host():
+    expect(run("cp", PEER, "vm:/bin/vsock-peer"), 0)
+    expect(sh("vsock-peer connect 7777", "-i"), 1, b"", b"reset")
+    data = os.urandom(500_000)
+    waiting = subprocess.Popen([BERTH, "vsock", "--listen", "vm", "7777"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    threading.Thread(target=lambda: (waiting.stdin.write(data), waiting.stdin.close())).start()
+    time.sleep(0.5)
+    expect(sh("head -c 300000 /dev/zero | vsock-peer connect 7777 | md5sum"), 0, hashlib.md5(data).hexdigest().encode() + b"  -\n")
+    need(waiting.stdout.read() == bytes(300_000) and waiting.wait(30) == 0, "the host does not get what the guest sends")
+
+
+def a_program_of_the_guest_is_reached():
+    sh("(echo from the guest | vsock-peer listen 7778 > /tmp/heard) > /dev/null 2>&1 &")
+    time.sleep(0.5)
+    expect(run("vsock", "vm", "7778", data=b"from the host\n"), 0, b"from the guest\n")
+    wait_for(lambda: sh("cat /tmp/heard").stdout == b"from the host\n", "the guest has not heard")
+
+
 def any_program_can_use_the_sockets():
     # The agent's own port from outside, with what is no request.
     got = run("vsock", "vm", "997", data=b"\x04\0\0\0\x7f\0\0\0abcd")
@@ -509,7 +527,7 @@ TESTS = [
     a_shell_has_a_terminal_of_the_right_size, files_and_folders_go_in_and_out, one_file_goes_to_a_name_or_into_a_folder,
     copies_that_cannot_be_say_why, a_killed_copy_leaves_the_agent_well, info_tells_the_system_and_its_addresses,
     file_systems_freeze_and_thaw, a_freeze_that_nobody_ends_ends_itself, a_port_without_a_listener_refuses,
-    any_program_can_use_the_sockets, a_killed_agent_is_noticed_and_so_is_its_return,
+    a_program_of_the_guest_reaches_the_host, a_program_of_the_guest_is_reached, any_program_can_use_the_sockets, a_killed_agent_is_noticed_and_so_is_its_return,
     a_hung_agent_is_given_up, stop_works_without_an_answer_from_the_agent,
     stop_goes_through_the_agent, a_guest_without_an_agent_is_told_apart, an_agent_that_says_nothing_is_given_up,
     nonsense_from_an_agent_is_refused, an_agents_words_do_not_command_the_terminal, a_status_out_of_range_is_no_status,
@@ -519,7 +537,7 @@ TESTS = [
 
 def main():
     global WORK, VM_RUNS
-    wanted = [t for t in TESTS if not sys.argv[2:] or t.__name__ in sys.argv[2:]]
+    wanted = [t for t in TESTS if not sys.argv[3:] or t.__name__ in sys.argv[3:]]
     with tempfile.TemporaryDirectory(prefix="berth-agent.") as WORK:
         os.environ["XDG_RUNTIME_DIR"] = os.path.join(WORK, "run")
         os.environ["XDG_DATA_HOME"] = os.path.join(WORK, "data")
