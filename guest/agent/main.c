@@ -89,8 +89,9 @@ static bool from_host(const struct sockaddr_vm *peer)
     return peer->svm_cid == VMADDR_CID_HOST;
 }
 
-// Only the host may ask: not another program in the guest, over the kernel's loopback.
-static void serve_one(int listener, struct shared *shared, unsigned *sessions)
+// Only the host may ask: not another program in the guest, over the kernel's loopback. A session
+// that outlives this process must hold none of its sockets: the next agent needs their ports.
+static void serve_one(int listener, int ready, struct shared *shared, unsigned *sessions)
 {
     struct sockaddr_vm peer = {0};
     socklen_t len = sizeof peer;
@@ -100,6 +101,8 @@ static void serve_one(int listener, struct shared *shared, unsigned *sessions)
     pid_t child = from_host(&peer) && *sessions < SESSIONS_MAX ? fork() : -1;
     if (child == 0) {
         close(listener);
+        if (ready >= 0)
+            close(ready);
         session_serve(fd, shared);
     }
     *sessions += child > 0;
@@ -152,7 +155,7 @@ static void serve(struct shared *shared)
             poll(NULL, 0, RETRY_MS);
         }
         if (n > 0 && wait[0].revents)
-            serve_one(listener, shared, &sessions);
+            serve_one(listener, ready, shared, &sessions);
     }
 }
 

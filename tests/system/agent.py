@@ -345,11 +345,14 @@ MAIN = "$(pidof berth-agent | tr ' ' '\\n' | sort -n | head -n 1)"
 
 
 def a_killed_agent_is_noticed_and_so_is_its_return():
+    runs_on = subprocess.Popen([BERTH, "exec", "vm", "--", "sh", "-c", "sleep 12; echo still here"], stdout=subprocess.PIPE)
+    time.sleep(1)
     expect(sh(f"kill -9 {MAIN}; (sleep 3; exec setsid /berth-agent) > /dev/null 2>&1 &"), 0)
     wait_for(lambda: b"expected" in run("info", "vm").stdout, "berth info has it still")
     expect(run("exec", "--wait", "0", "vm", "true"), 1, b"", b"has no agent")
     expect(sh("echo back"), 0, b"back\n")
     need([e["ready"] for e in VM_RUNS.events() if e["event"] == "agent"] == [True, False, True], "events")
+    need(runs_on.poll() is None and runs_on.communicate(timeout=60)[0] == b"still here\n", "what ran did not run on")
 
 
 def a_hung_agent_is_given_up():
