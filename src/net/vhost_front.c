@@ -290,6 +290,8 @@ static void calls_ready(void *opaque, uint32_t events)
     f->ops->room(f->opaque);
     if (f->socket.fd >= 0)
         f->ops->received(f->opaque);
+    if (f->socket.fd >= 0 && (f->window.ring[0].broken || f->window.ring[1].broken))
+        f->ops->gone(f->opaque, "it breaks the rules of a ring");
 }
 
 // --- packets

@@ -22,6 +22,7 @@ struct ctx {
     struct vhost_back back;
     unsigned sent, received, wrong;
     bool echo_waits, gone;
+    bool scribbles; // somebody writes into the ring
     size_t echo_len;
     char why[200];
     uint8_t packet[NET_PACKET_MAX + 1], echo[NET_PACKET_MAX + 1];
@@ -59,6 +60,8 @@ static void received(void *opaque)
 {
     static uint8_t got[NET_PACKET_MAX];
     size_t len;
+    if (ctx.scribbles)
+        ctx.front.window.ring[WINDOW_RECEIVE].shared->used.index += 200;
     while ((len = vhost_front_receive(&ctx.front, got))) {
         size_t want = make_packet(ctx.received++);
         ctx.wrong += len != want || memcmp(got + NET_HEADER_BYTES, ctx.packet + NET_HEADER_BYTES,
@@ -150,6 +153,19 @@ static void packets_pass_with_kicks_and_calls_by_eventfd(void)
 }
 
 // --- a front end and something else
+
+static void a_front_end_leaves_whoever_breaks_its_rings(void)
+{
+    int pair[2];
+    begin(true, pair);
+    ctx.scribbles = true;
+    CHECK(!vhost_back_open(&ctx.back, pair[1], NULL));
+    CHECK(!vhost_front_open(&ctx.front, pair[0], NULL));
+    loop_run(ctx.loop);
+    CHECK(ctx.gone);
+    CHECK_STR(ctx.why, "it breaks the rules of a ring");
+    end();
+}
 
 static void a_front_end_leaves_whoever_answers_nonsense(void)
 {
@@ -273,6 +289,7 @@ static void messages_may_come_in_pieces(void)
 
 TEST_MAIN(TEST(packets_pass_with_kicks_and_calls_as_messages),
           TEST(packets_pass_with_kicks_and_calls_by_eventfd),
+          TEST(a_front_end_leaves_whoever_breaks_its_rings),
           TEST(a_front_end_leaves_whoever_answers_nonsense),
           TEST(a_front_end_notices_that_it_is_alone),
           TEST(a_careful_back_end_takes_only_what_cannot_hurt_it),
