@@ -1,5 +1,6 @@
-// The web page's files, and those of a library that it uses, from Debian's package novnc. Names are checked letter by letter before a file is opened; only kinds of
-// files that a page is made of are served. RFC 9110 (ETag, If-None-Match).
+// The web page's files, and those of a library that it uses, from Debian's package novnc. Names are
+// checked letter by letter before a file is opened; only kinds of files that a page is made of are
+// served. RFC 9110 (ETag, If-None-Match).
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>

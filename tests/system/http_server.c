@@ -1,5 +1,5 @@
-// A server of src/http with a small table, for http_server.py: SOCKET PORT WEB CERTIFICATE. Writes its
-// certificate, prints "ready" and serves until standard input ends.
+// A server of src/http with a small table, for http_server.py: SOCKET PORT WEB CERTIFICATE. Writes
+// its certificate, prints "ready" and serves until standard input ends.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <signal.h>

@@ -86,7 +86,8 @@ static void what_a_killed_program_left_is_cleared_away(void)
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
-        if (registry_claim(REGISTRY_VM, "x", &claim, NULL) || registry_listen(&claim, REGISTRY_CONTROL, &fd, NULL))
+        if (registry_claim(REGISTRY_VM, "x", &claim, NULL) ||
+            registry_listen(&claim, REGISTRY_CONTROL, &fd, NULL))
             _exit(1);
         raise(SIGKILL);
     }
