@@ -75,7 +75,7 @@ export function machines(place, usage) {
   const rows = new Map();
   const body = el('tbody');
   const table = el('div', { class: 'card' }, el('table', {}, el('thead', {}, el('tr', {}, el('th', {}, 'Name'), el('th', {}, 'State'),
-    el('th', { class: 'wide-only' }, 'CPU'), el('th', { class: 'num' }, ''), el('th', { class: 'num wide-only' }, 'Memory'),
+    el('th', { class: 'wide-only' }, 'CPU'), el('th', { 'aria-label': 'CPU now' }), el('th', { class: 'num wide-only' }, 'Memory'),
     el('th', { class: 'num wide-only' }, 'Up'), el('th', {}, ''))), body));
   const empty = el('p', { class: 'card empty' }, 'No machines yet. “New machine” makes the first one.');
   place.replaceChildren(el('div', { class: 'head' }, el('h1', { class: 'grow' }, 'Machines'),
