@@ -139,7 +139,7 @@ static void serve(struct shared *shared)
     int listener = -1, ready = -1;
     unsigned sessions = 0;
     for (int wait_ms = RETRY_MS;; wait_ms = wait_ms < RETRY_MAX_MS ? wait_ms * 3 / 2 : wait_ms) {
-        if (listener < 0 && (listener = open_listener()) < 0)
+        if (listener < 0 && (listener = open_listener()) < 0 && errno != EADDRINUSE)
             modules_load();
         if (listener >= 0 && ready < 0 && (ready = tell_host()) < 0 && errno == ENODEV)
             modules_load();
