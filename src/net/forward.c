@@ -19,12 +19,19 @@ static bool parse_port(const char *text, uint16_t *out)
     return true;
 }
 
-static bool parse_address(const char *text, uint32_t *out)
+static bool parse_address(char *text, struct forward *out)
 {
     struct in_addr address;
+    size_t len = strlen(text);
+    out->v6 = len > 2 && text[0] == '[' && text[len - 1] == ']';
+    if (out->v6) {
+        text[len - 1] = '\0';
+        out->address = 0;
+        return inet_pton(AF_INET6, text + 1, out->address6) == 1;
+    }
     if (inet_pton(AF_INET, text, &address) != 1)
         return false;
-    *out = ntohl(address.s_addr);
+    out->address = ntohl(address.s_addr);
     return true;
 }
 
@@ -50,29 +57,32 @@ static bool parse(char *text, struct forward *out)
         return right;
     }
     const char *host = take_last(text, ':');
-    if (host && !parse_address(text, &out->address))
+    if (host && !parse_address(text, out))
         return false;
     return parse_port(host ? host : text, &out->host) && parse_port(guest, &out->guest);
 }
 
 err_t forward_parse(const char *text, struct forward *out, struct error *e)
 {
-    char copy[48];
+    char copy[FORWARD_TEXT];
     if ((size_t)snprintf(copy, sizeof copy, "%s", text) < sizeof copy && parse(copy, out))
         return OK;
     return error_set(e, ERR_INVALID,
                      "'%.60s' does not forward a port; give HOST:GUEST, for example 8080:80, "
-                     "0.0.0.0:8080:80 or 5353:53/udp",
+                     "0.0.0.0:8080:80, [::1]:8080:80 or 5353:53/udp",
                      text);
 }
 
 void forward_format(const struct forward *forward, char out[FORWARD_TEXT])
 {
     const struct in_addr address = {htonl(forward->address)};
-    char text[INET_ADDRSTRLEN];
-    inet_ntop(AF_INET, &address, text, sizeof text);
-    snprintf(out, FORWARD_TEXT, "%s:%s:%u:%u", forward->udp ? "udp" : "tcp", text, forward->host,
-             forward->guest);
+    char text[INET6_ADDRSTRLEN];
+    if (forward->v6)
+        inet_ntop(AF_INET6, forward->address6, text, sizeof text);
+    else
+        inet_ntop(AF_INET, &address, text, sizeof text);
+    snprintf(out, FORWARD_TEXT, forward->v6 ? "%s:[%s]:%u:%u" : "%s:%s:%u:%u",
+             forward->udp ? "udp" : "tcp", text, forward->host, forward->guest);
 }
 
 bool forward_next(const char **text, struct forward *out)

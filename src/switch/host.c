@@ -44,6 +44,8 @@ void host_flush(struct host *host)
 static bool to_self(const struct host *host, const struct frame *f)
 {
     uint32_t to = f->kind == FRAME_IPV4 ? load_be32(f->l3 + 16) : 0;
+    if (f->kind == FRAME_IPV6)
+        return site_is_self6(host->site, f->l3 + 24);
     return to == host->site->self || to == host->site->broadcast || to == ~0u;
 }
 
@@ -51,7 +53,7 @@ void host_input(struct host *host, struct port *from, struct frame *f, uint64_t 
 {
     if (host_discovery(host, from, f, now))
         return;
-    if (f->kind == FRAME_IPV4 && to_self(host, f) && host_services(host, from, f, now))
+    if (f->kind != FRAME_ARP && to_self(host, f) && host_services(host, from, f, now))
         return;
     if (!frame_is_multicast(f))
         host_gateway(host, from, f, now);

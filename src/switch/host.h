@@ -9,6 +9,17 @@
 #include "switch/coalesce.h"
 #include "switch/dns.h"
 
+#define HOST_ASKED6 64
+
+// A question that came over IPv6 and went to the host's name server over IPv4.
+struct host_asked6 {
+    uint64_t until; // 0: free
+    uint32_t port4; // the asker's IPv4 address
+    uint16_t from;  // its UDP port
+    uint16_t id;    // the question's
+    uint8_t to[16]; // the asker's address
+};
+
 struct host {
     const struct site *site;
     struct bridge *bridge;
@@ -19,6 +30,8 @@ struct host {
     uint64_t now;                                  // of what is coming
     uint8_t out[BRIDGE_HEADROOM + NET_PACKET_MAX]; // what is being sent
     uint8_t scratch[NET_PACKET_MAX];
+    struct host_asked6 asked6[HOST_ASKED6]; // a ring: the oldest is forgotten
+    unsigned next_asked6;
 };
 
 // Once, before any other; the members above are set by the caller.
@@ -41,6 +54,8 @@ bool host_discovery(struct host *host, struct port *from, const struct frame *f,
 bool host_discovery_outside(struct host *host, const struct frame *f, uint64_t now);
 // host_services.c: datagrams to the switch itself; false: it has no answer.
 bool host_services(struct host *host, struct port *from, struct frame *f, uint64_t now);
+// An answer of the host's name server; true: the question had come over IPv6, and it is answered.
+bool host_answer6(struct host *host, const struct port *to, const struct frame *f, uint64_t now);
 // host_gateway.c
 void host_gateway(struct host *host, struct port *from, struct frame *f, uint64_t now);
 void host_gateway_back(struct host *host, struct frame *f, uint64_t now);

@@ -1,6 +1,7 @@
 // ARP (RFC 826) and neighbour discovery (RFC 4861) at the network's own addresses, and the router's
 // advertisement: a prefix from which stations make addresses (RFC 4862), and on a network with a
-// way out a router. Not modelled: redirects, DHCPv6, name servers over IPv6.
+// way out a router. It names the switch as
+// the name server (RFC 8106). Not modelled: redirects, DHCPv6.
 #include <string.h>
 
 #include "base/bytes.h"
@@ -87,7 +88,7 @@ static void solicited(struct host *host, const struct frame *f, uint64_t now)
     const uint8_t *target = f->l4 + 8, *from = f->l3 + 8;
     uint8_t icmp[32];
     if (f->l4_len < 24 ||
-        (!site_is_gateway6(host->site, target) && memcmp(target, host->site->link_local, 16) != 0))
+        (!site_is_gateway6(host->site, target) && !site_is_self6(host->site, target)))
         return;
     bool unsure = !memcmp(from, none, 16);
     size_t len = advertisement(icmp, target, host->site->mac, unsure ? 0xa0 : 0xe0);
@@ -98,8 +99,9 @@ void host_advertise(struct host *host, const struct port *to, uint64_t now)
 {
     static const uint8_t all[16] = {0xff, 2, [15] = 1}, all_mac[6] = {0x33, 0x33, [5] = 1};
     const struct network *network = host->site->network;
-    uint8_t icmp[64] = {ND_ROUTER_ADVERTISEMENT, [4] = 64};
-    uint8_t *mac = icmp + 16, *mtu = icmp + 24, *prefix = icmp + 32;
+    uint8_t icmp[104] = {ND_ROUTER_ADVERTISEMENT, [4] = 64};
+    uint8_t *mac = icmp + 16, *mtu = icmp + 24, *prefix = icmp + 32, *server = icmp + 64,
+            *domain = icmp + 88;
     if (!network->ipv6)
         return;
     store_be16(icmp + 6, network->kind == NETWORK_NAT ? ROUTER_SECONDS : 0);
@@ -116,14 +118,23 @@ void host_advertise(struct host *host, const struct port *to, uint64_t now)
     store_be32(prefix + 4, PREFIX_VALID);
     store_be32(prefix + 8, PREFIX_PREFERRED);
     memcpy(prefix + 16, network->subnet6, 8);
+    server[0] = 25;
+    server[1] = 3;
+    store_be32(server + 4, ROUTER_SECONDS);
+    memcpy(server + 8, host->site->self6, 16);
+    domain[0] = 31;
+    domain[1] = 2;
+    store_be32(domain + 4, ROUTER_SECONDS);
+    domain[8] = sizeof DNS_DOMAIN - 1;
+    memcpy(domain + 9, DNS_DOMAIN, sizeof DNS_DOMAIN - 1);
     icmp6_send(host, to ? to->mac : all_mac, all, icmp, sizeof icmp, now);
 }
 
-// The switch's own link-local address answers to ping; the gateway's others are the host's.
+// The switch's own addresses answer to ping; the gateway's is the host's.
 static bool echo(struct host *host, const struct frame *f, uint64_t now)
 {
     uint8_t icmp[1500];
-    if (memcmp(f->l3 + 24, host->site->link_local, 16) != 0)
+    if (!site_is_self6(host->site, f->l3 + 24))
         return false;
     if (f->l4[0] == ECHO_REQUEST6 && !f->more && f->l4_len <= sizeof icmp) {
         memcpy(icmp, f->l4, f->l4_len);

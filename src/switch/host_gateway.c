@@ -174,6 +174,8 @@ void host_gateway_back(struct host *host, struct frame *f, uint64_t now)
         if (answer && f->l4 && f->protocol == PROTOCOL_UDP && f->from == DNS_PORT && !f->more)
             dns_each_address(f->l4 + UDP_BYTES, f->l4_len - UDP_BYTES, &q, learn, &learning);
     }
+    if (answer && host_answer6(host, to, f, now))
+        return;
     host->now = now;
     coalesce_add(&host->coming, f);
 }

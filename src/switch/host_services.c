@@ -1,4 +1,4 @@
-// Datagrams to the switch's own address: DHCP, DNS and ping.
+// Datagrams to the switch's own addresses: DHCP, DNS (over either IP) and ping.
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -34,6 +34,23 @@ static void send_udp(struct host *host, uint32_t to, uint16_t from_port, uint16_
     store_be16(udp + 2, to_port);
     store_be16(udp + 4, (uint16_t)(UDP_BYTES + payload));
     send_ipv4(host, PROTOCOL_UDP, to, UDP_BYTES + payload, now);
+}
+
+static void send_udp6(struct host *host, const uint8_t to[16], uint16_t to_port, size_t payload,
+                      uint64_t now)
+{
+    uint8_t *ip = host->out + BRIDGE_HEADROOM + NET_HEADER_BYTES + ETH_BYTES, *udp = ip + 40;
+    memset(ip, 0, 40);
+    ip[0] = 0x60;
+    ip[6] = PROTOCOL_UDP;
+    ip[7] = 64;
+    memcpy(ip + 8, host->site->self6, 16);
+    memcpy(ip + 24, to, 16);
+    store_be16(udp, DNS_PORT);
+    store_be16(udp + 2, to_port);
+    store_be16(udp + 4, (uint16_t)(UDP_BYTES + payload));
+    ipv6_finish(ip, 40 + UDP_BYTES + payload);
+    host_send(host, 40 + UDP_BYTES + payload, now);
 }
 
 // --- DHCP
@@ -98,22 +115,103 @@ static bool name_of(void *opaque, const uint32_t *ipv4, const uint8_t *ipv6, boo
     return true;
 }
 
+// The switch's answer into reply; 0: the question is for the host's name server.
+static size_t answer(struct host *host, const struct port *from, const struct dns_question *q,
+                     const uint8_t *query, uint8_t *reply)
+{
+    const struct dns_zone zone = {addresses, name_of, host};
+    size_t len = dns_answer(&zone, q, query, reply);
+    if (!len && !host_may_ask(host, from, q->name))
+        len = dns_refuse(q, query, reply);
+    return len;
+}
+
 // False: the question is for the host's name server.
 static bool dns_input(struct host *host, struct port *from, const struct frame *f, uint64_t now)
 {
-    const struct dns_zone zone = {addresses, name_of, host};
     const uint8_t *query = f->l4 + UDP_BYTES;
     struct dns_question q;
     if (f->more || !dns_read_question(&q, query, f->l4_len - UDP_BYTES))
         return true;
     uint8_t *ip = host_frame(host, frame_mac_from(f), ETHERTYPE_IPV4);
-    uint8_t *reply = ip + 20 + UDP_BYTES;
-    size_t len = dns_answer(&zone, &q, query, reply);
-    if (!len && host_may_ask(host, from, q.name))
+    size_t len = answer(host, from, &q, query, ip + 20 + UDP_BYTES);
+    if (len)
+        send_udp(host, load_be32(f->l3 + 12), DNS_PORT, f->from, len, now);
+    return len != 0;
+}
+
+// --- names over IPv6
+
+// The host's name server is reached over IPv4, under the asker's own IPv4 address: so whatever
+// holds for such questions (policy, connections) holds for this one.
+static void pass_on(struct host *host, struct port *from, const struct frame *f, uint64_t now)
+{
+    size_t size = f->l4_len;
+    uint8_t *packet = host->scratch, *ip = packet + NET_HEADER_BYTES + ETH_BYTES;
+    struct host_asked6 *asked = &host->asked6[host->next_asked6++ % HOST_ASKED6];
+    struct frame v4;
+    if (!from->address || size > host->site->network->mtu - 20u)
+        return;
+    *asked = (struct host_asked6){now + 10 * NS_PER_SEC, from->address, f->from,
+                                  load_be16(f->l4 + UDP_BYTES)};
+    memcpy(asked->to, f->l3 + 8, 16);
+    memset(packet, 0, NET_HEADER_BYTES + ETH_BYTES + 20);
+    memcpy(packet + NET_HEADER_BYTES, f->eth, ETH_BYTES - 2);
+    store_be16(packet + NET_HEADER_BYTES + 12, ETHERTYPE_IPV4);
+    ip[0] = 0x45;
+    ip[8] = 64;
+    ip[9] = PROTOCOL_UDP;
+    store_be32(ip + 12, from->address);
+    store_be32(ip + 16, host->site->self);
+    memcpy(ip + 20, f->l4, size);
+    store_be16(ip + 24, (uint16_t)size);
+    ipv4_finish(ip, 20 + size);
+    if (frame_read(&v4, packet, NET_HEADER_BYTES + ETH_BYTES + 20 + size))
+        host_gateway(host, from, &v4, now);
+}
+
+static void dns_input6(struct host *host, struct port *from, const struct frame *f, uint64_t now)
+{
+    const uint8_t *query = f->l4 + UDP_BYTES;
+    struct dns_question q;
+    if (f->more || !dns_read_question(&q, query, f->l4_len - UDP_BYTES))
+        return;
+    uint8_t *ip = host_frame(host, frame_mac_from(f), ETHERTYPE_IPV6);
+    size_t len = answer(host, from, &q, query, ip + 40 + UDP_BYTES);
+    if (len)
+        send_udp6(host, f->l3 + 8, f->from, len, now);
+    else
+        pass_on(host, from, f, now);
+}
+
+static struct host_asked6 *find_asked6(struct host *host, const struct port *to,
+                                       const struct frame *f, uint64_t now)
+{
+    for (unsigned i = 0; i < HOST_ASKED6; i++) {
+        struct host_asked6 *a = &host->asked6[i];
+        if (a->until > now && a->port4 == to->address && a->from == f->to &&
+            a->id == load_be16(f->l4 + UDP_BYTES))
+            return a;
+    }
+    return NULL;
+}
+
+bool host_answer6(struct host *host, const struct port *to, const struct frame *f, uint64_t now)
+{
+    if (!to || !f->l4 || f->protocol != PROTOCOL_UDP || f->from != DNS_PORT || f->more ||
+        f->l4_len < UDP_BYTES + 12)
         return false;
-    if (!len)
-        len = dns_refuse(&q, query, reply);
-    send_udp(host, load_be32(f->l3 + 12), DNS_PORT, f->from, len, now);
+    struct host_asked6 *asked = find_asked6(host, to, f, now);
+    size_t len = f->l4_len - UDP_BYTES;
+    if (!asked)
+        return false;
+    asked->until = 0;
+    if (40 + UDP_BYTES + len > host->site->network->mtu)
+        return true; // asked again, over IPv4 perhaps
+    uint8_t *reply = host->out + BRIDGE_HEADROOM + NET_HEADER_BYTES + ETH_BYTES + 40 + UDP_BYTES;
+    memmove(reply, f->l4 + UDP_BYTES, len); // the frame is in the same buffer
+    (void)host_frame(host, to->mac, ETHERTYPE_IPV6);
+    send_udp6(host, asked->to, asked->from, len, now);
     return true;
 }
 
@@ -133,6 +231,11 @@ bool host_services(struct host *host, struct port *from, struct frame *f, uint64
 {
     if (!f->l4 || (f->protocol == PROTOCOL_UDP && f->packet[1])) // several questions in one
         return true;
+    if (f->kind == FRAME_IPV6) {
+        if (f->protocol == PROTOCOL_UDP && f->to == DNS_PORT)
+            dns_input6(host, from, f, now);
+        return true;
+    }
     if (f->protocol == PROTOCOL_UDP && f->to == DHCP_SERVER_PORT) {
         dhcp_input(host, from, f, now);
         return true;

@@ -20,7 +20,8 @@ static void note_udp(struct egress *egress, uint16_t port, bool add)
 
 static bool same_place(const struct forward *a, const struct forward *b)
 {
-    return a->udp == b->udp && a->host == b->host && a->address == b->address;
+    return a->udp == b->udp && a->host == b->host && a->v6 == b->v6 && a->address == b->address &&
+           !memcmp(a->address6, b->address6, sizeof a->address6);
 }
 
 static unsigned forwards_of(const struct vswitch *sw, const struct port *port)
@@ -49,9 +50,11 @@ err_t switch_forward(struct vswitch *sw, struct port *port, const struct forward
                          "the network '%s' is private and cannot be reached from the host; use one "
                          "of kind nat or host",
                          sw->network.name);
+    if (forward->v6 && !sw->network.ipv6)
+        return error_set(e, ERR_UNSUPPORTED, "the network '%s' has no IPv6", sw->network.name);
     if (!f || forwards_of(sw, port) >= EGRESS_FORWARDS)
         return error_set(e, ERR_BUSY, "there are too many port forwards; remove one");
-    err_t err = uplink_forward(sw->uplink, forward, port->address, e);
+    err_t err = uplink_forward(sw->uplink, forward, port->address, port->address6, e);
     if (err)
         return err;
     *f = (struct switch_forward){true, *forward, port};

@@ -31,7 +31,9 @@ void site_init(struct site *site, const struct network *network)
     store_be32(site->mac + 2, site->gateway);
     memcpy(site->gateway6, network->subnet6, 8);
     memcpy(site->names6, network->subnet6, 8);
+    memcpy(site->self6, network->subnet6, 8);
     site->gateway6[15] = 1;
+    site->self6[15] = 2;
     site->names6[15] = 3;
     site_address6(link_prefix, site->mac, site->link_local);
 }
@@ -39,6 +41,12 @@ void site_init(struct site *site, const struct network *network)
 bool site_contains6(const struct site *site, const uint8_t address[16])
 {
     return site->network->ipv6 && !memcmp(address, site->network->subnet6, 8);
+}
+
+bool site_is_self6(const struct site *site, const uint8_t address[16])
+{
+    return site->network->ipv6 &&
+           (!memcmp(address, site->self6, 16) || !memcmp(address, site->link_local, 16));
 }
 
 bool site_is_gateway6(const struct site *site, const uint8_t address[16])

@@ -13,6 +13,7 @@ struct site {
     uint32_t first, last;   // what ports are given
     uint8_t mac[6];         // of both the gateway and the switch
     uint8_t gateway6[16];   // prefix::1
+    uint8_t self6[16];      // prefix::2
     uint8_t names6[16];     // prefix::3
     uint8_t link_local[16]; // of mac; the router that is advertised
 };
@@ -30,6 +31,8 @@ static inline bool site_contains(const struct site *site, uint32_t address)
 }
 
 bool site_contains6(const struct site *site, const uint8_t address[16]);
+// The switch's own: prefix::2, or the link-local one.
+bool site_is_self6(const struct site *site, const uint8_t address[16]);
 bool site_is_gateway6(const struct site *site, const uint8_t address[16]);
 
 // The address that a station makes of the prefix and its MAC (RFC 4291, appendix A).

@@ -330,21 +330,45 @@ void uplink_send(struct uplink *u, const uint8_t *frame, size_t len)
     loop_post(u->loop, &u->update);
 }
 
-static struct sockaddr_in place(uint32_t address, uint16_t port)
+union place {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+};
+
+static union place place(bool v6, uint32_t address, const uint8_t address6[16], uint16_t port)
 {
-    return (struct sockaddr_in){
-        .sin_family = AF_INET, .sin_addr = in4(address), .sin_port = htons(port)};
+    union place p = {0};
+    if (v6) {
+        p.v6 = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(port)};
+        memcpy(&p.v6.sin6_addr, address6, 16);
+    } else {
+        p.v4 = (struct sockaddr_in){
+            .sin_family = AF_INET, .sin_addr = in4(address), .sin_port = htons(port)};
+    }
+    return p;
+}
+
+static socklen_t place_size(bool v6)
+{
+    return v6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+}
+
+static int forward_flags(const struct forward *f)
+{
+    return (f->udp ? SLIRP_HOSTFWD_UDP : 0) | (f->v6 ? SLIRP_HOSTFWD_V6ONLY : 0);
 }
 
 err_t uplink_forward(struct uplink *u, const struct forward *forward, uint32_t guest,
-                     struct error *e)
+                     const uint8_t guest6[16], struct error *e)
 {
-    struct sockaddr_in host = place(forward->address, forward->host);
-    struct sockaddr_in to = place(guest, forward->guest);
+    union place host = place(forward->v6, forward->address, forward->address6, forward->host);
+    union place to = place(forward->v6, guest, guest6, forward->guest);
+    socklen_t size = place_size(forward->v6);
     char text[FORWARD_TEXT];
     errno = 0;
-    if (slirp_add_hostxfwd(u->slirp, (struct sockaddr *)&host, sizeof host, (struct sockaddr *)&to,
-                           sizeof to, forward->udp ? SLIRP_HOSTFWD_UDP : 0) == 0) {
+    if (slirp_add_hostxfwd(u->slirp, &host.any, (int)size, &to.any, (int)size,
+                           forward_flags(forward)) == 0) {
         loop_post(u->loop, &u->update);
         return OK;
     }
@@ -363,9 +387,9 @@ err_t uplink_forward(struct uplink *u, const struct forward *forward, uint32_t g
 
 void uplink_unforward(struct uplink *u, const struct forward *forward)
 {
-    struct sockaddr_in host = place(forward->address, forward->host);
-    (void)slirp_remove_hostxfwd(u->slirp, (struct sockaddr *)&host, sizeof host,
-                                forward->udp ? SLIRP_HOSTFWD_UDP : 0);
+    union place host = place(forward->v6, forward->address, forward->address6, forward->host);
+    (void)slirp_remove_hostxfwd(u->slirp, &host.any, (int)place_size(forward->v6),
+                                forward_flags(forward));
     loop_post(u->loop, &u->update);
 }
 

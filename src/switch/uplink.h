@@ -26,7 +26,7 @@ void uplink_send(struct uplink *uplink, const uint8_t *frame, size_t len);
 // guest: IPv4, host byte order. ERR_BUSY: somebody has the host's port; ERR_DENIED: not for this
 // user.
 err_t uplink_forward(struct uplink *uplink, const struct forward *forward, uint32_t guest,
-                     struct error *e);
+                     const uint8_t guest6[16], struct error *e);
 void uplink_unforward(struct uplink *uplink, const struct forward *forward);
 
 unsigned uplink_sockets(const struct uplink *uplink); // being watched

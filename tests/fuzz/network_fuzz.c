@@ -192,7 +192,7 @@ static size_t make(struct ctx *ctx, uint8_t *packet, unsigned what, unsigned i)
     uint32_t far = i < PORTS ? 0xc0000201 : from->address;
     uint8_t *at = ethernet(packet, gateway, mac, ETHERTYPE_IPV4), *all = packet + NET_HEADER_BYTES;
     size_t payload = 0;
-    switch (what % 11) {
+    switch (what % 12) {
     case 0: // ARP
         memcpy(all, everybody, 6);
         store_be16(all + 12, ETHERTYPE_ARP);
@@ -234,6 +234,18 @@ static size_t make(struct ctx *ctx, uint8_t *packet, unsigned what, unsigned i)
         store_le16(packet + 8, 6);
         return ETH_BYTES + datagram(at, PROTOCOL_UDP, address, i & 2 ? far : ctx->site.self,
                                     (uint16_t[]){9, 53}, 300);
+    case 10: // DNS over IPv6
+        store_be16(all + 12, ETHERTYPE_IPV6);
+        payload = question(at + 48, false);
+        at[0] = 0x60;
+        at[6] = PROTOCOL_UDP;
+        memcpy(at + 8, i < PORTS ? from->address6 : ctx->site.gateway6, 16);
+        memcpy(at + 24, i < PORTS ? ctx->site.self6 : from->address6, 16);
+        store_be16(at + 4, (uint16_t)(8 + payload));
+        store_be16(at + 40, 5000);
+        store_be16(at + 42, 53);
+        store_be16(at + 44, (uint16_t)(8 + payload));
+        return ETH_BYTES + 48 + payload;
     case 7: // neighbours
         store_be16(all + 12, ETHERTYPE_IPV6);
         memcpy(at + 66, mac, 6);
@@ -327,15 +339,16 @@ static void load_forward(const char *text)
         return;
     forward_format(&forward, out);
     must(forward_next(&at, &again) && !*at && again.host == forward.host &&
-         again.guest == forward.guest && again.address == forward.address);
+         again.guest == forward.guest && again.address == forward.address &&
+         again.v6 == forward.v6 && !memcmp(again.address6, forward.address6, 16));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const starts[] = {
+    const char *const starts[] = {
         "{\"berth_network\":1,\"name\":\"x\",\"subnet\":\"10.2.3.0/24\",\"mtu\":1500}",
         "allow [fd00::/8]:80/tcp; deny *.example.org:1-9/udp; allow 10.0.0.0/8; deny all",
-        "127.0.0.1:8080:80/udp"};
+        size % 2 ? "127.0.0.1:8080:80/udp" : "[fd00::1]:8080:80/udp"};
     if (!size)
         return 0;
     unsigned kind = data[0] % 8;

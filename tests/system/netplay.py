@@ -312,10 +312,23 @@ class Host:
             at += 2 + reply.data[at + 1]
         return found[53][0], found, str(ipaddress.ip_address(reply.data[16:20]))
 
-    def ask_dns(self, name, kind=1, wait=WAIT):
+    @property
+    def dns6(self):
+        return str(ipaddress.ip_address(ip_bytes(self.address6)[:8] + bytes(7) + b"\2"))
+
+    def exchange_udp6(self, to, to_port, data, wait=WAIT):
+        port = self.new_port()
+        self.send(ether(self.gateway_mac, self.mac, 0x86dd,
+                        ipv6(self.address6, to, 17, udp(self.address6, to, port, to_port, data))))
+        reply = self.receive(lambda f: f.protocol == 17 and f.port_to == port and f.ip_from == to, wait)
+        assert reply is None or reply.right_sum(), "wrong UDP checksum"
+        return reply and reply.data
+
+    def ask_dns(self, name, kind=1, wait=WAIT, over6=False):
         """Status and answers: addresses, or names."""
         query = struct.pack("!HHHHHH", 77, 0x100, 1, 0, 0, 0) + dns_name(name) + struct.pack("!HH", kind, 1)
-        reply = self.exchange_udp(self.dns, 53, query, wait)
+        reply = self.exchange_udp6(self.dns6, 53, query, wait) if over6 else \
+            self.exchange_udp(self.dns, 53, query, wait)
         if reply is None:
             return None
         flags, _, answers = struct.unpack("!HHH", reply[2:8])

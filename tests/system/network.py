@@ -197,6 +197,58 @@ def names_of_vms_are_answered_both_ways():
         assert web.ask_dns("9.1.99.10.in-addr.arpa", 12) == (3, [])
 
 
+def names_are_answered_over_ipv6():
+    with network() as net:
+        web, db = net.plug("web"), net.plug("db", policy="none")
+        web.drain()
+        ask = icmp6(web.address6, "ff02::2", 133, bytes(4))
+        web.send(ether("33:33:00:00:00:02", web.mac, 0x86dd, ipv6(web.address6, "ff02::2", 58, ask)))
+        f = web.receive(lambda f: f.protocol == 58 and f.body[0] == 134)
+        assert f.body[64:66] == b"\x19\3" and f.body[72:88] == ip_bytes(web.dns6)  # where names are asked
+        assert f.body[88:90] == b"\x1f\2" and f.body[96:103] == b"\5berth\0"
+        ask = icmp6(web.address6, "ff02::1:ff00:2", 135, bytes(4) + ip_bytes(web.dns6))
+        web.send(ether("33:33:ff:00:00:02", web.mac, 0x86dd, ipv6(web.address6, "ff02::1:ff00:2", 58, ask)))
+        f = web.receive(lambda f: f.protocol == 58 and f.body[0] == 136)
+        assert mac_text(f.body[26:32]) == web.gateway_mac
+        assert web.ask_dns("db.berth", over6=True) == (0, [db.address])
+        assert db.ask_dns("web", 28, over6=True) == (0, [web.address6])
+        assert web.ask_dns("db", 28, over6=True) == (0, [db.address6])
+        assert web.ask_dns("nobody", over6=True) == (3, [])
+        assert db.ask_dns("example.org", over6=True)[0] == 5
+        evil = ether(web.gateway_mac, web.mac, 0x86dd, ipv6(web.address6, web.dns6, 17, udp(web.address6, web.dns6, 9, 53, b"junk")))
+        web.send(evil)
+        assert web.ask_dns("gateway", 28, over6=True) == (0, [web.info["gateway6"]])
+
+
+def ports_of_the_host_lead_to_vms_over_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as s:
+            s.bind(("::1", 0))
+    except OSError as why:
+        raise Skip(f"the host has no IPv6: {why}") from why
+    with network() as net:
+        first, second = free_port(), free_port()
+        web = net.plug("web", forwards=f"tcp:[::1]:{first}:80")
+        net.ask("forward", vm="web", forward=f"[::1]:{second}:53/udp")
+        assert net.port("web")["forwards"] == [f"tcp:[::1]:{first}:80", f"udp:[::1]:{second}:53"]
+        gateway = web.info["gateway6"]
+        with socket.create_connection(("::1", first)):
+            f = web.receive(lambda f: f.protocol == 6 and f.port_to == 80)
+            assert f.ip_to == web.address6 and f.ip_from == gateway and f.right_sum()
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
+            s.settimeout(WAIT)
+            s.sendto(b"question", ("::1", second))
+            f = web.receive(lambda f: f.protocol == 17 and f.port_to == 53)
+            assert f.data == b"question" and f.ip_to == web.address6
+            web.send(ether(web.gateway_mac, web.mac, 0x86dd,
+                           ipv6(web.address6, f.ip_from, 17, udp(web.address6, f.ip_from, 53, f.port_from, b"answer"))))
+            assert s.recv(100) == b"answer"
+        net.ask("unforward", forward=f"[::1]:{second}:53/udp")
+        assert net.port("web")["forwards"] == [f"tcp:[::1]:{first}:80"]
+    with network(subnet6="none") as net:
+        refused("no IPv6", net.plug, "web", forwards=f"tcp:[::1]:{first}:80")
+
+
 def a_private_network_answers_for_its_own_only():
     with network(kind="private") as net:
         web, db = net.plug("web"), net.plug("db")
@@ -673,6 +725,8 @@ def in_an_internet_of_its_own():
             web = net.plug("web", policy="allow *.example.org:80; deny all")
             assert Tcp.connect(web, OUTSIDE, 80, 0.5) is None
             assert web.ask_dns("www.example.org") == (0, [OUTSIDE])
+            assert web.ask_dns("www.example.org", over6=True) == (0, [OUTSIDE])
+            assert web.ask_dns("secret.example.com", over6=True)[0] == 5
             assert Tcp.connect(web, OUTSIDE, 80) is not None
             assert Tcp.connect(web, HIDDEN, 80, 0.5) is None
             assert web.ask_dns("secret.example.com")[0] == 5
@@ -739,6 +793,8 @@ CASES = [
     after_a_kill_the_same_addresses_come_back,
     the_process_locks_itself_in,
     names_of_vms_are_answered_both_ways,
+    names_are_answered_over_ipv6,
+    ports_of_the_host_lead_to_vms_over_ipv6,
     a_private_network_answers_for_its_own_only,
     hosts_reach_the_hosts_loopback_through_the_gateway,
     hosts_reach_the_hosts_loopback_over_ipv6,
