@@ -37,7 +37,7 @@ static err_t amount(const char *what, const char *option, const char *text, uint
 
 err_t allot_take(json_t *args, const char *option, const char *value, bool *known, struct error *e)
 {
-    static const char *const kinds[] = {"cpu", "memory", "disk", "network"};
+    static const char *const kinds[] = {"cpu", "memory", "disk"};
     static const char *const tails[] = {"-shares", "-limit", "-reservation"};
     uint64_t n;
     *known = false;

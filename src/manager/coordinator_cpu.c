@@ -146,6 +146,7 @@ static void level_progress(struct pools *pools, struct group *group, uint64_t ns
         least = any && least < u->progress ? least : u->progress;
         any = true;
     }
+    double given = 0, mean = 0;
     for (struct tenant *t = pools->tenants; t; t = t->next) {
         struct tenant_use *u = &t->use;
         if (!is_in(group, t))
@@ -153,6 +154,12 @@ static void level_progress(struct pools *pools, struct group *group, uint64_t ns
         u->progress = u->granted && u->short_of ? u->progress - least : 0;
         if (u->progress > 2.0 * LEAD_NS)
             u->progress = 2.0 * LEAD_NS;
+        given += u->short_of ? (double)u->given : 0;
+        mean += u->short_of ? (double)u->given * u->progress : 0;
+    }
+    for (struct tenant *t = pools->tenants; t; t = t->next) {
+        if (is_in(group, t))
+            t->use.ahead = given > 0 ? t->use.progress - mean / given : 0;
     }
 }
 
@@ -198,9 +205,20 @@ static void grant(struct tenant *t, uint64_t millis)
     tell(t, json_pack("{s:I, s:i}", "grant", (json_int_t)millis, "grant_ms", GRANT_MS));
 }
 
-static uint64_t part_of(const struct tenant_use *u)
+static bool pool_limits(const struct tenant *t)
 {
-    double part = BOOST - u->progress / LEAD_NS;
+    for (const struct pool *p = t->pool; p; p = p->parent) {
+        if (p->a.limit[RES_CPU])
+            return true;
+    }
+    return false;
+}
+
+// What is left over is for who is not ahead; of what a limit leaves, nothing is left over.
+static uint64_t part_of(const struct tenant *t)
+{
+    const struct tenant_use *u = &t->use;
+    double part = pool_limits(t) ? 1 - u->ahead / LEAD_NS : BOOST - u->progress / LEAD_NS;
     part = part < SLOWEST ? SLOWEST : part;
     return max_u64((uint64_t)(part * (double)u->given), VM_CPU_LIMIT_MIN);
 }
@@ -208,11 +226,7 @@ static uint64_t part_of(const struct tenant_use *u)
 // Weights alone would not keep the limit of a pool.
 static uint64_t quota(const struct tenant *t)
 {
-    for (const struct pool *p = t->pool; p; p = p->parent) {
-        if (p->a.limit[RES_CPU] && t->use.short_of)
-            return t->use.given;
-    }
-    return t->a.limit[RES_CPU];
+    return t->use.short_of && pool_limits(t) ? t->use.given : t->a.limit[RES_CPU];
 }
 
 static void carry_out(struct coordinator *c, struct tenant *t)
@@ -225,7 +239,7 @@ static void carry_out(struct coordinator *c, struct tenant *t)
         groups_weigh(c->groups, t->vm->id, u->short_of ? u->given : t->a.shares[RES_CPU] * 10,
                      quota(t));
     } else {
-        grant(t, u->short_of ? part_of(u) : 0);
+        grant(t, u->short_of ? part_of(t) : 0);
     }
 }
 

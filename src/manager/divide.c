@@ -64,11 +64,13 @@ static double find_level(const struct slice *s)
 
 static void hand_down(struct slice *s)
 {
-    uint64_t promised = 0;
-    for (const struct slice *c = s->children; c; c = c->next)
+    uint64_t promised = 0, wanted = 0;
+    for (const struct slice *c = s->children; c; c = c->next) {
         promised = sum(promised, c->floor);
+        wanted = sum(wanted, c->demand);
+    }
     bool oversold = promised > s->got;
-    double level = oversold ? 0 : s->demand <= s->got ? (double)s->got : find_level(s);
+    double level = oversold ? 0 : wanted <= s->got ? (double)s->got : find_level(s);
     for (struct slice *c = s->children; c; c = c->next) {
         c->got = oversold ? (uint64_t)((double)c->floor * (double)s->got / (double)promised)
                           : at_level(c, level);

@@ -10,7 +10,7 @@
 #include "machine/config.h"
 #include "manager/pools_impl.h"
 
-const char *const resource_names[RESOURCES] = {"cpu", "memory", "disk", "network"};
+const char *const resource_names[RESOURCES] = {"cpu", "memory", "disk"};
 
 // --- allotments as JSON: {"cpu_shares": 200, "memory_limit": 536870912}
 

@@ -1,5 +1,5 @@
 // Who gets what of the host: pools form a tree, VMs are its leaves. Each has shares, reservations
-// and limits of CPU time, memory, disk and network bandwidth. What is promised is checked here when
+// and limits of CPU time, memory and disk bandwidth. What is promised is checked here when
 // it is promised; coordinator.h carries it out.
 //
 // A reservation is a promise whether its VM runs or not. What a pool's members were promised counts
@@ -14,13 +14,13 @@
 #include "manager/divide.h"
 #include "manager/manager.h"
 
-enum resource { RES_CPU, RES_MEMORY, RES_DISK, RES_NETWORK, RESOURCES };
+enum resource { RES_CPU, RES_MEMORY, RES_DISK, RESOURCES };
 
 #define SHARES_DEFAULT 100
 #define SHARES_MAX 1000000
 #define POOL_DEPTH_MAX 8
 
-// Thousandths of a CPU, bytes, bytes a second, bits a second. 0: no reservation, no limit.
+// Thousandths of a CPU, bytes, bytes a second. 0: no reservation, no limit.
 struct allotment {
     uint64_t shares[RESOURCES];
     uint64_t reservation[RESOURCES]; // CPU and memory only
@@ -43,7 +43,8 @@ struct tenant_use {
     cpu_set_t cpus;              // where its vCPUs may run, while it is busy
     int group;                   // of VMs that share CPUs with it; -1: it does not count
     double used, wanted;         // thousandths of a CPU, lately
-    double progress;             // how much of what it was given it has used, seconds
+    double ahead;                // of the others of its group, ns
+    double progress;             // how much of what it was given it has used, ns
     uint64_t told_at;            // host_now() of the latest grant
     uint64_t given;              // thousandths of a CPU
     uint64_t granted;            // as the VM was told; 0: nothing holds
