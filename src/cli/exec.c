@@ -277,18 +277,18 @@ static err_t pump(struct exec *x, struct error *e)
 
 // --- all of it
 
-static err_t run(struct exec *x, bool *started, struct error *e)
+// *refused: the guest could not start the command.
+static err_t run(struct exec *x, bool *refused, struct error *e)
 {
     err_t err = agent_open(vm_connect, x->vm, x->wait_ms, &x->link, e);
     if (err) {
         free(x->request);
         return err;
     }
-    *started = true; // from here on it is the command that fails
     err = agent_ask(x->link, x->request, e);
     if (!err)
         err = agent_expect(x->link, AGENT_OK, e);
-    *started = !err || err == ERR_NOT_FOUND || err == ERR_DENIED;
+    *refused = err == ERR_NOT_FOUND || err == ERR_DENIED;
     if (!err && !x->interactive)
         err = agent_send(x->link, AGENT_STDIN, NULL, 0, e);
     x->saved.fd = -1;
@@ -299,6 +299,8 @@ static err_t run(struct exec *x, bool *started, struct error *e)
     watch_signals(x);
     if (!err)
         err = pump(x, e);
+    if (err == ERR_IO)
+        (void)error_in(e, "the agent in '%s' has gone away", x->vm);
     host_terminal_restore(&x->saved);
     agent_close(x->link);
     return err;
@@ -312,12 +314,13 @@ static json_t *text_of(const struct buffer *b)
     return text ? text : json_stringn((const char *)b->data, b->len);
 }
 
-static int report(struct exec *x, err_t err, bool started, const struct error *e)
+static int report(struct exec *x, err_t err, bool refused, const struct error *e)
 {
-    if (err == ERR_NOT_FOUND && started)
-        return complain(STATUS_NOT_FOUND, "%s", e->text);
+    if (err && refused)
+        return complain(err == ERR_NOT_FOUND ? STATUS_NOT_FOUND : STATUS_NOT_STARTED, "%s",
+                        e->text);
     if (err)
-        return complain(started ? STATUS_NOT_STARTED : status_of(err), "%s", e->text);
+        return complain(status_of(err), "%s", e->text);
     if (x->json) {
         json_t *all = json_pack("{s:i, s:o, s:o}", "status", x->status, "stdout", text_of(&x->out),
                                 "stderr", text_of(&x->error));
@@ -332,7 +335,7 @@ static int start(int argc, char **argv, bool shell)
 {
     struct exec x = {.request = agent_request_new("exec"), .wait_ms = AGENT_WAIT_DEFAULT};
     struct error e = {0};
-    bool started = false;
+    bool refused = false;
     err_t err = parse(&x, argc, argv, shell, &e);
     if (err) {
         free(x.request);
@@ -342,8 +345,8 @@ static int start(int argc, char **argv, bool shell)
     x.terminal |= shell && isatty(STDIN_FILENO);
     if (x.terminal)
         add_terminal(&x);
-    err = run(&x, &started, &e);
-    int status = report(&x, err, started, &e);
+    err = run(&x, &refused, &e);
+    int status = report(&x, err, refused, &e);
     buffer_release(&x.out);
     buffer_release(&x.error);
     return status;
