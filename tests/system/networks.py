@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ import time
 import urllib.request
 
 import boot
+import netplay
 from boot import ARGS, Failure, Guest, Skip, initramfs_with, kernel, power_off
 from disks import answer
 
@@ -182,6 +184,52 @@ def host(opts, work):
 def e1000(opts, work):
     """the same with Intel's card"""
     reach_host(opts, work, "old", "--net", "default,model=e1000", flavour="generic", modules=("e1000",))
+
+
+class Player:
+    """A host played at a port of the network lan."""
+
+    def __init__(self, name):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(10)
+            s.connect(os.path.join(os.environ["XDG_RUNTIME_DIR"], "berth/net/lan/control.sock"))
+            s.sendall(json.dumps({"request": "plug", "vm": name}).encode() + b"\n")
+            line, fds, _, _ = socket.recv_fds(s, 65536, 1)
+        port = json.loads(line)["ok"]
+        self.mac, self.address = port["mac"], port["address"]
+        self.socket = socket.socket(fileno=fds[0])
+
+    def send_bundle(self, kind, to_mac, to, data, size):
+        """A UDP datagram, or several in one, as guests leave them to be cut: kind 3 UFO, 5 USO."""
+        body = netplay.udp(self.address, to, 7, 7, data)
+        total = netplay.checksum(netplay.pseudo(self.address, to, 17, len(body))) ^ 0xffff
+        body = body[:6] + struct.pack("!H", total) + body[8:]
+        frame = netplay.ether(to_mac, self.mac, 0x800, netplay.ipv4(self.address, to, 17, body))
+        self.socket.send(struct.pack("<BBHHHHH", 1, kind, 42, size, 34, 6, 0) + frame)
+
+
+def long_datagrams(opts, work):
+    """long and bundled datagrams of UDP reach a guest: whole where it takes them so, else cut for it"""
+    private_home(work)
+    define("lan", kind="private", subnet="10.99.0.0/24")
+    fragments = "awk '/^Ip: [0-9]/ {print $15}' /proc/net/snmp"  # that the guest put together
+    right = "sleep 1; awk '/^Udp: [0-9]/ {print $3, $4}' /proc/net/snmp"  # datagrams for nobody, and bad ones
+    try:
+        for model, modules, flavour, pieces in (("virtio", VIRTIO, "cloud", "0"), ("e1000", ("e1000",), "generic", "14")):
+            with vm(opts, work, model, "--net", f"lan,model={model}", flavour=flavour, modules=modules) as g:
+                address = bring_up(g)
+                mac = answer(g, "cat /sys/class/net/eth0/address", "MAC")
+                player = Player("player")
+                player.send_bundle(3, mac, address, os.urandom(20000), 1480)
+                expect(g, right, "1 0", f"a long datagram to {model}")
+                expect(g, fragments, pieces, f"fragments of it to {model}")
+                player.send_bundle(5, mac, address, os.urandom(20000), 1000)
+                expect(g, right, "21 0", f"a bundle of 20 datagrams to {model}")
+                expect(g, fragments, pieces, f"fragments after it to {model}")
+                player.socket.close()
+                power_off(g)
+    finally:
+        end_switches()
 
 
 def comeback(opts, work):
@@ -484,7 +532,7 @@ def interfaces(opts, work):
             raise Failure(body.__name__)
 
 
-CASES = [friends, host, e1000, comeback, idle, vhost, back_end, dpdk, sockets, hotplug, interfaces]
+CASES = [friends, host, e1000, long_datagrams, comeback, idle, vhost, back_end, dpdk, sockets, hotplug, interfaces]
 
 if __name__ == "__main__":
     boot.CASES = CASES
