@@ -257,6 +257,8 @@ class Host:
             self.send(ether(asker, self.mac, 0x806, arp(2, self.mac, self.address, asker, str(address))))
 
     def drain(self):
+        if self.helper:
+            time.sleep(0.1)  # what is on its way arrives
         while select.select([self.port], [], [], 0)[0]:
             self.port.recv(70000)
 

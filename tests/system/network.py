@@ -580,9 +580,9 @@ def rate(sender, receiver, seconds, size=1400):
     """Bits a second of frames that arrive, while the sender sends what it can."""
     frame = bytes(12) + ether(receiver.mac, sender.mac, 0x800, ipv4(sender.address, receiver.address, 17, udp(
         sender.address, receiver.address, 1, 2, bytes(size))))
-    end, count, first = time.monotonic() + seconds, 0, time.monotonic()
     sender.port.setblocking(False)
     receiver.drain()
+    end, count, first = time.monotonic() + seconds, 0, time.monotonic()
     while (now := time.monotonic()) < end:
         readable, writable, _ = select.select([receiver.port], [sender.port], [], end - now)
         for _ in range(32):
