@@ -27,6 +27,7 @@ import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WAIT = 60
+NOBODY = 65534
 
 
 def write_guest(path):
@@ -173,58 +174,71 @@ DOMAIN = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory
 <serial type='file'><source path='{log}'/></serial><memballoon model='none'/></devices></domain>"""
 
 
-def virsh(environment, *args):
-    done = subprocess.run(["virsh", "-c", "qemu:///session", *args], capture_output=True, text=True, timeout=WAIT,
-                          env=environment)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip() or done.stdout.strip())
+class Virsh:
+    """libvirt in session mode, which is for ordinary users: root becomes nobody for it."""
 
+    def __init__(self):
+        self.home = tempfile.mkdtemp(prefix="berth-v-", dir="/tmp")
+        self.guest = f"{self.home}/guest"
+        write_guest(self.guest)
+        self.environment = dict(os.environ, **{name: self.home for name in (
+            "XDG_RUNTIME_DIR", "HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "TMPDIR")},
+            PATH="/usr/sbin:/usr/bin:/sbin:/bin")
+        self.prefix = []
+        if os.geteuid() == 0:
+            os.chown(self.home, NOBODY, NOBODY)
+            self.prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 
-def first_output_of_virsh(berth, number):
-    name, log, xml = f"berth-bench-{number}", f"{berth.home}/virsh{number}.log", f"{berth.home}/virsh.xml"
-    with open(xml, "w", encoding="ascii") as f:
-        f.write(DOMAIN.format(name=name, guest=berth.guest, log=log))
-    environment = dict(os.environ, XDG_RUNTIME_DIR=f"{berth.home}/run", HOME=berth.home, XDG_CONFIG_HOME=berth.home,
-                       XDG_CACHE_HOME=berth.home)
-    begun = time.monotonic()
-    virsh(environment, "define", xml)
-    virsh(environment, "start", name)
-    while not (os.path.exists(log) and os.path.getsize(log)):
-        if time.monotonic() - begun > WAIT:
-            raise RuntimeError("QEMU's guest says nothing")
-        time.sleep(0.001)
-    seconds = time.monotonic() - begun
-    virsh(environment, "destroy", name)
-    virsh(environment, "undefine", name)
-    return seconds
+    def __call__(self, *args):
+        done = subprocess.run([*self.prefix, "virsh", "-c", "qemu:///session", *args], capture_output=True, text=True,
+                              timeout=WAIT, env=self.environment, cwd=self.home)
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip() or done.stdout.strip())
 
+    def first_output(self, number):
+        name, log, xml = f"berth-bench-{number}", f"{self.home}/log{number}", f"{self.home}/vm.xml"
+        with open(xml, "w", encoding="ascii") as f:
+            f.write(DOMAIN.format(name=name, guest=self.guest, log=log))
+        begun = time.monotonic()
+        self("define", xml)
+        self("start", name)
+        while not (os.path.exists(log) and os.path.getsize(log)):
+            if time.monotonic() - begun > WAIT:
+                raise RuntimeError("QEMU's guest says nothing")
+            time.sleep(0.001)
+        seconds = time.monotonic() - begun
+        self("destroy", name)
+        self("undefine", name)
+        return seconds
 
-def end_libvirt(berth):
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as f:
-                if f"XDG_CACHE_HOME={berth.home}\0".encode() in f.read():
-                    os.kill(int(pid), signal.SIGTERM)
-        except OSError:
-            pass
+    def close(self):
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as f:
+                    if f"XDG_CACHE_HOME={self.home}\0".encode() in f.read():
+                        os.kill(int(pid), signal.SIGTERM)
+            except OSError:
+                pass
+        time.sleep(1)
+        shutil.rmtree(self.home, ignore_errors=True)
 
 
 def measure_compare(berth, rounds):
     if not shutil.which("virsh") or not shutil.which("qemu-system-x86_64"):
         print("compare: left out; install libvirt-clients, libvirt-daemon-driver-qemu and qemu-system-x86", file=sys.stderr)
         return None
-    ours, theirs = [], []
+    ours, theirs, virsh = [], [], Virsh()
     try:
-        first_output_of_virsh(berth, 0)  # its daemon starts, and looks at QEMU
+        virsh.first_output(0)  # its daemon starts, and looks at QEMU
         first_output_of_berth(berth, 0)
         for number in range(1, rounds + 1):
-            theirs.append(first_output_of_virsh(berth, number))
+            theirs.append(virsh.first_output(number))
             ours.append(first_output_of_berth(berth, number))
     except RuntimeError as why:
         print(f"compare: left out; virsh: {why}", file=sys.stderr)
         return None
     finally:
-        end_libvirt(berth)
+        virsh.close()
     ours, theirs = statistics.median(ours), statistics.median(theirs)
     return {"berth_seconds": ours, "virsh_seconds": theirs, "ratio": ours / theirs}
 
