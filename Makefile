@@ -29,6 +29,7 @@ bench: all
 	@tools/install-packages bench
 	@bench/run.py
 	@bench/kvm.py --build $(BUILD) || [ $$? = 77 ]
+	@bench/density.py --build $(BUILD)
 
 bench-net: all
 	@tools/install-packages bench

@@ -361,7 +361,7 @@ def a_killed_manager_leaves_no_halves():
                 pass
     for worker in workers:
         worker.join()
-    assert kills > 5
+    assert kills > (1 if SANITIZED else 5)
     vms = until(lambda: all(vm["state"] in ("running", "stopped", "failed") for vm in answer("ls")) and answer("ls"))
     running = {vm["pid"] for vm in vms if vm["state"] == "running"}
     assert all(alive(pid) for pid in running)
