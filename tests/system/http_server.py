@@ -1,9 +1,5 @@
 #!/usr/bin/env python3
-<<<<<<<< HEAD:tests/system/http_server.py
 """http_server.py SERVER WEB: src/http as clients meet it, good and bad ones, over a Unix socket and TLS.
-========
-"""http_server.py SERVER WEB: src/http as clients meet it, good and bad ones, over a Unix socket and TLS.
->>>>>>>> ae156db (wip):tests/system/http_server.py
 SERVER is http_server with its small table, WEB a folder with the web page."""
 import os
 import socket
