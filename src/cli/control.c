@@ -217,8 +217,6 @@ int info_of_vm(const struct verb *verb)
     client_free(client);
     if (!err)
         agent_describe(vm);
-    if (err && err != ERR_NOT_FOUND)
-        return complain(status_of(err), "%s", e.text);
     if (manager_info(verb->vm, &managed, NULL) && err)
         return complain(status_of(err), "%s", e.text);
     if (verb->json) {

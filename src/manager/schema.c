@@ -34,9 +34,6 @@ static const char version_1[] =
     "  number INTEGER NOT NULL," // in the VM's folder: diskNUMBER.qcow2
     "  base TEXT NOT NULL,"
     "  PRIMARY KEY (vm, number));"
-    "CREATE TABLE network ("
-    "  name TEXT PRIMARY KEY,"
-    "  definition TEXT NOT NULL);" // docs/formats/network-definition.md
     "CREATE TABLE event ("
     "  number INTEGER PRIMARY KEY AUTOINCREMENT,"
     "  at INTEGER NOT NULL,"
