@@ -21,8 +21,7 @@ import sys
 import tempfile
 import time
 
-import run
-from run import KERNEL_ARGS, TOP, geomean, initramfs, module_files, program_files, sh
+from run import KERNEL_ARGS, TOP, geomean, group_cpu, initramfs, module_files, monitors, program_files, sh
 
 # name: (fio's workload, block size, depth, more)
 CASES = {
@@ -77,27 +76,11 @@ def make_images(work, formats, megabytes):
 
 
 def command(engine, args, initrd, image, form):
-    if engine == "berth":
-        disk = f"{image},format={form}" + (",direct" if args.direct else "")
-        return [args.berth, "run", "-m", "1024", "-c", str(args.cpus), "--engine", "translate", "--kernel", args.kernel,
-                "--initrd", initrd, "--append", KERNEL_ARGS, "--disk", disk]
+    disk = f"{image},format={form}" + (",direct" if args.direct else "")
     drive = f"file={image},format={form},if=virtio,cache={'none' if args.direct else 'writeback'},aio={args.qemu_aio}"
-    return ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-M", "q35", "-m", "1024", "-smp", str(args.cpus),
-            "-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-serial", "stdio", "-kernel", args.kernel,
-            "-initrd", initrd, "-append", KERNEL_ARGS, "-drive", drive]
-
-
-def cpu_seconds(group):
-    """Of all processes of a group."""
-    total = 0.0
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            f = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(f[2]) == group:
-            total += (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK")
-    return total
+    cpus = str(args.cpus)
+    more = ["-c", cpus, "--disk", disk] if engine == "berth" else ["-smp", cpus, "-drive", drive]
+    return monitors(engine, args.kernel, initrd, 1024, args.berth) + more
 
 
 def run_once(engine, args, initrd, image, form):
@@ -113,13 +96,13 @@ def run_once(engine, args, initrd, image, form):
         line = raw.decode(errors="replace")
         text += line
         if line.startswith("START "):
-            cpu = cpu_seconds(child.pid)
+            cpu = group_cpu(child.pid)
         elif case := re.match(r"CASE (\S+) (3;.*)", line):
             name, f = case[1], case[2].split(";")
             first = 5 if "read" in CASES[name][0] else 46
             kbytes, kbytes_a_second, operations, ms = (float(f[first + i]) for i in range(4))
             rate = kbytes_a_second / 1024 if name.startswith("seq") else operations
-            out[name] = rate, rate * ms / 1000 / max(cpu_seconds(child.pid) - cpu, 0.01)
+            out[name] = rate, rate * ms / 1000 / max(group_cpu(child.pid) - cpu, 0.01)
     child.wait()
     signal.alarm(0)
     if "BENCH-END" not in text or set(out) != set(args.cases):

@@ -104,9 +104,9 @@ def compiler_files(work):
     return files
 
 
-def monitors(engine, kernel, initrd, memory):
+def monitors(engine, kernel, initrd, memory, berth=os.path.join(TOP, "build/berth")):
     if engine == "berth":
-        return [os.path.join(TOP, "build/berth"), "run", "-m", str(memory), "--engine", "translate",
+        return [berth, "run", "-m", str(memory), "--engine", "translate",
                 "--kernel", kernel, "--initrd", initrd, "--append", KERNEL_ARGS]
     return ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-M", "q35", "-m", str(memory), "-nodefaults",
             "-no-user-config", "-nographic", "-no-reboot", "-serial", "stdio", "-kernel", kernel,
