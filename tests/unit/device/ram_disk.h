@@ -1,6 +1,7 @@
 // A block back end in memory that completes when the test says so.
 #pragma once
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +15,8 @@ struct ram_disk {
     struct block_request *queued;
     unsigned ops[5]; // by enum block_op
     bool fail;
-    bool cached; // reads are answered at once
+    bool cached;       // reads are answered at once
+    bool newest_first; // the order in which they complete
 };
 
 static void ram_disk_submit(struct block *block, struct block_request *r)
@@ -22,9 +24,9 @@ static void ram_disk_submit(struct block *block, struct block_request *r)
     struct ram_disk *disk = container_of(block, struct ram_disk, block);
     struct block_request **end = &disk->queued;
 
-    while (*end)
+    while (*end && !disk->newest_first)
         end = &(*end)->next;
-    r->next = NULL;
+    r->next = *end;
     *end = r;
     disk->ops[r->op]++;
 }
@@ -49,7 +51,7 @@ static bool ram_disk_transfer(struct ram_disk *disk, const struct block_request 
     return r->op > BLOCK_WRITE || at == r->offset + r->len;
 }
 
-// Completes what is queued and what that leads to, oldest first; at most `most`. Returns how many.
+// Completes what is queued and what that leads to; at most `most`. Returns how many.
 static unsigned ram_disk_run(struct ram_disk *disk, unsigned most)
 {
     unsigned n = 0;
@@ -72,8 +74,15 @@ static bool ram_disk_at_once(struct block *block, const struct block_request *r,
     return true;
 }
 
-static const struct block_type ram_disk_type = {
-    .name = "test", .submit = ram_disk_submit, .at_once = ram_disk_at_once};
+static void ram_disk_drain(struct block *block)
+{
+    ram_disk_run(container_of(block, struct ram_disk, block), UINT_MAX);
+}
+
+static const struct block_type ram_disk_type = {.name = "test",
+                                                .submit = ram_disk_submit,
+                                                .at_once = ram_disk_at_once,
+                                                .drain = ram_disk_drain};
 
 static struct ram_disk *ram_disk_new(bool read_only)
 {

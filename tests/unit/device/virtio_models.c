@@ -8,6 +8,7 @@
 #include "device/virtio/rng.h"
 #include "device/virtio/virtio_pci.h"
 #include "fake_driver.h"
+#include "ram_disk.h"
 #include "test.h"
 
 #define FEATURES ~(1ull << VIRTIO_F_RING_PACKED | 1ull << VIRTIO_F_EVENT_IDX)
@@ -486,95 +487,13 @@ static void net_survives_a_move(void)
 
 // --- Disk ---
 
-#define DISK_BYTES (64 * KIB)
-
-// A back end that completes when the test says so.
-struct ram_disk {
-    struct block block;
-    uint8_t data[DISK_BYTES];
-    struct block_request *queued;
-    unsigned ops[5]; // by enum block_op
-    bool fail;
-    bool cached; // reads are answered at once
-};
-
-static void ram_disk_submit(struct block *block, struct block_request *r)
-{
-    struct ram_disk *disk = container_of(block, struct ram_disk, block);
-
-    r->next = disk->queued;
-    disk->queued = r;
-    disk->ops[r->op]++;
-}
-
-static void transfer(struct ram_disk *disk, const struct block_request *r)
-{
-    uint64_t at = r->offset;
-
-    for (unsigned i = 0; i < r->iovs; i++) {
-        if (r->op == BLOCK_READ)
-            memcpy(r->iov[i].iov_base, disk->data + at, r->iov[i].iov_len);
-        else
-            memcpy(disk->data + at, r->iov[i].iov_base, r->iov[i].iov_len);
-        at += r->iov[i].iov_len;
-    }
-    CHECK(r->op > BLOCK_WRITE || at == r->offset + r->len);
-    CHECK(at <= DISK_BYTES);
-    if (r->op == BLOCK_WRITE_ZEROES || r->op == BLOCK_DISCARD)
-        memset(disk->data + r->offset, 0, r->len);
-}
-
-// Completes what is queued, newest first.
-static unsigned ram_disk_run(struct ram_disk *disk)
-{
-    unsigned n = 0;
-
-    while (disk->queued) {
-        struct block_request *r = disk->queued;
-        disk->queued = r->next;
-        if (!disk->fail)
-            transfer(disk, r);
-        r->done(r, disk->fail ? ERR_IO : OK);
-        n++;
-    }
-    return n;
-}
-
-static void ram_disk_drain(struct block *block)
-{
-    ram_disk_run(container_of(block, struct ram_disk, block));
-}
-
-static bool ram_disk_at_once(struct block *block, const struct block_request *r, err_t *result)
-{
-    struct ram_disk *disk = container_of(block, struct ram_disk, block);
-
-    if (!disk->cached || r->op != BLOCK_READ)
-        return false;
-    transfer(disk, r);
-    *result = disk->fail ? ERR_IO : OK;
-    return true;
-}
-
-static const struct block_type ram_disk_type = {.name = "test",
-                                                .submit = ram_disk_submit,
-                                                .at_once = ram_disk_at_once,
-                                                .drain = ram_disk_drain};
-
-static struct ram_disk *ram_disk_new(bool read_only)
-{
-    struct ram_disk *disk = calloc(1, sizeof *disk);
-
-    disk->block.type = &ram_disk_type;
-    disk->block.limits = (struct block_limits){DISK_BYTES, 512, 4096, read_only, true, true};
-    return disk;
-}
-
 static void disk_up(struct setup *s, struct ram_disk **disk, bool read_only)
 {
     struct virtio_blk_config config = {.serial = "serial-number"};
 
     *disk = ram_disk_new(read_only);
+    (*disk)->newest_first = true;
+    (*disk)->block.limits.discard = (*disk)->block.limits.write_zeroes = true;
     config.block = &(*disk)->block;
     set_up(s, &virtio_blk_type, &config, 1);
 }
@@ -600,7 +519,7 @@ static void put_request(struct setup *s, uint32_t type, uint64_t sector, uint32_
 
 static unsigned status_of(struct setup *s, struct ram_disk *disk, uint32_t *written)
 {
-    ram_disk_run(disk);
+    ram_disk_run(disk, UINT_MAX);
     return fake_get(&s->d, 0, written) ? s->g->ram[C] : 0xff;
 }
 
@@ -702,7 +621,7 @@ static void disk_tells_its_shape_and_serial(void)
     struct setup s;
 
     disk_up(&s, &disk, false);
-    CHECK_EQ(config_word(&s, 0, 4), DISK_BYTES / 512);
+    CHECK_EQ(config_word(&s, 0, 4), RAM_DISK_BYTES / 512);
     CHECK_EQ(config_word(&s, 12, 4), 254);
     CHECK_EQ(config_word(&s, 20, 4), 512);
     CHECK_EQ(config_word(&s, 24, 1), 3);
@@ -730,7 +649,7 @@ static void disk_discards_and_zeroes(void)
     struct setup s;
 
     disk_up(&s, &disk, false);
-    memset(disk->data, 1, DISK_BYTES);
+    memset(disk->data, 1, RAM_DISK_BYTES);
     put_range(&s, 11, 4, 2, 0);
     CHECK_EQ(status_of(&s, disk, &written), 0);
     CHECK_EQ(disk->data[4 * 512], 0);
@@ -740,7 +659,7 @@ static void disk_discards_and_zeroes(void)
     CHECK_EQ(disk->data[8 * 512], 0);
     put_range(&s, 11, 4, 2, 1); // discard has no unmap flag
     CHECK_EQ(status_of(&s, disk, &written), 2);
-    put_range(&s, 13, 127, 2, 0); // past the end
+    put_range(&s, 13, RAM_DISK_BYTES / 512 - 1, 2, 0); // past the end
     CHECK_EQ(status_of(&s, disk, &written), 1);
     put_range(&s, 13, UINT64_MAX, 2, 0);
     CHECK_EQ(status_of(&s, disk, &written), 1);
@@ -754,7 +673,7 @@ static void disk_refuses_what_is_outside_or_unknown(void)
     struct setup s;
 
     disk_up(&s, &disk, false);
-    put_request(&s, 0, 128, 512, true);
+    put_request(&s, 0, RAM_DISK_BYTES / 512, 512, true);
     CHECK_EQ(status_of(&s, disk, &written), 1);
     put_request(&s, 0, UINT64_MAX / 512, 512, true);
     CHECK_EQ(status_of(&s, disk, &written), 1);
@@ -805,7 +724,7 @@ static void disk_reset_waits_for_requests_in_flight(void)
     put_request(&s, 0, 0, 512, true);
     fake_set_common(&s.d, 0x14, 1, 0);
     CHECK(fake_common(&s.d, 0x14, 1) != 0);
-    ram_disk_run(disk);
+    ram_disk_run(disk, UINT_MAX);
     CHECK_EQ(fake_common(&s.d, 0x14, 1), 0);
     fake_driver_start(&s.d, s.g, s.dev, FEATURES, 1, true);
     put_request(&s, 1, 0, 512, false);
@@ -831,7 +750,7 @@ static void disk_serves_a_full_ring(void)
         fake_put(&s.d, 0, b, 2, true); // all with one indirect table
     fake_kick(&s.d, 0);
     CHECK_EQ(disk->ops[BLOCK_FLUSH], 128);
-    ram_disk_run(disk);
+    ram_disk_run(disk, UINT_MAX);
     while (fake_get(&s.d, 0, &written))
         done++;
     CHECK_EQ(done, 256);
