@@ -22,8 +22,9 @@ static void wake(struct block_request *io, err_t result)
     pthread_mutex_unlock(&w->lock);
 }
 
-static err_t run(struct block *block, struct block_request io, const char *what, struct error *e)
+err_t block_run(struct block *block, struct block_request io, struct error *e)
 {
+    const char *what = io.op == BLOCK_READ ? "read" : io.op == BLOCK_WRITE ? "write" : "request";
     struct waiter w = {
         .io = io, .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 
@@ -47,7 +48,7 @@ err_t block_read(struct block *block, uint64_t offset, void *data, uint64_t len,
 {
     struct iovec iov = {data, len};
 
-    return run(block, (struct block_request){BLOCK_READ, offset, len, &iov, 1}, "read", e);
+    return block_run(block, (struct block_request){BLOCK_READ, offset, len, &iov, 1}, e);
 }
 
 err_t block_write(struct block *block, uint64_t offset, const void *data, uint64_t len,
@@ -55,13 +56,13 @@ err_t block_write(struct block *block, uint64_t offset, const void *data, uint64
 {
     struct iovec iov = {(void *)data, len};
 
-    return run(block, (struct block_request){BLOCK_WRITE, offset, len, &iov, 1}, "write", e);
+    return block_run(block, (struct block_request){BLOCK_WRITE, offset, len, &iov, 1}, e);
 }
 
 err_t block_request(struct block *block, enum block_op op, uint64_t offset, uint64_t len,
                     struct error *e)
 {
-    return run(block, (struct block_request){.op = op, .offset = offset, .len = len}, "request", e);
+    return block_run(block, (struct block_request){.op = op, .offset = offset, .len = len}, e);
 }
 
 err_t block_map(struct block *block, uint64_t offset, uint64_t len, struct block_extent *out,

@@ -3,6 +3,8 @@
 
 #include "block/block.h"
 
+// Any request; done and opaque are not the caller's.
+err_t block_run(struct block *block, struct block_request io, struct error *e);
 err_t block_read(struct block *block, uint64_t offset, void *data, uint64_t len, struct error *e);
 err_t block_write(struct block *block, uint64_t offset, const void *data, uint64_t len,
                   struct error *e);

@@ -2,11 +2,12 @@
 #include "block/block.h"
 
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "block/sync.h"
 #include "test.h"
 
 #define IMAGE_BYTES (1 * MIB)
@@ -38,42 +39,10 @@ static void drop_image(struct image *image)
     unlink(image->path);
 }
 
-struct waiter {
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    bool done;
-    err_t result;
-};
-
-static void wake(struct block_request *r, err_t result)
-{
-    struct waiter *w = r->opaque;
-
-    pthread_mutex_lock(&w->lock);
-    w->result = result;
-    w->done = true;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-}
-
 static err_t request(struct image *image, enum block_op op, uint64_t offset, uint64_t len,
                      const struct iovec *iov, unsigned iovs)
 {
-    struct waiter w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, OK};
-    struct block_request r = {.op = op,
-                              .offset = offset,
-                              .len = len,
-                              .iov = iov,
-                              .iovs = iovs,
-                              .done = wake,
-                              .opaque = &w};
-
-    image->block->type->submit(image->block, &r);
-    pthread_mutex_lock(&w.lock);
-    while (!w.done)
-        pthread_cond_wait(&w.cond, &w.lock);
-    pthread_mutex_unlock(&w.lock);
-    return w.result;
+    return block_run(image->block, (struct block_request){op, offset, len, iov, iovs}, NULL);
 }
 
 static void round_trip(struct block_options options, unsigned misalign)
@@ -146,6 +115,27 @@ static void raw_fails_requests_outside_the_image(void)
     CHECK(truncate(image.path, 4096) == 0);
     CHECK(request(&image, BLOCK_READ, 8192, 512, &iov, 1) == ERR_IO);
     drop_image(&image);
+}
+
+static void raw_images_may_be_as_large_as_files(void)
+{
+    const uint64_t end = INT64_MAX - 511;
+    char data[512] = "last";
+    struct iovec iov = {data, sizeof data};
+    struct image image;
+    int fd = memfd_create("disk", MFD_CLOEXEC); // other file systems end sooner
+
+    CHECK(fd >= 0 && ftruncate(fd, (off_t)end) == 0);
+    image = (struct image){0};
+    snprintf(image.path, sizeof image.path, "/proc/self/fd/%d", fd);
+    CHECK(open_image(&image, (struct block_options){0}, NULL) == OK);
+    CHECK_EQ(image.block->limits.size_bytes, end);
+    CHECK(request(&image, BLOCK_READ, end - 512, 512, &iov, 1) == OK);
+    CHECK(data[0] == 0);
+    CHECK(request(&image, BLOCK_READ, end, 512, &iov, 1) == ERR_IO);
+    CHECK(request(&image, BLOCK_WRITE, end - 256, 512, &iov, 1) == ERR_IO);
+    block_close(image.block);
+    close(fd);
 }
 
 static void raw_read_only_refuses_writes(void)
@@ -254,7 +244,8 @@ static void raw_drain_waits_for_all_requests(void)
 TEST_MAIN(TEST(raw_reads_back_what_was_written),
           TEST(raw_direct_bounces_buffers_that_are_not_aligned),
           TEST(raw_zeroes_and_discards_read_as_zero), TEST(raw_fails_requests_outside_the_image),
-          TEST(raw_read_only_refuses_writes), TEST(raw_image_has_one_writer_or_many_readers),
+          TEST(raw_images_may_be_as_large_as_files), TEST(raw_read_only_refuses_writes),
+          TEST(raw_image_has_one_writer_or_many_readers),
           TEST(raw_refuses_odd_sizes_and_odd_files_with_words),
           TEST(raw_that_was_guessed_cannot_become_another_format),
           TEST(raw_drain_waits_for_all_requests))
