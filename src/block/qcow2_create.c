@@ -44,6 +44,14 @@ static uint64_t l1_entries_for(uint64_t size, unsigned cluster_bits, bool extend
     return (size >> bits) + !!(size & ((1ull << bits) - 1));
 }
 
+static err_t too_large(unsigned cluster_bits, struct error *e)
+{
+    if (1u << cluster_bits == 2 * MIB)
+        return error_set(e, ERR_INVALID, "a disk of this size is more than a qcow2 image holds");
+    return error_set(e, ERR_INVALID, "a disk of this size needs larger clusters than %u bytes",
+                     1u << cluster_bits);
+}
+
 static err_t fill_header(const struct qcow2_create *c, struct qcow2_header *h, struct error *e)
 {
     h->version = c->version;
@@ -56,8 +64,7 @@ static err_t fill_header(const struct qcow2_create *c, struct qcow2_header *h, s
     h->compatible = c->lazy_refcounts ? COMPATIBLE_LAZY_REFCOUNTS : 0;
     uint64_t l1 = l1_entries_for(c->size_bytes, h->cluster_bits, c->extended_l2);
     if (l1 > L1_BYTES_MAX / 8)
-        return error_set(e, ERR_INVALID, "a disk of this size needs larger clusters than %u bytes",
-                         c->cluster_bytes);
+        return too_large(h->cluster_bits, e);
     h->l1_entries = (uint32_t)l1;
     strcpy(h->backing, c->backing ? c->backing : "");
     strcpy(h->backing_format, c->backing && c->backing_format ? c->backing_format : "");
@@ -197,7 +204,7 @@ static err_t resize(struct qcow2 *q, uint64_t size, bool shrink, struct error *e
         return error_set(e, ERR_UNSUPPORTED,
                          "%s: version 2 cannot resize with snapshots; delete them first", q->path);
     if (entries > L1_BYTES_MAX / 8)
-        return error_set(e, ERR_INVALID, "%s: a disk of this size needs larger clusters", q->path);
+        return too_large(h->cluster_bits, e);
     if (entries > h->l1_entries || !h->l1_offset)
         err = qcow2_settle(q, e);
     if (err == OK && (entries > h->l1_entries || !h->l1_offset))
@@ -216,7 +223,7 @@ static err_t resize(struct qcow2 *q, uint64_t size, bool shrink, struct error *e
 
 err_t qcow2_resize(struct qcow2 *q, uint64_t size_bytes, bool shrink, struct error *e)
 {
-    if (size_bytes % 512 || !size_bytes || size_bytes > INT64_MAX / 2)
+    if (size_bytes % 512 || !size_bytes)
         return error_set(e, ERR_INVALID, "%s: the size must be a multiple of 512 bytes, and not 0",
                          q->path);
     structure_begin(q);

@@ -187,6 +187,15 @@ static err_t evict(struct qcow2 *q, struct table_cache *cache, struct table *tab
     return err;
 }
 
+// Behind the end there would be zeros: a table that maps or counts nothing, and cannot be true.
+static err_t table_read(struct qcow2 *q, struct table *table, uint64_t offset, struct error *e)
+{
+    if (offset >= bfile_length(q->file))
+        return qcow2_corrupt(q, e, "a table lies beyond the end of the file (%#llx)",
+                             (unsigned long long)offset);
+    return meta_read(q, offset, table->data, q->cluster, e);
+}
+
 err_t table_get(struct qcow2 *q, struct table_cache *cache, uint64_t offset, bool fresh,
                 struct table **out, struct error *e)
 {
@@ -209,7 +218,7 @@ err_t table_get(struct qcow2 *q, struct table_cache *cache, uint64_t offset, boo
         if (fresh)
             memset(table->data, 0, q->cluster);
         else
-            err = meta_read(q, offset, table->data, q->cluster, e);
+            err = table_read(q, table, offset, e);
         table->pins--;
         if (err != OK)
             return err;

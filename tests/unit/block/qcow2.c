@@ -10,6 +10,7 @@
 #include "base/bits.h"
 #include "base/bytes.h"
 #include "base/log.h"
+#include "block/chain.h"
 #include "block/copy.h"
 #include "block/sync.h"
 #include "test.h"
@@ -282,6 +283,27 @@ static void qcow2_refuses_circles_of_backing_files(void)
     CHECK(strstr(e.text, "circle") || e.code == ERR_BUSY);
 }
 
+static void qcow2_refuses_chains_without_end(void)
+{
+    char name[16] = "", above[16];
+    struct error e;
+
+    for (unsigned i = 0; i <= CHAIN_DEPTH_MAX; i++) {
+        strcpy(above, name);
+        snprintf(name, sizeof name, "chain%u", i);
+        make(name, (struct qcow2_create){.cluster_bytes = 512,
+                                         .size_bytes = 512,
+                                         .backing = i ? above : NULL,
+                                         .backing_format = i ? "qcow2" : NULL});
+    }
+    CHECK(!open_with(name, (struct block_options){.read_only = true}, &e));
+    CHECK_EQ(e.code, ERR_CORRUPT);
+    CHECK(strstr(e.text, "its backing file: "));
+    struct block *block = open_with(above, (struct block_options){.read_only = true}, &e);
+    CHECK(block && reads(block, 0, 512, 0));
+    block_close(block);
+}
+
 static void qcow2_snapshot_mode_changes_no_file(void)
 {
     struct error e;
@@ -470,6 +492,51 @@ static void qcow2_stops_writing_an_image_that_contradicts_itself(void)
     block_close(block);
 }
 
+static void qcow2_follows_no_table_out_of_the_file(void)
+{
+    static const uint64_t outside[] = {1ull << 40, BITS(55, 16), 64 * CLUSTER};
+    struct error e;
+
+    for (unsigned i = 0; i < ARRAY_LEN(outside); i++) {
+        make("bad", (struct qcow2_create){0});
+        struct block *block = open_disk("bad");
+        write_fill(block, 0, CLUSTER, 'x');
+        block_close(block);
+        uint64_t l1 = peek("bad", 40), counts = peek("bad", 48);
+        poke("bad", l1, BIT(63) | outside[i], 8);
+        block = open_disk("bad");
+        CHECK_EQ(block_read(block, 0, back, 512, &e), ERR_IO);
+        CHECK(strstr(e.text, "a read at byte 0 failed"));
+        block_close(block);
+        CHECK(errors_in("bad", QCOW2_REPAIR_NONE) > 0);
+        poke("bad", counts, outside[i], 8); // the block of reference counts
+        block = open_with("bad", (struct block_options){0}, &e);
+        CHECK(!block || block_write(block, 8 * CLUSTER, data, 512, &e) == ERR_IO);
+        CHECK(e.text[0]);
+        block_close(block);
+        struct stat st;
+        CHECK(stat(path_of("bad"), &st) == 0 && (uint64_t)st.st_size < 64 * CLUSTER);
+    }
+}
+
+static void qcow2_grows_to_what_its_tables_hold(void)
+{
+    struct error e = {0};
+
+    make("disk", (struct qcow2_create){.cluster_bytes = 512});
+    struct block *block = open_disk("disk");
+    CHECK_EQ(qcow2_resize(qcow2_of(block), INT64_MAX - 511, false, &e), ERR_INVALID);
+    CHECK(strstr(e.text, "needs larger clusters than 512 bytes"));
+    CHECK_EQ(qcow2_resize(qcow2_of(block), UINT64_MAX - 511, false, &e), ERR_INVALID);
+    CHECK_EQ(block->limits.size_bytes, DISK_BYTES);
+    block_close(block);
+    make("disk", (struct qcow2_create){.cluster_bytes = 2 * MIB});
+    block = open_disk("disk");
+    CHECK_EQ(qcow2_resize(qcow2_of(block), INT64_MAX - 511, false, &e), ERR_INVALID);
+    CHECK(strstr(e.text, "more than a qcow2 image holds"));
+    block_close(block);
+}
+
 static void qcow2_repairs_counts_when_a_dirty_image_is_opened(void)
 {
     make("disk", (struct qcow2_create){.lazy_refcounts = true});
@@ -512,6 +579,7 @@ int main(void)
         TEST(qcow2_shows_its_backing_file_where_it_has_nothing),
         TEST(qcow2_keeps_others_from_writing_its_backing_file),
         TEST(qcow2_refuses_circles_of_backing_files),
+        TEST(qcow2_refuses_chains_without_end),
         TEST(qcow2_snapshot_mode_changes_no_file),
         TEST(qcow2_snapshots_keep_their_content),
         TEST(qcow2_growth_after_a_cut_reads_as_zeros),
@@ -520,6 +588,8 @@ int main(void)
         TEST(qcow2_refuses_headers_that_cannot_be_with_words),
         TEST(qcow2_refuses_unknown_features_by_their_names),
         TEST(qcow2_stops_writing_an_image_that_contradicts_itself),
+        TEST(qcow2_follows_no_table_out_of_the_file),
+        TEST(qcow2_grows_to_what_its_tables_hold),
         TEST(qcow2_repairs_counts_when_a_dirty_image_is_opened),
         TEST(qcow2_check_builds_lost_counts_anew),
     };
