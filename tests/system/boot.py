@@ -146,7 +146,9 @@ def initramfs(work, init=SHELL_INIT, name="initrd", files=(), shell=None):
 
 def initramfs_with(work, name, flavour, *modules, shell=None, more=()):
     """The shell initramfs with these kernel modules loaded, in this order; absent ones are built in. The shell is
-    on the kernel's console or on another device. more: further (source, target) files."""
+    on the kernel's console or on another device. more: further (source, target) files. A 32-bit kernel gets 32-bit
+    programs."""
+    programs = tool("fetch-kernel", "busybox-i386") if flavour == "686" else None
     tree = os.path.join(os.path.dirname(os.path.dirname(kernel(flavour))), "lib/modules")
     files = []
     for module in modules:
@@ -155,7 +157,7 @@ def initramfs_with(work, name, flavour, *modules, shell=None, more=()):
                 files.append((os.path.join(directory, module + ".ko"), f"lib/{module}.ko"))
     load = "".join(f"insmod /{target}\n" for _, target in files)
     load += f"exec < {shell} > {shell} 2>&1\n" if shell else ""
-    return initramfs(work, SHELL_INIT.replace("echo INIT", load + "echo INIT"), name, files + list(more))
+    return initramfs(work, SHELL_INIT.replace("echo INIT", load + "echo INIT"), name, files + list(more), programs)
 
 
 # --- cases ------------------------------------------------------------------------------------------------

@@ -186,6 +186,11 @@ def e1000(opts, work):
     reach_host(opts, work, "old", "--net", "default,model=e1000", flavour="generic", modules=("e1000",))
 
 
+def e1000_686(opts, work):
+    """the same with a 32-bit kernel"""
+    reach_host(opts, work, "older", "--net", "default,model=e1000", flavour="686", modules=("e1000",))
+
+
 class Player:
     """A host played at a port of the network lan."""
 
@@ -532,7 +537,7 @@ def interfaces(opts, work):
             raise Failure(body.__name__)
 
 
-CASES = [friends, host, e1000, long_datagrams, comeback, idle, vhost, back_end, dpdk, sockets, hotplug, interfaces]
+CASES = [friends, host, e1000, e1000_686, long_datagrams, comeback, idle, vhost, back_end, dpdk, sockets, hotplug, interfaces]
 
 if __name__ == "__main__":
     boot.CASES = CASES
