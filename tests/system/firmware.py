@@ -8,12 +8,14 @@ Exit status: 0 all cases passed, 1 some failed, 77 all were skipped.
 """
 import gzip
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 
 import boot
+import networks
 from boot import ARGS, Failure, Guest, Skip, initramfs, kernel, power_off, shell_session, tool
 
 CACHE = os.environ.get("BERTH_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "berth")
@@ -29,24 +31,29 @@ class Machine(Guest):
         os.environ["XDG_DATA_HOME"] = work  # UEFI's variables
         self.opts = opts
         self.name = f"firmware-{os.getpid()}"
-        super().__init__(opts, "-n", self.name, "--net", "none", *args, timeout=opts.timeout)
+        net = () if "--net" in args else ("--net", "none")
+        super().__init__(opts, "-n", self.name, *net, *args, timeout=opts.timeout)
 
     def ask(self, *args):
         run = subprocess.run([self.opts.berth, args[0], self.name, *args[1:]], capture_output=True, text=True, timeout=60)
         return run.stdout if run.returncode == 0 else ""
 
     def expect_screen(self, *texts):
-        """Waits until the screen shows all of these at once."""
+        """Waits until the screen shows all of these at once; what it shows then."""
         while True:
             screen = self.ask("screen")
             if all(text in screen for text in texts):
-                return
+                return screen
             if time.monotonic() > self.deadline or self.child.poll() is not None:
                 raise Failure(f"the screen does not show {texts}: {screen}")
             time.sleep(0.5)
 
     def key(self, *keys):
         self.ask("sendkey", *keys)
+
+    def type(self, line):
+        names = {" ": "spc", "/": "slash", ".": "dot", ":": "shift-semicolon", "-": "minus"}
+        self.key(*(names.get(c, c) for c in line), "enter")
 
 
 def package_file(path, package):
@@ -249,8 +256,29 @@ def ipxe(opts, work):
         m.expect_screen("Ctrl-B for the iPXE command line")
         m.key("ctrl-b")
         m.expect_screen("iPXE>")
-        m.key("h", "e", "l", "p", "enter")
+        m.type("help")
         m.expect_screen("Available commands", "sanboot")
+
+
+def ipxe_e1000(opts, work):
+    """iPXE drives Intel's card: it gets an address and a file from the host's loopback"""
+    image = package_file("/usr/lib/ipxe/ipxe.iso", "ipxe")
+    networks.private_home(work)
+    try:
+        with networks.Server() as server, Machine(opts, work, "--net", "default,model=e1000", image) as m:
+            m.expect_screen("Ctrl-B for the iPXE command line")
+            m.key("ctrl-b")
+            m.expect_screen("iPXE>")
+            m.type("dhcp")
+            m.expect_screen("...... ok")
+            m.type("show net0/gateway")
+            gateway = re.search(r"net0[^\n]*/gateway:ipv4 = ([\d.]+)", m.expect_screen("gateway:ipv4 = ")).group(1)
+            m.type("ifstat")
+            m.expect_screen("82540em")
+            m.type(f"imgfetch http://{gateway}:{server.port}/file")
+            m.expect_screen("/file... ok")
+    finally:
+        networks.end_switches()
 
 
 def invaders(opts, work):
@@ -291,7 +319,7 @@ def u_boot(opts, work):
 
 
 CASES = [rescue_bios, rescue_uefi, guessed, debian_bios, debian_uefi, installer_serial, installer_screen, kernel_686,
-         kernel_5_10, memtest, ipxe, invaders, mach, u_boot]
+         kernel_5_10, memtest, ipxe, ipxe_e1000, invaders, mach, u_boot]
 
 if __name__ == "__main__":
     boot.CASES = CASES

@@ -103,6 +103,8 @@ struct e1000 {
     uint8_t raised;           // the interrupt line
     uint8_t clock;            // of the EEPROM, as last written
     uint8_t pad[7];
+    uint32_t taken; // frames that the guest already has of the packet that waits for buffers
+    uint32_t seen;  // scratch of one callback
     uint32_t registers[REG_END / 4];
     uint16_t phy[PHY_REGISTERS];
     uint16_t eeprom[EEPROM_WORDS];

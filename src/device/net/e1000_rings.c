@@ -384,18 +384,21 @@ static void write_descriptor(struct e1000 *n, gpa_t at, const struct arrival *a,
     (void)dev->env->dma_write(dev, at + 12, d + 12, 1); // last: now the driver may look
 }
 
-static void prepare(struct e1000 *n, uint8_t *frame, size_t len, struct arrival *a)
+static void prepare(struct e1000 *n, const uint8_t *frame, size_t len, struct arrival *a)
 {
     bool tagged = len >= 18 && (uint32_t)(frame[12] << 8 | frame[13]) == *e1000_reg(n, REG_VET);
+    size_t cut = 0;
 
     *a = (struct arrival){.status = RX_IXSM};
     if (tagged && e1000_has(n, REG_CTRL, CTRL_VME)) {
         a->status |= RX_VP;
         a->tag = (uint16_t)(frame[14] << 8 | frame[15]);
-        memmove(frame + 12, frame + 12 + TAG_BYTES, len - 12 - TAG_BYTES);
-        len -= TAG_BYTES;
+        cut = TAG_BYTES;
     }
-    memcpy(n->packet, frame, len);
+    size_t head = min_u64(len, 12);
+    len -= cut;
+    memcpy(n->packet, frame, head);
+    memcpy(n->packet + head, frame + head + cut, len - head);
     size_t tail = len < SHORTEST ? SHORTEST - len : 0;
     tail += e1000_has(n, REG_RCTL, RCTL_SECRC) ? 0 : FCS_BYTES;
     memset(n->packet + len, 0, tail);
@@ -411,25 +414,22 @@ static void warn_of_few(struct e1000 *n, const struct ring *ring)
     e1000_cause(n, ICR_RXT0 | (free <= ring->count / divisor ? ICR_RXDMT0 : 0));
 }
 
-static void deliver(void *opaque, uint8_t *packet, size_t bytes)
+// False: the guest has too few buffers. A frame that goes nowhere is taken.
+static bool take(struct e1000 *n, const uint8_t *frame, size_t len)
 {
-    struct e1000 *n = opaque;
-    uint8_t *frame = packet + NET_HEADER_BYTES;
-    size_t len = bytes - NET_HEADER_BYTES, room = buffer_bytes(n);
     struct ring ring = ring_of(n, REG_RDBAL);
+    size_t room = buffer_bytes(n);
     struct arrival a;
 
     if (len > (e1000_has(n, REG_RCTL, RCTL_LPE) ? LONGEST_LONG : LONGEST) || !ring.count ||
-        !passes_filters(n, frame, len) || n->short_of_buffers)
-        return;
+        !passes_filters(n, frame, len))
+        return true;
     prepare(n, frame, len, &a);
     size_t needed = (a.len + room - 1) / room;
     if (needed >= ring.count)
-        return;
-    if ((ring.tail + ring.count - ring.head) % ring.count < needed) {
-        n->short_of_buffers = 1;
-        return;
-    }
+        return true;
+    if ((ring.tail + ring.count - ring.head) % ring.count < needed)
+        return false;
     for (size_t offset = 0; offset < a.len; offset += room) {
         write_descriptor(n, ring.base + ring.head * (gpa_t)DESC_BYTES, &a, offset, room);
         ring.head = next(&ring, ring.head);
@@ -437,18 +437,35 @@ static void deliver(void *opaque, uint8_t *packet, size_t bytes)
     *e1000_reg(n, REG_RDH) = ring.head;
     e1000_count(n, REG_GPRC, REG_TPR, REG_GORCL, a.len);
     warn_of_few(n, &ring);
+    return true;
+}
+
+// One frame of the packet. Those that the guest had before it ran out of buffers are passed over.
+static void deliver(void *opaque, uint8_t *packet, size_t bytes)
+{
+    struct e1000 *n = opaque;
+
+    if (n->short_of_buffers || n->seen++ < n->taken)
+        return;
+    if (take(n, packet + NET_HEADER_BYTES, bytes - NET_HEADER_BYTES))
+        n->taken++;
+    else
+        n->short_of_buffers = 1;
 }
 
 bool e1000_receive(struct device *dev, uint8_t *packet, size_t len)
 {
     struct e1000 *n = e1000_of(dev);
+    bool on = n->link && e1000_has(n, REG_RCTL, RCTL_EN) && pci_is_master(&n->pci);
 
-    if (!n->link || !e1000_has(n, REG_RCTL, RCTL_EN) || !pci_is_master(&n->pci))
-        return true;
     n->short_of_buffers = 0;
-    net_packet_lower(packet, len, 0, n->part, deliver, n);
+    n->seen = 0;
+    if (on)
+        net_packet_lower(packet, len, 0, n->part, deliver, n);
     if (n->short_of_buffers)
         n->starved = 1;
+    else
+        n->taken = 0;
     return !n->short_of_buffers;
 }
 

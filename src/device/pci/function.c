@@ -82,7 +82,8 @@ void pci_add_bar(struct pci_function *f, unsigned index, enum pci_bar_kind kind,
 
     f->bars[index] = (struct pci_bar){.size = size, .ops = ops, .kind = kind};
     if (kind == PCI_BAR_IO) {
-        pci_set_register(f, offset, 4, BAR_IO, (uint32_t)address_bits & 0xffff);
+        // All 32 bits, though I/O space has 16: SeaBIOS takes zeros above for a size of gigabytes.
+        pci_set_register(f, offset, 4, BAR_IO, (uint32_t)address_bits);
         f->writable[PCI_COMMAND] |= PCI_COMMAND_IO;
         return;
     }

@@ -372,6 +372,43 @@ static void frames_are_padded_and_spread_over_buffers(void)
     tear_down();
 }
 
+// Of a long packet in pieces of 100 bytes: its last 7 arrive when there are buffers again, once
+// each.
+static void a_long_packet_goes_on_where_buffers_ran_out(void)
+{
+    static uint8_t packet[NET_PACKET_MAX];
+    const size_t headers = 14 + 20 + 20, data = 1000;
+    uint8_t *ip = packet + 12 + 14, *tcp = ip + 20;
+
+    set_up();
+    packet[0] = 1;
+    packet[1] = 1; // TCP over IPv4
+    store_le16(packet + 2, (uint16_t)headers);
+    store_le16(packet + 4, 100);
+    store_le16(packet + 6, 34);
+    store_le16(packet + 8, 16);
+    memcpy(packet + 12, everyone, 6);
+    packet[12 + 12] = 8;
+    ip[0] = 0x45;
+    ip[2] = (uint8_t)((headers - 14 + data) >> 8);
+    ip[3] = (uint8_t)(headers - 14 + data);
+    ip[8] = 64;
+    ip[9] = 6;
+    tcp[12] = 5 << 4;
+    give_buffers(3);
+    CHECK(!e1000_nic.receive(s.dev, packet, 12 + headers + data));
+    CHECK_EQ(reg(GPRC), 3);
+    give_buffers(4);
+    CHECK(!e1000_nic.receive(s.dev, packet, 12 + headers + data));
+    CHECK_EQ(reg(GPRC), 4);
+    give_buffers(4);
+    CHECK(e1000_nic.receive(s.dev, packet, 12 + headers + data));
+    CHECK_EQ(reg(GPRC), 3);
+    CHECK(receive(everyone, 60));
+    CHECK_EQ(reg(GPRC), 1); // the next packet from its start
+    tear_down();
+}
+
 static void filters_let_pass_what_they_should(void)
 {
     static const uint8_t own[6] = {0x52, 0x54, 0, 1, 2, 3}, other[6] = {0x52, 0x54, 0, 1, 2, 4},
@@ -439,5 +476,7 @@ TEST_MAIN(TEST(eeprom_has_the_address_and_a_right_sum), TEST(phy_and_status_tell
           TEST(frames_are_gathered_and_reported), TEST(a_frame_waits_while_the_network_is_full),
           TEST(large_tcp_leaves_whole_with_its_lengths_right),
           TEST(descriptors_that_make_no_packet_are_given_back),
-          TEST(frames_are_padded_and_spread_over_buffers), TEST(filters_let_pass_what_they_should),
-          TEST(interrupts_keep_their_distance), TEST(it_survives_a_move_and_a_reset))
+          TEST(frames_are_padded_and_spread_over_buffers),
+          TEST(a_long_packet_goes_on_where_buffers_ran_out),
+          TEST(filters_let_pass_what_they_should), TEST(interrupts_keep_their_distance),
+          TEST(it_survives_a_move_and_a_reset))

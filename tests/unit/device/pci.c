@@ -139,7 +139,7 @@ static void bar_tells_its_size_and_moves(void)
     CHECK_EQ(pci_config_read(s.f, PCI_BAR0, 4), 0xffff0004);
     CHECK_EQ(pci_config_read(s.f, PCI_BAR0 + 4, 4), 0xffffffff);
     pci_config_write(s.f, PCI_BAR0 + 12, 4, 0xffffffff);
-    CHECK_EQ(pci_config_read(s.f, PCI_BAR0 + 12, 4), 0xffe1);
+    CHECK_EQ(pci_config_read(s.f, PCI_BAR0 + 12, 4), 0xffffffe1);
     pci_config_write(s.f, PCI_BAR0 + 16, 4, 0xffffffff);
     CHECK_EQ(pci_config_read(s.f, PCI_BAR0 + 16, 4), 0xfffff000);
 
