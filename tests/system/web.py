@@ -130,7 +130,7 @@ def other_views_show_what_there_is(p):
     p.go("#/events")
     p.b.wait("what happened", "return document.querySelector('.log')?.textContent.includes('created')")
     p.m.ask("POST", "/vms/mail/start")
-    p.b.wait("what happens now", "return document.querySelector('.log').firstChild.textContent.includes('running')")
+    p.b.wait("what happens now", "return [...document.querySelector('.log').children].some(line => line.textContent.includes('mail') && line.textContent.includes('running'))")
     p.picture("events")
     p.go("#/")
     p.b.wait("all three", "return document.querySelectorAll('tbody tr').length === 3")
