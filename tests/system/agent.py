@@ -319,10 +319,14 @@ def a_program_of_the_guest_reaches_the_host():
     expect(sh("vsock-peer connect 7777", "-i"), 1, b"", b"reset")
     data = os.urandom(500_000)
     waiting = subprocess.Popen([BERTH, "vsock", "--listen", "vm", "7777"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    threading.Thread(target=lambda: (waiting.stdin.write(data), waiting.stdin.close())).start()
+    got = []
+    reader = threading.Thread(target=lambda: got.append(waiting.stdout.read()))
+    for thread in (threading.Thread(target=lambda: (waiting.stdin.write(data), waiting.stdin.close())), reader):
+        thread.start()
     time.sleep(0.5)
     expect(sh("head -c 300000 /dev/zero | vsock-peer connect 7777 | md5sum"), 0, hashlib.md5(data).hexdigest().encode() + b"  -\n")
-    need(waiting.stdout.read() == bytes(300_000) and waiting.wait(30) == 0, "the host does not get what the guest sends")
+    reader.join(60)
+    need(got == [bytes(300_000)] and waiting.wait(30) == 0, "the host does not get what the guest sends")
 
 
 def a_program_of_the_guest_is_reached():
