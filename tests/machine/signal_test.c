@@ -235,9 +235,12 @@ int main(int argc, char **argv)
     if (argc < first + 2 || vm_config_set(&config.kernel, argv[first], &e))
         return 2;
     config.memory_bytes = 64 * MIB;
-    for (int i = first + 1; i < argc; i++)
-        if (!usable(argv[i], config.debug))
+    for (int i = first + 1; i < argc; i++) {
+        if (!usable(argv[i], config.debug)) {
+            vm_config_release(&config);
             return SKIPPED;
+        }
+    }
     printf("1..%zu\n", (size_t)(argc - first - 1) * ARRAY_LEN(tests));
     bool good = true;
     for (int i = first + 1; i < argc; i++) {
