@@ -7,11 +7,13 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -117,6 +119,21 @@ err_t loop_fd_add(struct loop *loop, struct loop_fd *fd, struct error *e)
     }
     fd->added = true;
     return OK;
+}
+
+err_t loop_signals(struct loop *loop, struct loop_fd *fd, const int *signals, struct error *e)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    for (; *signals; signals++)
+        sigaddset(&set, *signals);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    fd->fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    fd->events = EPOLLIN;
+    if (fd->fd < 0)
+        return error_set(e, ERR_IO, "cannot receive signals: %s", strerror(errno));
+    return loop_fd_add(loop, fd, e);
 }
 
 void loop_fd_set(struct loop *loop, struct loop_fd *fd, uint32_t events)

@@ -30,6 +30,9 @@ struct loop_fd {
 };
 
 err_t loop_fd_add(struct loop *loop, struct loop_fd *fd, struct error *e);
+// Blocks these signals (ended by 0) and has the loop tell of them through fd, a signalfd, whose
+// ready and opaque are set. A reader that goes away no longer ends the process (SIGPIPE).
+err_t loop_signals(struct loop *loop, struct loop_fd *fd, const int *signals, struct error *e);
 void loop_fd_set(struct loop *loop, struct loop_fd *fd,
                  uint32_t events);                          // what to wait for from now on
 void loop_fd_remove(struct loop *loop, struct loop_fd *fd); // ready() is not called again

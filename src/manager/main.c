@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -40,19 +39,10 @@ static void signal_ready(void *opaque, uint32_t events)
 
 static err_t take_signals(struct program *program, struct error *e)
 {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    signal(SIGPIPE, SIG_IGN);
+    static const int signals[] = {SIGTERM, SIGINT, 0};
     signal(SIGHUP, SIG_IGN);
-    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (fd < 0)
-        return error_set(e, ERR_IO, "cannot receive signals: %s", strerror(errno));
-    program->signals =
-        (struct loop_fd){.fd = fd, .events = EPOLLIN, .ready = signal_ready, .opaque = program};
-    return loop_fd_add(program->loop, &program->signals, e);
+    program->signals = (struct loop_fd){.ready = signal_ready, .opaque = program};
+    return loop_signals(program->loop, &program->signals, signals, e);
 }
 
 // Each running VM takes two descriptors here.

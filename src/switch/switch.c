@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "host/clock.h"
@@ -96,18 +95,10 @@ static void signalled(void *opaque, uint32_t events)
 
 static err_t open_signals(struct vswitch *sw, struct error *e)
 {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    signal(SIGPIPE, SIG_IGN);
+    static const int signals[] = {SIGTERM, SIGINT, 0};
     signal(SIGHUP, SIG_IGN); // it outlives the terminal that it was started from
-    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (fd < 0)
-        return error_set(e, ERR_IO, "cannot receive signals: %s", strerror(errno));
-    sw->signals = (struct loop_fd){.fd = fd, .events = EPOLLIN, .ready = signalled, .opaque = sw};
-    return loop_fd_add(sw->loop, &sw->signals, e);
+    sw->signals = (struct loop_fd){.ready = signalled, .opaque = sw};
+    return loop_signals(sw->loop, &sw->signals, signals, e);
 }
 
 // --- the parts

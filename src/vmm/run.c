@@ -321,20 +321,9 @@ static void signal_ready(void *opaque, uint32_t events)
 
 static err_t open_signals(struct run *run, struct error *e)
 {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGHUP);
-    sigaddset(&set, SIGQUIT);
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
-    signal(SIGPIPE, SIG_IGN);
-    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (fd < 0)
-        return error_set(e, ERR_IO, "cannot receive signals: %s", strerror(errno));
-    run->signals =
-        (struct loop_fd){.fd = fd, .events = EPOLLIN, .ready = signal_ready, .opaque = run};
-    return loop_fd_add(run->loop, &run->signals, e);
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, 0};
+    run->signals = (struct loop_fd){.ready = signal_ready, .opaque = run};
+    return loop_signals(run->loop, &run->signals, signals, e);
 }
 
 err_t run_make_loop(struct run *run, struct error *e)
