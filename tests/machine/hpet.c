@@ -85,7 +85,7 @@ static void one_shot_comparator_interrupts_once(void)
     write32(TIMER(2), INT_ENABLE | pin << 9);
     write64(TIMER(2) + 8, 2 * ticks_per_ms());
     write32(CONFIG, 1);
-    CHECK(wait_for(&count, 2000));
+    CHECK(wait_for(&count, 10000));
     sti();
     delay_us(10000); // no second one comes
     cli();
@@ -106,7 +106,7 @@ static void periodic_comparator_keeps_its_period(void)
     write32(TIMER(0) + 8, (u32)(2 * ticks_per_ms())); // first value, then the period
     write32(TIMER(0) + 8, (u32)(2 * ticks_per_ms()));
     write32(CONFIG, 1);
-    u64 end = rdtsc() + tsc_per_ms() * 2000;
+    u64 end = rdtsc() + tsc_per_ms() * 10000;
     while (count < 5 && rdtsc() < end) {
         sti_hlt_cli();
     }
@@ -128,7 +128,7 @@ static void level_mode_holds_status_until_cleared(void)
         delay_us(1000);
     }
     CHECK_EQ(read32(STATUS) & 2, 2);
-    CHECK(wait_for(&count, 2000));
+    CHECK(wait_for(&count, 10000));
     CHECK_EQ(count, 1);
     CHECK_EQ(read32(STATUS) & 2, 0);
     write32(CONFIG, 0);
@@ -150,7 +150,7 @@ static void legacy_replacement_takes_the_pits_place(void)
     write64(TIMER(0) + 8, 5 * ticks_per_ms());
     write32(CONFIG, 3);
     count = 0;
-    CHECK(wait_for(&count, 2000));
+    CHECK(wait_for(&count, 10000));
     sti();
     delay_us(20000);
     cli();

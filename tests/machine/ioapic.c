@@ -154,7 +154,7 @@ static void logical_destination_reaches_this_processor(void)
     lapic_write(0xd0, 1u << 24);
     ioapic_route(PIN_COM1, VECTOR | 0x800, 1u << 24);
     com1_raise();
-    CHECK(wait_for(&count, 5000));
+    CHECK(wait_for(&count, 10000));
     com1_quiet();
     ioapic_write(0x10 + 2 * PIN_COM1, MASKED);
 }

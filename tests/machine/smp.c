@@ -24,7 +24,7 @@ static void on_vector(struct frame *f)
 
 static bool until(volatile unsigned *flag, unsigned value)
 {
-    u64 end = rdtsc() + tsc_per_ms() * 5000;
+    u64 end = rdtsc() + tsc_per_ms() * 10000;
     while (*flag != value && rdtsc() < end) {
         pause();
     }

@@ -127,7 +127,7 @@ static void empty_transmitter_interrupts_until_iir_is_read(void)
     pic_unmask(IRQ_COM1);
     outb(MCR, 0x0b);
     outb(IER, 2);
-    bool came = wait_for(&count, 100);
+    bool came = wait_for(&count, 10000);
     delay_us(1000);
     outb(IER, 0);
     outb(MCR, 3);

@@ -295,7 +295,7 @@ static void completion_arrives_by_msix(void)
     for (unsigned i = 0; i < 5; i++) {
         interrupts = 0;
         submit(BLK_IN, i, (u64)data, 512);
-        CHECK(wait_for(&interrupts, 5000));
+        CHECK(wait_for(&interrupts, 10000));
         CHECK_EQ(*status_byte, 0);
         CHECK_EQ(*(volatile u64 *)data, i);
     }
@@ -308,7 +308,7 @@ static void completion_arrives_by_msix(void)
     cli();
     CHECK_EQ(interrupts, 0);
     write32(table + 12, 0);
-    CHECK(wait_for(&interrupts, 5000));
+    CHECK(wait_for(&interrupts, 10000));
     pci_write16(devfn, cap + 2, 0);
 }
 
@@ -339,7 +339,7 @@ static void completion_arrives_by_the_line(void)
     for (unsigned i = 0; i < 3; i++) {
         interrupts = 0;
         submit(BLK_IN, i, (u64)data, 512);
-        CHECK(wait_for(&interrupts, 5000));
+        CHECK(wait_for(&interrupts, 10000));
         CHECK_EQ(interrupts, 1);
     }
     for (unsigned pin = 16; pin < 24; pin++) {
