@@ -13,6 +13,13 @@
 #define STEP_MIN (2 * MIB)   // smaller changes are not worth telling
 #define SHORT_PART 16        // of the host: below so much available memory it is short
 
+// Of its memory, as the VM says: never more than it was defined with.
+static uint64_t amount_of(const struct tenant *t, const json_t *object, const char *name)
+{
+    json_int_t value = json_integer_value(json_object_get(object, name));
+    return value > 0 ? min_u64((uint64_t)value, t->vm->memory_mib * MIB) : 0;
+}
+
 static void answered(void *opaque, json_t *result, const struct error *e)
 {
     struct manager *manager = ((struct managed *)opaque)->manager;
@@ -21,10 +28,10 @@ static void answered(void *opaque, json_t *result, const struct error *e)
         struct tenant_use *u = &t->use;
         const json_t *stats = json_object_get(result, "stats");
         u->memory_asked = false;
-        u->memory_size = (uint64_t)json_integer_value(json_object_get(result, "size"));
-        u->memory_guest = (uint64_t)json_integer_value(json_object_get(result, "guest"));
-        u->memory_target = (uint64_t)json_integer_value(json_object_get(result, "target"));
-        u->memory_available = (uint64_t)json_integer_value(json_object_get(stats, "available"));
+        u->memory_size = amount_of(t, result, "size");
+        u->memory_guest = amount_of(t, result, "guest");
+        u->memory_target = amount_of(t, result, "target");
+        u->memory_available = amount_of(t, stats, "available");
         u->balloon = json_is_true(json_object_get(result, "balloon"));
     } else if (t) {
         t->use.memory_asked = false;

@@ -2,6 +2,7 @@
 // what the supervisor left in the folder, and then the restart policy has its say.
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,10 +55,18 @@ static uint64_t until(uint64_t when)
     return when > now ? when - now : 0;
 }
 
+// Whether a VM runs or is paused it says itself, as often as it likes: told, but not kept.
+static bool is_its_own_word(enum managed_state before, enum managed_state after)
+{
+    return (before == MANAGED_RUNNING && after == MANAGED_PAUSED) ||
+           (before == MANAGED_PAUSED && after == MANAGED_RUNNING);
+}
+
 static void set_state(struct managed *m, enum managed_state state)
 {
     if (m->state == state)
         return;
+    bool kept = !is_its_own_word(m->state, state);
     m->state = state;
     json_t *event = json_pack("{s:s, s:s}", "event", "state", "state", managed_states[state]);
     if (event && (state == MANAGED_STOPPED || state == MANAGED_FAILED)) {
@@ -66,7 +75,7 @@ static void set_state(struct managed *m, enum managed_state state)
         if (m->text[0])
             json_object_set_new(event, "text", json_string(m->text));
     }
-    manager_tell(m->manager, m, event, true);
+    manager_tell(m->manager, m, event, kept);
 }
 
 // --- who waits
@@ -147,7 +156,8 @@ static void got_info(void *opaque, json_t *info, const struct error *e)
         return;
     const char *state = json_string_value(json_object_get(info, "state"));
     const char *engine = json_string_value(json_object_get(info, "engine"));
-    m->pid = (int)json_integer_value(json_object_get(info, "pid"));
+    json_int_t pid = json_integer_value(json_object_get(info, "pid"));
+    m->pid = pid <= INT_MAX && process_has_child(&m->process, (pid_t)pid) ? (int)pid : 0;
     snprintf(m->engine, sizeof m->engine, "%s", engine ? engine : "");
     if (m->state != MANAGED_STOPPING)
         set_state(m, state && !strcmp(state, "paused") ? MANAGED_PAUSED : MANAGED_RUNNING);

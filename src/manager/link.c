@@ -15,6 +15,7 @@
 #include "host/passing.h"
 
 #define LINE_MAX_BYTES (1 * MIB)
+#define EVENT_MAX_BYTES (4 * KIB) // longer ones are not passed on: they would choke who listens
 #define OUT_MAX (256 * KIB)
 #define QUESTIONS_MAX 64
 #define ANSWER_WITHIN (10 * NS_PER_SEC)
@@ -83,10 +84,11 @@ static void refusal(const json_t *line, struct error *e)
 }
 
 // False: nobody asked for this.
-static bool take_line(struct link *link, json_t *line)
+static bool take_line(struct link *link, json_t *line, size_t len)
 {
     if (json_is_string(json_object_get(line, "event"))) {
-        link->user.event(link->user.opaque, line);
+        if (len <= EVENT_MAX_BYTES)
+            link->user.event(link->user.opaque, line);
         return true;
     }
     if (!link->first)
@@ -110,7 +112,7 @@ static bool take_lines(struct link *link, size_t seen)
                          link->in.len - (at > seen ? at : seen)))) {
         size_t len = (size_t)(end - (link->in.data + at));
         json_t *line = json_loadb((char *)link->in.data + at, len, 0, NULL);
-        fine = line && take_line(link, line);
+        fine = line && take_line(link, line, len);
         json_decref(line);
         at += len + 1;
     }

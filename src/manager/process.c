@@ -169,6 +169,22 @@ bool process_runs(const struct process *p)
     return p->watch.fd >= 0;
 }
 
+// "PID (NAME) STATE PARENT ...", where the name may hold anything.
+bool process_has_child(const struct process *p, pid_t pid)
+{
+    char path[64], text[256];
+    int parent = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *f = process_runs(p) && pid > 0 ? fopen(path, "re") : NULL;
+    if (!f)
+        return false;
+    size_t len = fread(text, 1, sizeof text - 1, f);
+    fclose(f);
+    text[len] = '\0';
+    const char *name_end = strrchr(text, ')');
+    return name_end && sscanf(name_end, ") %*c %d", &parent) == 1 && parent == p->pid;
+}
+
 void process_signal(const struct process *p, int signal)
 {
     if (process_runs(p))

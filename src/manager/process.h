@@ -29,5 +29,7 @@ err_t process_start(struct process *p, const char *path, char *const *argv, cons
 err_t process_adopt(struct process *p, const char *folder, struct error *e);
 
 bool process_runs(const struct process *p);
+// pid is a child of it now: for numbers that come from who is not trusted.
+bool process_has_child(const struct process *p, pid_t pid);
 void process_signal(const struct process *p, int signal);
 void process_release(struct process *p); // it runs on

@@ -1,17 +1,23 @@
 // What VMs take of the host, in one answer: each running VM is asked for its counters, and answers
-// that it does not give in time are left out. Its processor time is its own (it counts its
-// threads), its resident memory the kernel's (proc(5)).
+// that it does not give in time are left out, so that nobody waits for a VM that hangs. Its
+// processor time is its own (it counts its threads), its resident memory the kernel's (proc(5)).
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/bits.h"
+#include "host/clock.h"
 #include "manager/manager.h"
+
+#define PATIENCE (2 * NS_PER_SEC)
 
 // One question to all VMs.
 struct survey {
-    struct promise *promise;
+    struct manager *manager;
+    struct loop_timer timer;
+    struct promise *promise; // NULL: it has been answered
     json_t *result, *vms;
     unsigned open; // answers that are owed
 };
@@ -48,16 +54,16 @@ static json_int_t sum(const json_t *counters, const char *kind, const char *name
 {
     const char *key;
     json_t *value;
-    json_int_t total = 0;
+    uint64_t total = 0;
     size_t len = strlen(kind);
     json_object_foreach((json_t *)counters, key, value)
     {
         const char *dot = strchr(key, '.');
         if (!strncmp(key, kind, len) && dot &&
             strspn(key + len, "0123456789") == (size_t)(dot - key) - len && !strcmp(dot + 1, name))
-            total += json_integer_value(value);
+            total += (uint64_t)json_integer_value(value); // theirs: it may be anything
     }
-    return total;
+    return (json_int_t)(total & INT64_MAX);
 }
 
 // How often its guest left what the engine does by itself: KVM's exits, the translator's upcalls.
@@ -71,8 +77,10 @@ static void take_counters(json_t *vm, const json_t *stats)
 {
     const json_t *c = json_object_get(stats, "counters");
     static const char *const times[] = {"cpu_seconds", "uptime_seconds", "guest_seconds"};
-    for (size_t i = 0; i < ARRAY_LEN(times); i++)
-        json_object_set(vm, times[i], json_object_get(stats, times[i]));
+    for (size_t i = 0; i < ARRAY_LEN(times); i++) {
+        double seconds = json_number_value(json_object_get(stats, times[i]));
+        json_object_set_new(vm, times[i], json_real(seconds > 0 ? seconds : 0));
+    }
     json_object_set_new(vm, "disk_read_bytes", json_integer(sum(c, "disk", "read_bytes")));
     json_object_set_new(vm, "disk_written_bytes", json_integer(sum(c, "disk", "written_bytes")));
     json_object_set_new(vm, "net_received_bytes", json_integer(sum(c, "nic", "received_bytes")));
@@ -80,18 +88,32 @@ static void take_counters(json_t *vm, const json_t *stats)
     json_object_set_new(vm, "exits", json_integer(exits(c)));
 }
 
+static void settle(struct survey *survey)
+{
+    struct promise *promise = survey->promise;
+    survey->promise = NULL;
+    loop_timer_set(survey->manager->loop, &survey->timer, NS_NEVER);
+    if (promise)
+        promise_settle(promise, survey->result, NULL);
+}
+
+static void time_is_up(void *opaque)
+{
+    settle(opaque);
+}
+
 static void finish(struct survey *survey)
 {
     if (--survey->open)
         return;
-    promise_settle(survey->promise, survey->result, NULL);
+    settle(survey);
     free(survey);
 }
 
 static void answered(void *opaque, json_t *stats, const struct error *e)
 {
     struct asked *asked = opaque;
-    if (stats)
+    if (stats && asked->survey->promise)
         take_counters(asked->vm, stats);
     json_decref(stats);
     json_decref(asked->vm);
@@ -139,6 +161,8 @@ err_t usage_request(void *context, const json_t *args, struct reply *reply, stru
     struct survey *survey = calloc(1, sizeof *survey);
     if (!survey)
         return error_set(e, ERR_NO_MEMORY, "no memory for an answer");
+    survey->manager = manager;
+    survey->timer = (struct loop_timer){.fire = time_is_up, .opaque = survey};
     survey->vms = json_array();
     survey->result = reply->result;
     survey->open = 1; // this function's own
@@ -152,6 +176,9 @@ err_t usage_request(void *context, const json_t *args, struct reply *reply, stru
         return OK;
     }
     survey->promise = reply_later(reply);
+    if (!survey->promise) // answers that are still to come are taken by nobody
+        return error_set(e, ERR_NO_MEMORY, "no memory for an answer");
     json_incref(survey->result);
+    loop_timer_set(manager->loop, &survey->timer, host_now() + PATIENCE);
     return OK;
 }
