@@ -21,7 +21,8 @@ import sys
 import tempfile
 import time
 
-from run import KERNEL_ARGS, TOP, geomean, group_cpu, initramfs, module_files, monitors, program_files, sh
+from programs import program_files
+from run import KERNEL_ARGS, TOP, geomean, group_cpu, initramfs, module_files, monitors, sh
 
 # name: (fio's workload, block size, depth, more)
 CASES = {

@@ -21,7 +21,8 @@ import sys
 import tempfile
 import time
 
-from run import KERNEL_ARGS, TOP, initramfs, module_files, program_files
+from programs import program_files
+from run import KERNEL_ARGS, TOP, initramfs, module_files
 
 MODULES = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "failover",
            "net_failover", "virtio_net")

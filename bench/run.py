@@ -4,9 +4,10 @@
     bench/run.py [--pairs N] [--only boot|guest] [--kernel bzImage] [--json FILE] [BENCHMARK...]
 
 boot:  wall and CPU seconds from exec to the guest's init, and from power-on to power-off
-guest: the kernels of bench/guest and a C compiler, in the guest under both and on the host
+guest: the kernels of bench/guest and whole programs (programs.py), in the guest under both and on the host
 
-Ratios are Berth / TCG (smaller is better) for boot, TCG / Berth (how many times faster) for the guest set.
+Ratios are Berth / TCG (smaller is better) for boot; for the guest set TCG / Berth (how many times faster) and
+Berth / native (how many times slower than the host). Groups are compared with the bars that they are to reach.
 """
 import argparse
 import json
@@ -22,6 +23,8 @@ import sys
 import tempfile
 import time
 
+import programs
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)
 KERNEL_ARGS = "console=ttyS0 quiet panic=-1 random.trust_cpu=on"
@@ -34,16 +37,22 @@ GUEST_INIT = """#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs d /dev
 /bin/busybox mount -t tmpfs t /tmp
 /bin/bench %(names)s
-%(compiler)s
+export PATH=/bin
+cd /programs && /bin/busybox sh script
 /bin/busybox echo BENCH-END
 /bin/busybox poweroff -f
 """
-COMPILER = """export PATH=/bin
-for i in 1 2; do
-s=$(/bin/busybox cut -d' ' -f1 /proc/uptime)
-/cc1/cc1 -quiet -fpreprocessed -O2 /cc1/in.i -o /tmp/out.s && e=$(/bin/busybox cut -d' ' -f1 /proc/uptime) && /bin/busybox echo CC1 $s $e $(/bin/busybox md5sum < /tmp/out.s)
-done
-"""
+# The bars: what each group has to reach. Times as fast as TCG, and slowdown against the host; geometric means,
+# but "each" is for every entry of the group.
+BARS = {
+    "int": {"native": 1.6},
+    "fp": {"native": 1.5},
+    "mem": {"native": 1.2},
+    "os": {"tcg": 2.0, "each": True},
+    "app": {"tcg": 6.0, "native": 1.8},
+}
+BOOT_BARS = {"init_wall": 0.35, "init_cpu": 0.25}  # Berth / TCG
+KINDS = {"int": "integer loops", "fp": "double precision", "mem": "copies and fills", "os": "system calls", "app": "programs"}
 
 
 def sh(*args, **kw):
@@ -53,7 +62,7 @@ def sh(*args, **kw):
 def initramfs(work, name, init, extra=()):
     """Makes a cpio archive with busybox, the given init and extra (source, target) files."""
     root = os.path.join(work, name + ".root")
-    for d in ("bin", "dev", "proc", "tmp", "cc1", "lib", "lib64"):
+    for d in ("bin", "dev", "proc", "tmp", "programs", "lib", "lib64"):
         os.makedirs(os.path.join(root, d), exist_ok=True)
     shutil.copy("/bin/busybox", os.path.join(root, "bin/busybox"))
     for source, target in extra:
@@ -68,15 +77,6 @@ def initramfs(work, name, init, extra=()):
     return out
 
 
-def program_files(name):
-    """A program of the host with its libraries, as (source, target)."""
-    program = shutil.which(name)
-    if not program:
-        sys.exit(f"bench: {name} is not installed; try: tools/install-packages bench")
-    libraries = re.findall(r"(/\S+)", subprocess.run(["ldd", program], capture_output=True, text=True).stdout)
-    return [(program, "bin/" + name)] + [(path, path.lstrip("/")) for path in libraries]
-
-
 def module_files(kernel, modules):
     """These modules of the kernel, as (source, target)."""
     top = os.path.dirname(os.path.dirname(kernel))
@@ -88,20 +88,6 @@ def module_files(kernel, modules):
     if len(found) != len(modules):
         sys.exit(f"bench: {top} lacks some of the modules {', '.join(modules)}")
     return found
-
-
-def compiler_files(work):
-    """The host's own C compiler proper with its libraries, and something to compile."""
-    cc1 = subprocess.run(["gcc", "-print-prog-name=cc1"], capture_output=True, text=True).stdout.strip()
-    if not os.path.exists(cc1):
-        return []
-    source = os.path.join(work, "in.i")
-    sh("gcc", "-E", "-O2", os.path.join(HERE, "guest/compute.c"), "-o", source)
-    files = [(cc1, "cc1/cc1"), (source, "cc1/in.i")]
-    ldd = subprocess.run(["ldd", cc1], capture_output=True, text=True).stdout
-    for path in re.findall(r"(/\S+)", ldd):
-        files.append((path, path.lstrip("/")))
-    return files
 
 
 def monitors(engine, kernel, initrd, memory, berth=os.path.join(TOP, "build/berth")):
@@ -161,10 +147,8 @@ def parse_guest(text):
     for name, kind, ns, checksum in re.findall(r"BENCH (\S+) (\S+) (\d+) (\S+)", text):
         out[name] = (kind, int(ns) / 1e9)
         sums[name] = checksum
-    cc = re.findall(r"CC1 ([\d.]+) ([\d.]+) (\S+)", text)
-    if cc:
-        out["cc1"] = ("int", min(float(e) - float(s) for s, e, _ in cc))
-        sums["cc1"] = cc[0][2]
+    for name, seconds in programs.parse_speed(text).items():
+        out[name] = ("app", seconds)
     return out, sums
 
 
@@ -191,56 +175,84 @@ def bench_boot(args, work, report):
         b, t = median(rows["berth"], key), median(rows["tcg"], key)
         ratio = statistics.median(x[key] / y[key] for x, y in zip(rows["berth"], rows["tcg"]))
         report["boot " + key] = {"berth": b, "tcg": t, "ratio": ratio}
-        print(f"{label:24}{b:9.2f}{t:9.2f}{ratio:8.2f}")
+        bar = BOOT_BARS.get(key)
+        said = f"  bar {bar}: {'met' if ratio <= bar else 'MISSED'}" if bar else ""
+        print(f"{label:24}{b:9.2f}{t:9.2f}{ratio:8.2f}{said}")
 
 
-def bench_guest(args, work, report):
+def guest_set(args, work):
+    """Builds the set; returns its initramfs and what it measures on the host."""
     binary = os.path.join(work, "bench")
     sources = [os.path.join(HERE, "guest", f) for f in os.listdir(os.path.join(HERE, "guest")) if f.endswith(".c")]
     sh("gcc", "-O2", "-static", "-o", binary, *sources, "-lz", "-lm")
-    compiler = [] if args.names and "cc1" not in args.names else compiler_files(work)
-    names = " ".join(n for n in args.names if n != "cc1") or ("--nothing" if args.names else "")
-    init = GUEST_INIT % {"names": names, "compiler": COMPILER if compiler else ""}
-    initrd = initramfs(work, "guest", init, [(binary, "bin/bench")] + compiler)
-    native_text = subprocess.run([binary] + names.split(), capture_output=True, text=True).stdout
-    if compiler:
-        took = []
-        for _ in range(2):
-            s = time.monotonic()
-            sh(compiler[0][0], "-quiet", "-fpreprocessed", "-O2", compiler[1][0], "-o", os.path.join(work, "out.s"))
-            took.append(time.monotonic() - s)
-        native_text += f"\nCC1 0 {min(took):.3f} " + subprocess.run(
-            ["md5sum"], stdin=open(os.path.join(work, "out.s")), capture_output=True, text=True).stdout
-    native, native_sums = parse_guest(native_text)
-    results = {"berth": [], "tcg": []}
+    chosen = programs.chosen(args.names)
+    kernels = [name for name in args.names if name not in chosen] or ([] if not args.names else ["--nothing"])
+    folder, files = programs.prepare(work, binary, chosen)
+    initrd = initramfs(work, "guest", GUEST_INIT % {"names": " ".join(kernels)}, files)
+    return initrd, lambda: subprocess.run([binary, *kernels], capture_output=True, text=True).stdout + \
+        programs.run_natively(work, folder)
+
+
+def run_guest(engine, kernel, initrd, sums):
+    """One run of the set in a guest, its results compared with the host's."""
+    lines, _, _, status = run(engine, kernel, initrd)
+    text = "\n".join(l[0] for l in lines)
+    if "BENCH-END" not in text:
+        sys.exit(f"bench: {engine} did not finish (status {status}): ...{text[-400:]}")
+    times, found = parse_guest(text)
+    for name, checksum in sums.items():
+        if found.get(name) != checksum:
+            print(f"  WRONG RESULT: {name} under {engine}: {found.get(name)}, native {checksum}")
+    return times
+
+
+def verdict(bar, tcg, native):
+    """Whether a group reaches its bar, in words."""
+    said = []
+    if "tcg" in bar:
+        best = min(tcg) if bar.get("each") else geomean(tcg)
+        said.append(f"{'each' if bar.get('each') else 'mean'} >= {bar['tcg']} x TCG: "
+                    f"{'met' if best >= bar['tcg'] else f'MISSED ({best:.2f})'}")
+    if "native" in bar:
+        mean = geomean(native)
+        said.append(f"mean <= {bar['native']} x native: {'met' if mean <= bar['native'] else f'MISSED ({mean:.2f})'}")
+    return ", ".join(said)
+
+
+def report_groups(rows, report):
+    print(f"{'group':18}{'tcg/berth':>11}{'berth/native':>14}  bar   (geometric means)")
+    for kind, label in KINDS.items():
+        some = [r for r in rows if r[1] == kind]
+        if not some:
+            continue
+        tcg, native = [t / b for _, _, _, b, t in some], [b / n for _, _, n, b, _ in some]
+        report["group " + kind] = {"tcg/berth": geomean(tcg), "berth/native": geomean(native)}
+        print(f"{label:18}{geomean(tcg):11.2f}{geomean(native):14.2f}  {verdict(BARS[kind], tcg, native)}")
+    gains = [t / b for _, _, _, b, t in rows]
+    report["guest geomean"] = geomean(gains)
+    print(f"all: {geomean(gains):.2f} times as fast as TCG, slowest entry {min(gains):.2f}")
+
+
+def bench_guest(args, work, report):
+    initrd, natively = guest_set(args, work)
+    results = {"native": [], "berth": [], "tcg": []}
     for i in range(args.guest_pairs):
+        times, sums = parse_guest(natively())
+        results["native"].append(times)
         for engine in ("berth", "tcg") if i % 2 else ("tcg", "berth"):
-            lines, _, _, status = run(engine, args.kernel, initrd)
-            text = "\n".join(l[0] for l in lines)
-            if "BENCH-END" not in text:
-                sys.exit(f"bench: {engine} did not finish (status {status}): ...{text[-400:]}")
-            times, sums = parse_guest(text)
-            for name, checksum in sums.items():
-                if native_sums.get(name) not in (None, checksum):
-                    print(f"  WRONG RESULT: {name} under {engine}: {checksum}, native {native_sums[name]}")
-            results[engine].append(times)
+            results[engine].append(run_guest(engine, args.kernel, initrd, sums))
             print(f"  guest pair {i + 1}/{args.guest_pairs} {engine} done", file=sys.stderr)
     print(f"{'guest':12}{'native':>9}{'berth':>9}{'tcg':>9}{'tcg/berth':>11}{'berth/native':>14}")
-    gains, kinds = {}, {}
-    for name in results["berth"][0]:
-        kind = results["berth"][0][name][0]
-        b = statistics.median(r[name][1] for r in results["berth"])
-        t = statistics.median(r[name][1] for r in results["tcg"])
-        n = native.get(name, (kind, float("nan")))[1]
-        gains[name], kinds[name] = t / b, kind
+    rows = []
+    for name, (kind, _) in results["native"][0].items():
+        if not all(name in times for who in results.values() for times in who):
+            print(f"{name:12}failed")
+            continue
+        n, b, t = (statistics.median(r[name][1] for r in results[who]) for who in ("native", "berth", "tcg"))
+        rows.append((name, kind, n, b, t))
         report["guest " + name] = {"native": n, "berth": b, "tcg": t}
         print(f"{name:12}{n:9.3f}{b:9.3f}{t:9.3f}{t / b:11.2f}{b / n:14.2f}")
-    for kind in ("int", "fp", "mem", "os"):
-        some = [g for name, g in gains.items() if kinds[name] == kind]
-        if some:
-            print(f"geomean {kind:4}{geomean(some):41.2f}  times as fast as TCG")
-    print(f"geomean all {geomean(gains.values()):40.2f}  times as fast as TCG, slowest entry {min(gains.values()):.2f}")
-    report["guest geomean"] = geomean(gains.values())
+    report_groups(rows, report)
 
 
 def main():

@@ -1,5 +1,6 @@
 // bench [NAME...]: runs all or the named kernels, best of three, one line each:
 //     BENCH name kind nanoseconds checksum
+// bench --time NAME COMMAND...: the same for a program.
 #include "bench.h"
 
 #include <stdio.h>
@@ -35,6 +36,11 @@ int main(int argc, char **argv)
                                                 os_kernels};
     if (argc == 2 && strcmp(argv[1], "--nothing") == 0)
         return 0;
+    if (argc > 3 && strcmp(argv[1], "--time") == 0) {
+        struct kernel program = program_kernel(argv[2], argv + 3);
+        measure(&program);
+        return 0;
+    }
     for (size_t s = 0; s < sizeof sets / sizeof sets[0]; s++)
         for (const struct kernel *k = sets[s]; k->name; k++) {
             int wanted = argc < 2;

@@ -7,7 +7,7 @@
 
 struct kernel {
     const char *name;
-    const char *kind; // "int", "fp", "mem", "os": how results are grouped
+    const char *kind; // "int", "fp", "mem", "os", "app": how results are grouped
     uint64_t (*run)(void);
 };
 
@@ -15,3 +15,5 @@ extern const struct kernel compute_kernels[]; // ended by a NULL name
 extern const struct kernel float_kernels[];
 extern const struct kernel memory_kernels[];
 extern const struct kernel os_kernels[];
+
+struct kernel program_kernel(const char *name, char *const *argv); // one program run as a whole
