@@ -159,8 +159,8 @@ static uint64_t deflate_text(void)
 }
 
 const struct kernel compute_kernels[] = {
-    {"crc", "int", crc_loop},    {"sort", "int", sort},
-    {"hash", "int", hash_table}, {"interp", "int", interpreter},
-    {"calls", "int", calls},     {"sieve", "int", sieve},
-    {"deflate", "int", deflate_text},       {0},
+    {"crc", "int", crc_loop},         {"sort", "int", sort},
+    {"hash", "int", hash_table},      {"interp", "int", interpreter},
+    {"calls", "int", calls},          {"sieve", "int", sieve},
+    {"deflate", "int", deflate_text}, {0},
 };
