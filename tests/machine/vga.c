@@ -118,7 +118,8 @@ static void text_is_not_too_slow(void)
     text_mode();
     volatile u16 *text = (volatile u16 *)(word)TEXT;
     u64 ticks = ~0ull;
-    for (unsigned try = 0; try < 50 && ticks >= 200 * tsc_per_ms(); try++) { // a busy host is slower
+    for (unsigned try = 0; try < 50 && ticks >= 200 * tsc_per_ms();
+         try++) { // a busy host is slower
         u64 begin = rdtsc();
         for (unsigned i = 0; i < 80 * 24; i++) // a screen scrolls by a row
             text[i] = text[i + 80];
