@@ -10,6 +10,7 @@
 #include "cli/cli.h"
 #include "control/plug.h"
 #include "host/clock.h"
+#include "net/network.h"
 #include "net/tap.h"
 
 #define ANSWER_MS 5000
@@ -37,15 +38,23 @@ static void tell(const struct vm_config *config, unsigned nic, const json_t *res
                  config->nic[nic].network);
 }
 
-void cables_init(struct cables *cables, const struct vm_config *config)
+void cables_init(struct cables *cables, struct vm_config *config)
 {
     *cables = (struct cables){.config = config};
     memset(cables->fd, -1, sizeof cables->fd);
 }
 
+// The usual one is not told: the guest may then change it.
+static void take_mtu(struct vm_nic *nic, const json_t *result)
+{
+    json_int_t mtu = json_integer_value(json_object_get(result, "mtu"));
+    if (!nic->mtu && mtu >= NETWORK_MTU_MIN && mtu <= NETWORK_MTU_MAX && mtu != NETWORK_MTU_USUAL)
+        nic->mtu = (uint32_t)mtu;
+}
+
 err_t cables_plug(struct cables *cables, struct error *e)
 {
-    const struct vm_config *config = cables->config;
+    struct vm_config *config = cables->config;
     err_t err = OK;
     for (unsigned i = 0; !err && i < config->nics; i++) {
         json_t *result = NULL;
@@ -54,8 +63,10 @@ err_t cables_plug(struct cables *cables, struct error *e)
             continue;
         vm_nic_mac(config, i, mac);
         err = plug(config, i, config->nic[i].network, mac, &cables->fd[i], &result, e);
-        if (!err)
+        if (!err) {
+            take_mtu(&config->nic[i], result);
             tell(config, i, result);
+        }
         json_decref(result);
     }
     if (err)

@@ -6,17 +6,18 @@
 #include "machine/config.h"
 
 struct cables {
-    const struct vm_config *config;
+    struct vm_config *config;
     int fd[VM_NICS_MAX];             // sockets for berth-vmm to inherit; -1: none
     struct client *client;           // of the VM's control socket, for events; NULL: not watched
     bool due;                        // some card may be without its network
     uint64_t replugged[VM_NICS_MAX]; // when, by host_now(); 0: never
 };
 
-void cables_init(struct cables *cables, const struct vm_config *config);
+void cables_init(struct cables *cables, struct vm_config *config);
 
 // A cable for each card; the network is started where it does not run. Tells the person the
-// addresses. On an error nothing is left.
+// addresses, and the definition each network's MTU where it says none. On an error nothing is
+// left.
 err_t cables_plug(struct cables *cables, struct error *e);
 void cables_close_here(struct cables *cables); // after berth-vmm has inherited them
 

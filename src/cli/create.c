@@ -93,6 +93,10 @@ err_t create_whole_paths(struct vm_config *config, struct error *e)
         err = make_whole(paths[i].member, paths[i].prefix, e);
     for (uint32_t i = 0; !err && i < config->disks; i++)
         err = make_whole(&config->disk[i].path, "", e);
+    for (uint32_t i = 0; !err && i < config->nics; i++) {
+        if (vm_nic_rom_file(&config->nic[i]))
+            err = make_whole(&config->nic[i].rom, "", e);
+    }
     return err;
 }
 

@@ -41,6 +41,8 @@ struct vm_nic {
     char *network;  // owned; its name, or "vhost-user:PATH"; NULL: none
     char *mac;      // owned; "52:54:00:12:34:56"; NULL: one that follows from the VM's name
     char *forwards; // owned; ports of the host that lead to the guest, as berth-switch reads them
+    char *rom;      // owned; file of its expansion ROM, or "none"; NULL: what firmware may need
+    uint32_t mtu;   // told to the guest; 0: not told
     char *policy;   // owned; where the guest may connect to (net/policy.h); NULL: the network's
     char *
         address; // owned; the IPv4 address that it would like; NULL: one that follows from its name
@@ -56,6 +58,9 @@ struct vm_nic {
     bool socket;       // packets go through a socket; else through memory shared with the network
     enum vm_nic_model model;
 };
+
+// Whether rom names a file.
+bool vm_nic_rom_file(const struct vm_nic *nic);
 
 // Strings are owned by the struct; NULL or "" where nothing was given.
 struct vm_config {

@@ -30,6 +30,8 @@ static const struct prop {
     {"network", PROP_STRING, offsetof(struct vm_nic, network), false},
     {"mac", PROP_STRING, offsetof(struct vm_nic, mac), true},
     {"model", PROP_MODEL, offsetof(struct vm_nic, model), true},
+    {"mtu", PROP_NUMBER, offsetof(struct vm_nic, mtu), true},
+    {"rom", PROP_STRING, offsetof(struct vm_nic, rom), true},
     {"queues", PROP_NUMBER, offsetof(struct vm_nic, queues), true},
     {"vlan", PROP_NUMBER, offsetof(struct vm_nic, vlan), true},
     {"address", PROP_STRING, offsetof(struct vm_nic, address), true},
@@ -67,7 +69,13 @@ void vm_nic_release(struct vm_nic *nic)
     free(nic->forwards);
     free(nic->policy);
     free(nic->address);
+    free(nic->rom);
     *nic = (struct vm_nic){0};
+}
+
+bool vm_nic_rom_file(const struct vm_nic *nic)
+{
+    return nic->rom && strcmp(nic->rom, "none") != 0;
 }
 
 static err_t add(struct vm_config *config, struct error *e)
@@ -148,7 +156,7 @@ static err_t set_word(struct vm_nic *nic, char *word, struct error *e)
     if (!p || !p->spoken || (p->kind != PROP_FLAG && word[len] != '='))
         return error_set(
             e, ERR_INVALID,
-            "a network card has no option '%.40s'; it has mac=, model=, queues=, "
+            "a network card has no option '%.40s'; it has mac=, model=, mtu=, rom=, queues=, "
             "vlan=, address=, policy=, in=, out=, priority=, isolated, trunk, trusting, socket",
             word);
     return set_text(nic, p, word + len + (word[len] == '='), e);
@@ -203,6 +211,9 @@ static err_t check_nic(const struct vm_nic *nic, struct error *e)
                          nic->mac);
     if (nic->queues < 1 || nic->queues > VM_NIC_QUEUES_MAX)
         return error_set(e, ERR_INVALID, "queues: give 1 to %d", VM_NIC_QUEUES_MAX);
+    if (nic->mtu && (nic->mtu < NETWORK_MTU_MIN || nic->mtu > NETWORK_MTU_MAX))
+        return error_set(e, ERR_INVALID, "mtu: give %d to %d, or 0 to say none", NETWORK_MTU_MIN,
+                         NETWORK_MTU_MAX);
     if (nic->slot > SLOT_MAX)
         return error_set(e, ERR_INVALID, "slot: give 1 to %d, or 0 for the next one", SLOT_MAX);
     if (nic->vlan > VLAN_MAX)

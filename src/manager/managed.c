@@ -171,6 +171,10 @@ static err_t check_paths(const struct vm_config *config, struct error *e)
         if (path && !is_made_disk(path))
             err = check_path("disks", path, e);
     }
+    for (uint32_t i = 0; !err && i < config->nics; i++) {
+        if (vm_nic_rom_file(&config->nic[i]))
+            err = check_path("rom", config->nic[i].rom, e);
+    }
     return err;
 }
 

@@ -64,8 +64,11 @@ static uint64_t hash(const char *text)
 
 err_t network_init(struct network *network, const char *name, struct error *e)
 {
-    *network = (struct network){
-        .kind = NETWORK_NAT, .prefix = 24, .ipv6 = true, .mtu = 1500, .idle_seconds = 60};
+    *network = (struct network){.kind = NETWORK_NAT,
+                                .prefix = 24,
+                                .ipv6 = true,
+                                .mtu = NETWORK_MTU_USUAL,
+                                .idle_seconds = 60};
     if (!network_name_valid(name))
         return error_set(e, ERR_INVALID, "'%.64s' is no name for a network; " NETWORK_NAME_RULE,
                          name ? name : "");

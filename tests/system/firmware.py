@@ -262,19 +262,37 @@ def ipxe(opts, work):
 
 def ipxe_e1000(opts, work):
     """iPXE drives Intel's card: it gets an address and a file from the host's loopback"""
-    image = package_file("/usr/lib/ipxe/ipxe.iso", "ipxe")
+    fetch_with_ipxe(opts, work, package_file("/usr/lib/ipxe/ipxe.iso", "ipxe"))
+
+
+def uefi_e1000(opts, work):
+    """OVMF drives Intel's card with what the card's ROM brings: an address, and a file from the host's loopback"""
+    package_file("/usr/lib/ipxe/qemu/efi-e1000.rom", "ipxe-qemu")
+    fetch_with_ipxe(opts, work, "--firmware", "uefi")
+
+
+def bios_rom(opts, work):
+    """SeaBIOS starts from the network with the ROM that a virtio card was given"""
+    rom = package_file("/usr/lib/ipxe/qemu/efi-virtio.rom", "ipxe-qemu")
+    fetch_with_ipxe(opts, work, "--firmware", "bios", card="virtio,rom=" + rom, chip="1af4:1041")
+
+
+def fetch_with_ipxe(opts, work, *args, card="e1000", chip="82540em"):
     networks.private_home(work)
     try:
-        with networks.Server() as server, Machine(opts, work, "--net", "default,model=e1000", image) as m:
+        with networks.Server() as server, Machine(opts, work, "--net", "default,model=" + card, *args) as m:
             m.expect_screen("Ctrl-B for the iPXE command line")
-            m.key("ctrl-b")
-            m.expect_screen("iPXE>")
+            while "iPXE>" not in m.ask("screen"):
+                m.key("ctrl-b")
+                if time.monotonic() > m.deadline:
+                    raise Failure("iPXE does not hear Ctrl-B")
+                time.sleep(0.3)
             m.type("dhcp")
             m.expect_screen("...... ok")
             m.type("show net0/gateway")
             gateway = re.search(r"net0[^\n]*/gateway:ipv4 = ([\d.]+)", m.expect_screen("gateway:ipv4 = ")).group(1)
             m.type("ifstat")
-            m.expect_screen("82540em")
+            m.expect_screen(chip)
             m.type(f"imgfetch http://{gateway}:{server.port}/file")
             m.expect_screen("/file... ok")
     finally:
@@ -319,7 +337,7 @@ def u_boot(opts, work):
 
 
 CASES = [rescue_bios, rescue_uefi, guessed, debian_bios, debian_uefi, installer_serial, installer_screen, kernel_686,
-         kernel_5_10, memtest, ipxe, ipxe_e1000, invaders, mach, u_boot]
+         kernel_5_10, memtest, ipxe, ipxe_e1000, uefi_e1000, bios_rom, invaders, mach, u_boot]
 
 if __name__ == "__main__":
     boot.CASES = CASES

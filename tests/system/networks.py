@@ -144,7 +144,9 @@ def friends(opts, work):
     define("lan", kind="private", mtu=9000)
     try:
         with vm(opts, work, "web", "--net", "lan,queues=2") as web, vm(opts, work, "client", "--net", "lan") as client:
-            address = bring_up(web)
+            web.expect("guest# ")
+            expect(web, "cat /sys/class/net/eth0/mtu", "9000", "the MTU that the card says")
+            address = bring_up_again(web)
             bring_up(client)
             total = serve_file(web)
             expect(client, "ping -c 1 -W 5 web >/dev/null && echo yes", "yes", "ping by name")

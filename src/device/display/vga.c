@@ -102,7 +102,7 @@ static err_t init(struct device *dev, const void *config, struct error *e)
     pci_add_bar(&v->pci, BAR_MMIO, PCI_BAR_MEM32, VGA_MMIO_BYTES, &vga_mmio_ops);
     v->pci.writable[PCI_COMMAND] |= PCI_COMMAND_IO; // of the legacy ports: firmware sets it
     if (c->rom)
-        pci_add_rom(&v->pci, c->rom, c->rom_bytes);
+        pci_add_rom(&v->pci, c->rom, c->rom_bytes, 0);
     err_t err = vga_claim_ports(v, e);
     if (!err)
         err = vga_claim_window(v, e);

@@ -451,6 +451,7 @@ static err_t e1000_init(struct device *dev, const void *config, struct error *e)
     pci_init(&n->pci, &id, NULL);
     pci_add_bar(&n->pci, BAR_MEMORY, PCI_BAR_MEM32, MEMORY_BYTES, &memory_ops);
     pci_add_bar(&n->pci, BAR_IO, PCI_BAR_IO, IO_BYTES, &io_ops);
+    pci_add_rom(&n->pci, n->config.rom, n->config.rom_len, NIC_ROM_MAX);
     fill_eeprom(n);
     n->link = 1;
     return OK;

@@ -4,10 +4,16 @@
 #include "device/device.h"
 #include "net/net.h"
 
+#define NIC_ROM_MAX (256 * KIB)
+
 struct nic_config {
     uint8_t mac[NET_MAC_BYTES];
     uint16_t mtu;   // told to the guest where the model can; 0: not told, 1500
     uint16_t pairs; // of queues, where the model has several; 0: 1
+    // Its expansion ROM, with a driver for firmware; valid as long as the card. NULL: empty, or
+    // none.
+    const uint8_t *rom;
+    uint32_t rom_len; // at most NIC_ROM_MAX
     // Takes a packet from the guest, valid during the call, checked by net_packet_valid(). Never
     // blocks and never calls back. False: no room now, go_on() will be called when there is. NULL:
     // all packets are lost.

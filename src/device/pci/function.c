@@ -110,11 +110,11 @@ static void rom_write(struct device *dev, uint64_t offset, unsigned size, uint64
 
 static const struct io_ops rom_ops = {rom_read, rom_write, .min_size = 1, .max_size = 8};
 
-void pci_add_rom(struct pci_function *f, const uint8_t *image, uint64_t len)
+void pci_add_rom(struct pci_function *f, const uint8_t *image, uint64_t len, uint64_t room)
 {
     uint64_t size = ROM_SIZE_MIN;
 
-    while (size < len)
+    while (size < len || size < room)
         size *= 2;
     f->rom = image;
     f->rom_len = len;

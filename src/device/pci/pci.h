@@ -90,10 +90,11 @@ void pci_init(struct pci_function *f, const struct pci_id *id, const struct pci_
 void pci_add_bar(struct pci_function *f, unsigned index, enum pci_bar_kind kind, uint64_t size,
                  const struct io_ops *ops);
 // An expansion ROM (PCI 3.0, 6.2.5.2), such as a video BIOS, for firmware to run. The image stays
-// the caller's and valid until pci_fini(); behind its len bytes (1..PCI_ROM_MAX) the ROM reads as
-// ones.
+// the caller's and valid until pci_fini(); behind its len bytes (at most PCI_ROM_MAX) the ROM reads
+// as ones. It has room for so many bytes, or for the image where that is longer: with the same room
+// everywhere, a function's state does not depend on its image.
 #define PCI_ROM_MAX (16 * MIB)
-void pci_add_rom(struct pci_function *f, const uint8_t *image, uint64_t len);
+void pci_add_rom(struct pci_function *f, const uint8_t *image, uint64_t len, uint64_t room);
 // Room for a capability of len bytes with this id; returns its offset, filled with zeros,
 // read-only.
 unsigned pci_add_capability(struct pci_function *f, uint8_t id, unsigned len);

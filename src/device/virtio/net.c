@@ -329,6 +329,8 @@ static err_t net_init(struct device *dev, const void *config, struct error *e)
     net->pairs = 1;
     virtio_pci_init(&net->virtio, &net_model, offered(&net->config), control_queue(net) + 1,
                     QUEUE_SIZE);
+    if (net->config.rom)
+        pci_add_rom(&net->virtio.pci, net->config.rom, net->config.rom_len, NIC_ROM_MAX);
     memcpy(registers + CONFIG_MAC, net->config.mac, sizeof net->config.mac);
     store_le16(registers + CONFIG_STATUS, STATUS_LINK_UP);
     store_le16(registers + CONFIG_PAIRS, net->config.pairs);

@@ -292,6 +292,7 @@ void board_free(struct vm *vm)
     if (board->initrd_fd >= 0)
         close(board->initrd_fd);
     board_free_display(vm);
+    board_free_nics(vm);
     free(board);
     vm->board = NULL;
 }

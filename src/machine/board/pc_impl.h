@@ -14,6 +14,7 @@ struct board_nic {
     const struct nic_model *model;
     struct device *dev; // NULL: there is no such card
     unsigned number;
+    struct host_file rom;
     struct vm_nic_counters counters; // the device's lock guards them
 };
 
@@ -61,7 +62,9 @@ err_t board_plug_at(struct vm *vm, const struct device_type *type, const char *i
 err_t board_open_disks(struct vm *vm, struct error *e);
 err_t board_add_disks(struct vm *vm, struct error *e);
 
-err_t board_add_nics(struct vm *vm, struct error *e); // nics.c
+// nics.c
+err_t board_add_nics(struct vm *vm, struct error *e);
+void board_free_nics(struct vm *vm); // what is left once their devices are gone
 
 // hotplug.c. Once everything else is plugged in.
 err_t board_add_hotplug(struct vm *vm, struct error *e);

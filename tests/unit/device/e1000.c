@@ -447,6 +447,28 @@ static void interrupts_keep_their_distance(void)
     tear_down();
 }
 
+static void its_rom_is_as_large_whatever_is_in_it(void)
+{
+    static const uint8_t image[] = {0x55, 0xaa, 1};
+
+    set_up();
+    struct pci_function *f = pci_function_of(s.dev);
+    struct nic_config with = s.config;
+    struct fake_guest *to = fake_guest_new();
+    with.rom = image;
+    with.rom_len = sizeof image;
+    pci_config_write(f, PCI_ROM, 4, 0x90000001);
+    CHECK_EQ(fake_read(s.g, false, 0x90000000, 2), 0xffff);
+    pci_config_write(f, PCI_ROM, 4, 0xffffffff);
+    CHECK_EQ(pci_config_read(f, PCI_ROM, 4), 0xfffc0001);
+    pci_config_write(f, PCI_ROM, 4, 0x90000001);
+    struct device *copy = fake_migrate(to, s.dev, &with);
+    CHECK_EQ(fake_read(to, false, 0x90000000, 4), 0xff01aa55);
+    fake_device_free(copy);
+    fake_guest_free(to);
+    tear_down();
+}
+
 static void it_survives_a_move_and_a_reset(void)
 {
     struct error e;
@@ -479,4 +501,4 @@ TEST_MAIN(TEST(eeprom_has_the_address_and_a_right_sum), TEST(phy_and_status_tell
           TEST(frames_are_padded_and_spread_over_buffers),
           TEST(a_long_packet_goes_on_where_buffers_ran_out),
           TEST(filters_let_pass_what_they_should), TEST(interrupts_keep_their_distance),
-          TEST(it_survives_a_move_and_a_reset))
+          TEST(its_rom_is_as_large_whatever_is_in_it), TEST(it_survives_a_move_and_a_reset))

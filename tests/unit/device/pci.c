@@ -47,7 +47,7 @@ static err_t sample_init(struct device *dev, const void *config, struct error *e
     pci_add_bar(f, 4, PCI_BAR_MEM32, 4096, &sample_ops);
     pci_add_msi(f);
     pci_add_msix(f, 4, 5);
-    pci_add_rom(f, sample_rom, sizeof sample_rom);
+    pci_add_rom(f, sample_rom, sizeof sample_rom, 0);
     return OK;
 }
 

@@ -194,15 +194,16 @@ static void debug_words_are_checked(void)
 static void a_card_says_what_it_is_to_have_of_its_port(void)
 {
     static const char *const wrong[] = {
-        "lab,policy=permit all", "lab,in=5",         "lab,isolated=yes", "lab,policy",
-        "lab,colour=",           "lab,vlan=1,trunk", "lab,priority=8",   "lab,address=x"};
+        "lab,policy=permit all", "lab,in=5",     "lab,isolated=yes", "lab,policy",
+        "lab,mtu=1279",          "lab,mtu=9001", "lab,colour=",      "lab,vlan=1,trunk",
+        "lab,priority=8",        "lab,address=x"};
     struct vm_config a, b;
     struct error e = {0};
     char *text = NULL;
     CHECK(vm_config_init(&a, NULL) == OK);
     CHECK(vm_nic_parse(&a,
                        "lab,policy=allow a.org:1-9/tcp; deny all,in=10M,out=1.5G,priority=3,"
-                       "isolated,trusting,address=10.0.0.9",
+                       "isolated,trusting,address=10.0.0.9,mtu=9000,rom=/r.rom",
                        &e) == OK);
     CHECK_STR(e.text, "");
     CHECK(vm_config_save(&a, &text, NULL) == OK);
@@ -213,6 +214,8 @@ static void a_card_says_what_it_is_to_have_of_its_port(void)
     CHECK_EQ(b.nic[0].out, 1500000000);
     CHECK(b.nic[0].priority == 3 && b.nic[0].isolated && b.nic[0].trusting && !b.nic[0].trunk);
     CHECK(!b.nic[0].socket);
+    CHECK_EQ(b.nic[0].mtu, 9000);
+    CHECK(vm_nic_rom_file(&b.nic[0]));
     free(text);
     vm_config_release(&a);
     vm_config_release(&b);
