@@ -7,6 +7,8 @@
 
 const struct request_field cpu_fields[] = {
     {"limit", FIELD_NUMBER, false, 0, DUTY_RATE_MAX, "thousandths of a CPU; 0: no limit"},
+    {"bound", FIELD_NUMBER, false, 0, DUTY_RATE_MAX,
+     "likewise, what limits above the VM leave it, as its pool's"},
     {"pin", FIELD_TEXT, false, 0, 4096,
      "the host's CPUs for all vCPUs (0-3,6) or for each (0:2;1:3)"},
     {"grant", FIELD_NUMBER, false, 0, DUTY_RATE_MAX,
@@ -20,6 +22,7 @@ err_t cpu_request(void *context, const json_t *args, struct reply *reply, struct
     const struct control *c = context;
     const char *pin = request_text(args, "pin", NULL);
     int64_t limit = request_number(args, "limit", -1), grant = request_number(args, "grant", -1);
+    int64_t bound = request_number(args, "bound", -1);
     struct vm_cpu cpu;
     err_t err = limit > 0 ? vm_cpu_limit_check((uint32_t)limit, e) : OK;
     if (!err && pin)
@@ -28,11 +31,14 @@ err_t cpu_request(void *context, const json_t *args, struct reply *reply, struct
         return err;
     if (limit >= 0)
         vm_set_cpu_limit(c->vm, (uint32_t)limit);
+    if (bound >= 0)
+        vm_set_cpu_bound(c->vm, (uint32_t)bound);
     if (grant >= 0)
         vm_set_cpu_grant(c->vm, (uint32_t)grant,
                          (ns_t)request_number(args, "grant_ms", 1000) * NS_PER_MS);
     vm_cpu(c->vm, &cpu);
     json_object_set_new(reply->result, "limit", json_integer(cpu.limit));
+    json_object_set_new(reply->result, "bound", json_integer(cpu.bound));
     json_object_set_new(reply->result, "rate", json_integer(cpu.rate));
     json_object_set_new(reply->result, "cpu_seconds",
                         json_real((double)host_cpu_now() / NS_PER_SEC));

@@ -27,6 +27,7 @@ static const struct key {
     {"vcpus", KEY_U32, offsetof(struct vm_config, vcpus)},
     {"memory_mib", KEY_MIB, offsetof(struct vm_config, memory_bytes)},
     {"cpu_limit", KEY_U32, offsetof(struct vm_config, cpu_limit)},
+    {"cpu_bound", KEY_U32, offsetof(struct vm_config, cpu_bound)},
     {"cpu_pin", KEY_STRING, offsetof(struct vm_config, cpu_pin)},
     {"memory_huge", KEY_BOOL, offsetof(struct vm_config, memory_huge)},
     {"memory_merge", KEY_BOOL, offsetof(struct vm_config, memory_merge)},

@@ -68,6 +68,7 @@ struct vm_config {
     uint32_t vcpus;        // 1..VM_VCPUS_MAX
     uint64_t memory_bytes; // a multiple of 1 MiB
     uint32_t cpu_limit;    // thousandths of a CPU; 0: none
+    uint32_t cpu_bound;    // likewise, of what is above it, at its start
     char *cpu_pin;         // the host's CPUs that vCPUs run on (vm_cpu_pin_parse()); NULL: any
     bool memory_huge;      // its RAM is made of reserved huge pages
     bool memory_merge;     // the host may merge equal pages of its RAM with others' (KSM)

@@ -9,12 +9,16 @@
 #define LOOK_MIN_NS NS_PER_MS
 #define LOOK_IDLE_NS (4 * DUTY_PERIOD_NS)
 
+// 0 is no rate at all.
+static uint32_t lower(uint32_t a, uint32_t b)
+{
+    return !a || (b && b < a) ? b : a;
+}
+
 uint32_t duty_rate(const struct duty *d, uint64_t now)
 {
     uint32_t grant = now < d->grant_until ? d->grant : 0;
-    if (!d->limit || !grant)
-        return d->limit | grant;
-    return d->limit < grant ? d->limit : grant;
+    return lower(lower(d->limit, d->bound), grant);
 }
 
 // What a rate makes in a time, and how long it takes to make something.

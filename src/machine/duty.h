@@ -14,7 +14,8 @@
 #define DUTY_RATE_MAX 1024000u // of 1,024 CPUs
 
 struct duty {
-    uint32_t limit;       // 0: none
+    uint32_t limit;       // its own; 0: none
+    uint32_t bound;       // what limits above it leave it, as a pool's; 0: none
     uint32_t grant;       // what a coordinator allows until grant_until; 0: anything
     uint64_t grant_until; // host time
     uint64_t looked;      // host time of the last look; 0: none

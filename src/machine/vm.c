@@ -461,6 +461,7 @@ err_t vm_start(struct vm *vm, struct error *e)
     if (err)
         return err;
     vm->started = true;
+    vm->governor.duty.bound = vm->config->cpu_bound;
     vm_set_cpu_limit(vm, vm->config->cpu_limit);
     return OK;
 }
@@ -560,6 +561,12 @@ void vm_set_cpu_limit(struct vm *vm, uint32_t millis)
     governor_changed(&vm->governor);
 }
 
+void vm_set_cpu_bound(struct vm *vm, uint32_t millis)
+{
+    vm->governor.duty.bound = millis;
+    governor_changed(&vm->governor);
+}
+
 void vm_set_cpu_grant(struct vm *vm, uint32_t millis, ns_t lasting)
 {
     vm->governor.duty.grant = millis;
@@ -570,6 +577,7 @@ void vm_set_cpu_grant(struct vm *vm, uint32_t millis, ns_t lasting)
 void vm_cpu(struct vm *vm, struct vm_cpu *out)
 {
     *out = (struct vm_cpu){.limit = vm->governor.duty.limit,
+                           .bound = vm->governor.duty.bound,
                            .rate = duty_rate(&vm->governor.duty, host_now())};
     for (unsigned i = 0; i < vm->vcpus; i++)
         out->held_ns += vcpu_held(&vm->vcpu[i]);

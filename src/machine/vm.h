@@ -116,14 +116,16 @@ err_t vm_nic_remove(struct vm *vm, unsigned nic, bool *heard, struct error *e);
 void vm_serial_writable(struct vm *vm);
 void vm_console_writable(struct vm *vm);
 
-// CPU time of the host, in thousandths of a CPU; 0: no limit. The grant is a coordinator's, which
-// divides the host among VMs; it holds beside the limit and falls away by itself.
+// CPU time of the host, in thousandths of a CPU; 0: no limit. Beside its own limit a VM has what a
+// coordinator of several VMs says: the bound is what limits above it leave it, as its pool's, and
+// stays; the grant is its part while they want more than there is, and falls away by itself.
 struct vm_cpu {
-    uint32_t limit;
+    uint32_t limit, bound;
     uint32_t rate;    // what holds now
     uint64_t held_ns; // all vCPUs: how long they were ready to run but held back
 };
 void vm_set_cpu_limit(struct vm *vm, uint32_t millis);
+void vm_set_cpu_bound(struct vm *vm, uint32_t millis);
 void vm_set_cpu_grant(struct vm *vm, uint32_t millis, ns_t lasting);
 void vm_cpu(struct vm *vm, struct vm_cpu *out);
 // Memory that the guest may use. A target below what it was given makes its balloon driver give the

@@ -16,7 +16,7 @@ static void follow(struct coordinator *c)
             continue;
         if (t->use.in_group)
             groups_leave(c->groups, m->id);
-        t->use = (struct tenant_use){.pid = pid, .group = -1};
+        t->use = (struct tenant_use){.pid = pid, .group = -1, .bound_told = BOUND_UNKNOWN};
     }
 }
 

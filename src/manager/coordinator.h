@@ -14,4 +14,6 @@ struct coordinator; // opaque
 err_t coordinator_new(struct pools *pools, struct coordinator **out, struct error *e);
 void coordinator_free(struct coordinator *coordinator);    // accepts NULL; VMs are let go
 void coordinator_changed(struct coordinator *coordinator); // pools did: look at once
+// What limits of pools leave a VM that is about to start: thousandths of a CPU; 0: there are none.
+uint32_t coordinator_first_bound(struct pools *pools, struct managed *vm);
 bool coordinator_has_groups(const struct coordinator *coordinator);

@@ -16,24 +16,45 @@
 #define BUSY_MILLIS 50            // who uses less has no part in a division
 #define BOOST 1.3                 // of what was given, for who is not ahead
 #define SLOWEST 0.03
-#define GRANT_MS 1000
+#define GRANT_MS 2000
 #define TELL_AGAIN_NS (400 * NS_PER_MS)
 #define WANTED_FALLS 0.7 // at most, a look
+#define AT_BOUND 0.85    // of its bound: who uses so much may want any amount
+#define BOUND_NEWS_PART 50
+#define SLACK_PART 20 // of a limit is more than a VM that does little is thought to want
 
 // --- looking
 
+static bool is_bound(const struct tenant_use *u)
+{
+    return u->bound_told && u->bound_told != BOUND_UNKNOWN;
+}
+
+// 0: it goes freely.
+static uint64_t held_to(const struct tenant_use *u)
+{
+    if (!is_bound(u))
+        return u->granted;
+    return u->granted ? min_u64(u->granted, u->bound_told) : u->bound_told;
+}
+
 // What it uses, was ready to use and was held back from. The kernel says how long a thread has
 // waited only when it runs again, so who is ready now counts as if it always were.
-static double wants(const struct tenant_use *u, const struct host_usage_threads *threads,
-                    double used, double ns)
+static double wants(const struct tenant *t, const struct host_usage_threads *threads, double used,
+                    double ns)
 {
+    const struct tenant_use *u = &t->use;
+    double most = t->vm->vcpus * 1000.0, rate = (double)held_to(u);
+    if (is_bound(u) && used > (double)u->bound_told * AT_BOUND)
+        return most;
     double all = used + (double)(u->held_ns - u->held_then) * 1000 / ns;
     if (u->wait_ns && threads->wait_ns > u->wait_ns) // else it was not looked at before
         all += (double)(threads->wait_ns - u->wait_ns) * 1000 / ns;
     // Held back, it is not ready; what it said of that is as old as its last answer.
-    bool held = u->granted && used > (double)u->granted * 0.5;
+    bool held = rate > 0 && used > rate * 0.5;
     double now = held ? u->wanted : threads->runnable * 1000.0;
-    return (all > now ? all : now) * 1.02 + BUSY_MILLIS;
+    return (all > now ? all : now) * 1.02 +
+           (double)min_u64(BUSY_MILLIS, cpu_ceiling(t) / SLACK_PART);
 }
 
 static void look(struct tenant *t, uint64_t now)
@@ -43,13 +64,14 @@ static void look(struct tenant *t, uint64_t now)
     uint64_t cpu, at = u->at;
     u->group = -1;
     if (!u->pid || !host_usage_cpu(u->pid, &cpu)) {
-        u->at = 0;
+        u->at = u->spent_ns = 0;
         u->used = u->wanted = 0;
         return;
     }
     double ns = at && now > at ? (double)(now - at) : 0;
-    double used = ns > 0 ? (double)(cpu - u->cpu_ns) * 1000 / ns : 0;
-    bool busy = used >= BUSY_MILLIS || u->granted;
+    u->spent_ns = ns > 0 ? cpu - u->cpu_ns : 0;
+    double used = ns > 0 ? (double)u->spent_ns * 1000 / ns : 0;
+    bool busy = used >= BUSY_MILLIS || held_to(u);
     if (busy && host_usage_threads(u->pid, "vcpu", &threads)) {
         u->group = 0;
         u->cpus = threads.cpus;
@@ -57,7 +79,7 @@ static void look(struct tenant *t, uint64_t now)
     if (u->ran_ns && threads.ran_ns >= u->ran_ns && ns > 0) // without what its limits cost
         used = (double)(threads.ran_ns - u->ran_ns) * 1000 / ns;
     u->ran_ns = threads.ran_ns;
-    double wanted = ns > 0 ? wants(u, &threads, used, ns) : 0, most = t->vm->vcpus * 1000.0;
+    double wanted = ns > 0 ? wants(t, &threads, used, ns) : 0, most = t->vm->vcpus * 1000.0;
     u->wanted = u->wanted * WANTED_FALLS > wanted ? u->wanted * WANTED_FALLS : wanted;
     u->wanted = u->wanted < most ? u->wanted : most;
     u->used = used;
@@ -118,17 +140,28 @@ static bool is_in(void *opaque, const struct tenant *t)
     return t->use.group == group->number;
 }
 
+// What it wants of what its bound leaves it.
+static uint64_t demand_of(const struct tenant_use *u)
+{
+    uint64_t wanted = (uint64_t)u->wanted;
+    return u->bound ? min_u64(wanted, u->bound) : wanted;
+}
+
+// Limits of pools are in the bounds, which hold for all groups together.
 static void divide_group(struct pools *pools, struct group *group)
 {
     pools_slices(pools, RES_CPU, is_in, group);
+    for (struct pool *p = pools->list; p; p = p->next)
+        p->slice.limit = SLICE_NO_LIMIT;
+    pools->root.slice.limit = SLICE_NO_LIMIT;
     for (struct tenant *t = pools->tenants; t; t = t->next)
-        t->slice.demand = (uint64_t)t->use.wanted;
+        t->slice.demand = demand_of(&t->use);
     divide(&pools->root.slice, (uint64_t)CPU_COUNT(&group->cpus) * 1000);
     for (struct tenant *t = pools->tenants; t; t = t->next) {
         if (!is_in(group, t))
             continue;
         t->use.given = max_u64(t->slice.got, VM_CPU_LIMIT_MIN);
-        t->use.short_of = (double)t->use.given < t->use.wanted * 0.97;
+        t->use.short_of = (double)t->use.given < (double)demand_of(&t->use) * 0.97;
     }
 }
 
@@ -146,7 +179,6 @@ static void level_progress(struct pools *pools, struct group *group, uint64_t ns
         least = any && least < u->progress ? least : u->progress;
         any = true;
     }
-    double given = 0, mean = 0;
     for (struct tenant *t = pools->tenants; t; t = t->next) {
         struct tenant_use *u = &t->use;
         if (!is_in(group, t))
@@ -154,12 +186,6 @@ static void level_progress(struct pools *pools, struct group *group, uint64_t ns
         u->progress = u->granted && u->short_of ? u->progress - least : 0;
         if (u->progress > 2.0 * LEAD_NS)
             u->progress = 2.0 * LEAD_NS;
-        given += u->short_of ? (double)u->given : 0;
-        mean += u->short_of ? (double)u->given * u->progress : 0;
-    }
-    for (struct tenant *t = pools->tenants; t; t = t->next) {
-        if (is_in(group, t))
-            t->use.ahead = given > 0 ? t->use.progress - mean / given : 0;
     }
 }
 
@@ -178,14 +204,6 @@ static void answered(void *opaque, json_t *result, const struct error *e)
     json_decref(result);
 }
 
-static void tell(struct tenant *t, json_t *args)
-{
-    if (!t->use.asked && link_of(t))
-        t->use.asked = !link_ask(link_of(t), "cpu", args, answered, t->vm, NULL);
-    else
-        json_decref(args);
-}
-
 // Being told costs a VM some of its time.
 static bool is_news(const struct tenant_use *u, uint64_t millis)
 {
@@ -193,32 +211,57 @@ static bool is_news(const struct tenant_use *u, uint64_t millis)
     return !millis || off * 10 > u->granted || u->at - u->told_at >= TELL_AGAIN_NS;
 }
 
-static void grant(struct tenant *t, uint64_t millis)
+static void tell_grant(struct tenant_use *u, uint64_t millis, json_t *args)
 {
-    struct tenant_use *u = &t->use;
-    if (u->asked || (!millis && !u->granted) || !is_news(u, millis))
+    if ((!millis && !u->granted) || !is_news(u, millis))
         return;
     u->told_at = u->at;
     if (!u->granted) // what it was held before is not of now
         u->held_then = u->held_ns;
     u->granted = millis;
-    tell(t, json_pack("{s:I, s:i}", "grant", (json_int_t)millis, "grant_ms", GRANT_MS));
+    json_object_set_new(args, "grant", json_integer((json_int_t)millis));
+    json_object_set_new(args, "grant_ms", json_integer(GRANT_MS));
 }
 
-static bool pool_limits(const struct tenant *t)
+// A limit is the VM's own to keep. The one of its definition stays until another is said.
+static void tell_limit(struct tenant *t, json_t *args)
 {
-    for (const struct pool *p = t->pool; p; p = p->parent) {
-        if (p->a.limit[RES_CPU])
-            return true;
-    }
-    return false;
+    uint64_t limit = t->a.limit[RES_CPU];
+    if (limit == t->use.limit_told)
+        return;
+    t->use.limit_told = limit;
+    json_object_set_new(args, "limit", json_integer((json_int_t)limit));
 }
 
-// What is left over is for who is not ahead; of what a limit leaves, nothing is left over.
-static uint64_t part_of(const struct tenant *t)
+static void tell_bound(struct tenant_use *u, json_t *args)
 {
-    const struct tenant_use *u = &t->use;
-    double part = pool_limits(t) ? 1 - u->ahead / LEAD_NS : BOOST - u->progress / LEAD_NS;
+    uint64_t off = u->bound > u->bound_told ? u->bound - u->bound_told : u->bound_told - u->bound;
+    if (!off || (u->bound && off < u->bound_told / BOUND_NEWS_PART))
+        return;
+    u->bound_told = u->bound;
+    json_object_set_new(args, "bound", json_integer((json_int_t)u->bound));
+}
+
+static void tell(struct tenant *t, uint64_t millis)
+{
+    struct tenant_use *u = &t->use;
+    if (u->asked || !link_of(t))
+        return;
+    json_t *args = json_object();
+    tell_limit(t, args);
+    tell_bound(u, args);
+    if (!u->in_group)
+        tell_grant(u, millis, args);
+    if (json_object_size(args))
+        u->asked = !link_ask(link_of(t), "cpu", args, answered, t->vm, NULL);
+    else
+        json_decref(args);
+}
+
+// What is left over is for who is not ahead.
+static uint64_t part_of(const struct tenant_use *u)
+{
+    double part = BOOST - u->progress / LEAD_NS;
     part = part < SLOWEST ? SLOWEST : part;
     return max_u64((uint64_t)(part * (double)u->given), VM_CPU_LIMIT_MIN);
 }
@@ -226,31 +269,22 @@ static uint64_t part_of(const struct tenant *t)
 // Weights alone would not keep the limit of a pool.
 static uint64_t quota(const struct tenant *t)
 {
-    return t->use.short_of && pool_limits(t) ? t->use.given : t->a.limit[RES_CPU];
+    uint64_t limit = t->a.limit[RES_CPU], bound = t->use.bound;
+    return limit && bound ? min_u64(limit, bound) : limit | bound;
 }
 
 static void carry_out(struct coordinator *c, struct tenant *t)
 {
     struct tenant_use *u = &t->use;
-    if (c->groups && !u->in_group)
+    bool counts = u->group > 0;
+    if (counts && c->groups && !u->in_group)
         u->in_group = groups_join(c->groups, t->vm->id, u->pid);
-    if (u->in_group) {
-        u->granted = u->short_of ? u->given : 0;
-        groups_weigh(c->groups, t->vm->id, u->short_of ? u->given : t->a.shares[RES_CPU] * 10,
-                     quota(t));
-    } else {
-        grant(t, u->short_of ? part_of(t) : 0);
-    }
-}
-
-// A limit is the VM's own to keep. The one of its definition stays until another is said.
-static void tell_limit(struct tenant *t)
-{
-    uint64_t limit = t->a.limit[RES_CPU];
-    if (limit == t->use.limit_told || t->use.asked)
+    tell(t, counts && u->short_of ? part_of(u) : 0);
+    if (!u->in_group)
         return;
-    t->use.limit_told = limit;
-    tell(t, json_pack("{s:I}", "limit", (json_int_t)limit));
+    u->granted = u->short_of ? u->given : 0;
+    groups_weigh(c->groups, t->vm->id, u->short_of ? u->given : t->a.shares[RES_CPU] * 10,
+                 quota(t));
 }
 
 bool coordinate_cpus(struct coordinator *c, uint64_t now)
@@ -263,21 +297,18 @@ bool coordinate_cpus(struct coordinator *c, uint64_t now)
     for (struct tenant *t = pools->tenants; t; t = t->next) {
         if (t->use.at)
             ns = now - t->use.at;
-        if (t->use.pid)
-            tell_limit(t);
         look(t, now);
         used += t->use.used;
         t->use.short_of = t->use.short_of && t->use.group == 0;
     }
+    any = coordinate_bounds(pools, ns);
     for (int n = 1; find_group(pools, n, &group); n++) {
         divide_group(pools, &group);
         level_progress(pools, &group, ns);
     }
     for (struct tenant *t = pools->tenants; t; t = t->next) {
-        if (t->use.group > 0)
+        if (t->use.pid)
             carry_out(c, t);
-        else if (t->use.granted)
-            grant(t, 0);
         any |= t->use.short_of;
     }
     return any || used > (double)pools->host[RES_CPU] / 4;

@@ -23,6 +23,13 @@ static inline struct link *link_of(const struct tenant *t)
     return t->vm->link;
 }
 
+#define BOUND_UNKNOWN UINT64_MAX // told to the VM by an earlier manager, or in its definition
+
+// coordinator_bound.c: the least of the pools' CPU limits above it; SLICE_NO_LIMIT: none.
+uint64_t cpu_ceiling(const struct tenant *t);
+// Finds all bounds, after ns have gone by; whether anybody wants more.
+bool coordinate_bounds(struct pools *pools, uint64_t ns);
+
 // Whether anybody was given less than it wants.
 bool coordinate_cpus(struct coordinator *c, uint64_t now);
 void coordinate_memory(struct coordinator *c);

@@ -14,7 +14,7 @@
 #include "host/clock.h"
 #include "host/file.h"
 #include "machine/config.h"
-#include "manager/manager.h"
+#include "manager/coordinator.h"
 
 #define OUTCOME "outcome"
 #define DEFINITION "definition.json"
@@ -225,7 +225,7 @@ static bool shows_nobody(const char *text, const json_t *definition)
 
 // The definition as the supervisor reads it: with the name that the VM has now, and serial port
 // and screen where somebody can attach to them.
-static err_t write_definition(const struct managed *m, struct error *e)
+static err_t write_definition(struct managed *m, struct error *e)
 {
     char path[PATH_MAX], *text;
     err_t err = managed_definition(m, &text, e);
@@ -239,6 +239,8 @@ static err_t write_definition(const struct managed *m, struct error *e)
         json_object_set_new(definition, "display", json_string("vnc=unix:" MANAGED_SCREEN));
     free(text);
     json_object_set_new(definition, "name", json_string(m->name));
+    uint32_t bound = coordinator_first_bound(m->manager->pools, m);
+    json_object_set_new(definition, "cpu_bound", json_integer(bound));
     managed_path(m, DEFINITION, path);
     if (!definition || json_dump_file(definition, path, JSON_COMPACT))
         err = error_set(e, ERR_IO, "cannot write '%s'", path);

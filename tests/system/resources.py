@@ -4,8 +4,9 @@
     resources.py BERTH WORKER [CASE...]
 
 WORKER is the multiboot file of worker.c, a guest that counts. What is compared are ratios of what
-happened in the same seconds, so that other work on the machine does no harm; VMs that compete run
-on one CPU together.
+happened in the same seconds, and CPU time with what was waited for, in one window after another
+until one is as it should be, so that other work on the machine does no harm; VMs that compete run
+on one CPU together. bench/resources.py measures strictly.
 """
 import glob
 import json
@@ -22,6 +23,7 @@ import time
 
 BERTH, WORKER = (os.path.abspath(path) for path in sys.argv[1:3])
 WAIT = 60
+WINDOWS = 12  # to look at, at most
 MIB = 1 << 20
 CPU = str(min(os.sched_getaffinity(0)))  # where all compete
 
@@ -100,8 +102,8 @@ class Host:
     def ask(self, request, **arguments):
         return self.line.ask(request, **arguments)
 
-    def worker(self, name, **more):
-        vm = Worker(self, name, more)
+    def worker(self, name, pool=None, **more):
+        vm = Worker(self, name, more, pool)
         self.vms.append(vm)
         return vm
 
@@ -117,11 +119,13 @@ class Host:
 class Worker:
     """A kept VM that counts when it is told to."""
 
-    def __init__(self, host, name, definition):
+    def __init__(self, host, name, definition, pool=None):
         self.host, self.name, self.seen = host, name, b""
         definition = {"vcpus": 1, "memory_mib": 128, "kernel": WORKER, "serial": "shared", "cpu_pin": CPU,
                       **definition}
         host.ask("create", name=name, definition=definition)
+        if pool:
+            host.ask("share", vm=name, pool=pool)
         host.ask("start", vm=name)
         self.control = Line(os.path.join(host.runtime, "vm", name, "control.sock"))
         self.pid = self.control.ask("info")["pid"]
@@ -157,43 +161,99 @@ class Worker:
             pass
 
 
+def threads(pid, begins=""):
+    """Seconds that its threads of such names ran, and waited for a CPU."""
+    ran = waited = 0
+    for task in glob.glob(f"/proc/{pid}/task/*"):
+        try:
+            with open(task + "/comm", encoding="ascii") as comm, open(task + "/schedstat", encoding="ascii") as times:
+                if comm.read().startswith(begins):
+                    one = times.read().split()
+                    ran, waited = ran + int(one[0]), waited + int(one[1])
+        except FileNotFoundError:
+            pass  # it has just ended
+    return ran / 1e9, waited / 1e9
+
+
 def vcpu_seconds(pid):
     """What its vCPUs ran; the rest of its process looks after its limits, among other things."""
-    ran = 0
-    for task in glob.glob(f"/proc/{pid}/task/*"):
-        with open(task + "/comm", encoding="ascii") as comm, open(task + "/schedstat", encoding="ascii") as times:
-            ran += int(times.read().split()[0]) if comm.read().startswith("vcpu") else 0
-    return ran / 1e9
+    return threads(pid, "vcpu")[0]
 
 
-def measure(vms, seconds, clock=cpu_seconds):
-    """CPU seconds and counts of the same time, and how long that was."""
-    counts = [vm.say("c") for vm in vms]
-    before, began = [clock(vm.pid) for vm in vms], time.monotonic()
-    time.sleep(seconds)
-    used, took = [clock(vm.pid) - then for vm, then in zip(vms, before)], time.monotonic() - began
-    return used, [vm.say("c") - count for vm, count in zip(vms, counts)], took
+def waited_seconds(pid):
+    return threads(pid)[1]
+
+
+class Window:
+    """What VMs did in the same seconds."""
+
+    def __init__(self, vms, seconds, clock=vcpu_seconds):
+        counts = [vm.say("c") for vm in vms]
+        waited, used, began = [waited_seconds(vm.pid) for vm in vms], [clock(vm.pid) for vm in vms], time.monotonic()
+        time.sleep(seconds)
+        self.used = [clock(vm.pid) - then for vm, then in zip(vms, used)]
+        self.took = time.monotonic() - began
+        self.waited = [waited_seconds(vm.pid) - then for vm, then in zip(vms, waited)]
+        self.counts = [vm.say("c") - count for vm, count in zip(vms, counts)]
+
+    def add(self, other):
+        self.took += other.took
+        for mine, more in ((self.used, other.used), (self.waited, other.waited), (self.counts, other.counts)):
+            mine[:] = [a + b for a, b in zip(mine, more)]
+
+
+def held_in_a_window(vms, seconds, check, clock=vcpu_seconds):
+    """Others on the host take its CPUs as they like: looks until a window is as it should be, or all windows
+    together are."""
+    together = None
+    for left in range(WINDOWS - 1, -1, -1):
+        window = Window(vms, seconds, clock)
+        if together:
+            together.add(window)
+        together = together or window
+        try:
+            return check(window)
+        except AssertionError as e:
+            print(f"# in {window.took:.1f} s: {e}")
+        try:
+            return check(together)
+        except AssertionError:
+            if not left:
+                raise
 
 
 def near(got, want, part, what):
-    print(f"# {what}: {got:.4g}, wanted {want:.4g}")
     assert abs(got - want) <= want * part, f"{what}: {got:.4g}, wanted {want:.4g} within {part:.0%}"
+    print(f"# {what}: {got:.4g}, wanted {want:.4g}")
+
+
+def near_limit(window, which, limit, part, what):
+    """As much as the limit, and not less for another reason than that the host's CPUs were somebody else's."""
+    used, waited = (sum(of[i] for i in which) / window.took for of in (window.used, window.waited))
+    text = f"{what}: {used:.4g} CPUs, {waited:.4g} waited for, limit {limit:.4g}"
+    assert used <= limit * (1 + part) and used + waited >= limit * (1 - part), f"{text} within {part:.0%}"
+    print(f"# {text}")
 
 
 def ratios(vms, wanted, seconds, part):
-    used, counts, _ = measure(vms, seconds, vcpu_seconds)
-    whole = sum(used)
-    print(f"# CPU seconds {[round(u, 3) for u in used]}, counts {counts}")
-    for vm, u, w in zip(vms, used, wanted):
-        near(u / whole, w / sum(wanted), part, f"{vm.name}'s part of the CPU time")
-    for vm, c, w in zip(vms, counts, wanted):
-        near(c / sum(counts), w / sum(wanted), part, f"{vm.name}'s part of the work")
+    def check(window):
+        for what, of in (("CPU time", window.used), ("work", window.counts)):
+            for vm, n, w in zip(vms, of, wanted):
+                near(n / sum(of), w / sum(wanted), part, f"{vm.name}'s part of the {what}")
+    held_in_a_window(vms, seconds, check)
 
 
 def start_working(vms, settle=4):
     for vm in vms:
         vm.say("w")
     time.sleep(settle)
+
+
+def until(what, true, seconds=WAIT):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.5)
 
 
 # --- cases
@@ -227,10 +287,11 @@ def what_one_does_not_want_goes_to_the_others(host):
     start_working(vms)
     vms[2].say("s")
     time.sleep(2)
-    used, _, took = measure(vms, 4)
-    print(f"# while c sleeps: {[round(u / took, 3) for u in used]} CPUs")
-    near(used[0] / (used[0] + used[1]), 0.5, 0.08, "a's part")
-    assert used[2] < 0.05 * took
+
+    def two_halves(window):
+        near(window.used[0] / sum(window.used[:2]), 0.5, 0.08, "a's part while c sleeps")
+        assert window.used[2] < 0.05 * window.took, f"a sleeping VM used {window.used[2]:.3g} s"
+    held_in_a_window(vms, 4, two_halves)
     vms[2].say("w")
     time.sleep(2)
     ratios(vms, (1, 1, 8), 6, 0.08)
@@ -244,9 +305,8 @@ def a_reservation_holds_while_others_flood(host):
         host.ask("share", vm=vm.name, cpu_shares=1000)
     host.ask("share", vm="kept", cpu_shares=100, cpu_reservation=500)
     start_working(vms, 6)
-    used, _, _ = measure(vms, 8, vcpu_seconds)
-    print(f"# CPU seconds {[round(u, 3) for u in used]}")
-    near(used[0] / sum(used), 0.5, 0.05, "the part of what they got that was reserved")
+    held_in_a_window(vms, 6, lambda window: near(window.used[0] / sum(window.used), 0.5, 0.05,
+                                                 "the part of what they got that was reserved"))
 
 
 def pools_divide_before_their_members(host):
@@ -263,25 +323,51 @@ def pools_divide_before_their_members(host):
 
 
 def limits_hold_within_five_percent(host):
-    """of a VM, without a manager's help, and of a pool"""
+    """of a VM, without a manager's help, and of a pool, whose members divide it"""
     host.start_manager()
     vms = [host.worker(name) for name in ("a", "b")]
     vms[0].say("w")
     for millis in (60, 30):  # which a busy machine has left
         vms[0].control.ask("cpu", limit=millis)
-        time.sleep(1.5)
-        used, _, took = measure(vms[:1], 5)
-        near(used[0] / took, millis / 1000, 0.05, f"CPUs with a limit of {millis / 10:g} %")
+        time.sleep(1)
+        held_in_a_window(vms[:1], 5, lambda window, limit=millis / 1000: near_limit(
+            window, [0], limit, 0.05, "a VM"), cpu_seconds)
     vms[0].control.ask("cpu", limit=0)
     host.ask("pool-create", pool="small", cpu_limit=80)
     for vm in vms:
         host.ask("share", vm=vm.name, pool="small")
     host.ask("share", vm="a", cpu_shares=300)
     start_working(vms)
-    time.sleep(1.5)  # a manager notices within a second
-    used, _, took = measure(vms, 8)
-    near(sum(used) / took, 0.08, 0.07, "CPUs of a pool with a limit of 8 %")
-    near(used[0] / sum(used), 0.75, 0.08, "a's part of them")
+
+    def divided(window):
+        near_limit(window, (0, 1), 0.08, 0.05, "the pool")
+        near_limit(window, [0], 0.06, 0.08, "a, with three shares")
+        near_limit(window, [1], 0.02, 0.08, "b, with one")
+    held_in_a_window(vms, 8, divided, cpu_seconds)
+
+
+def the_limit_of_a_pool_holds_from_the_first_instant(host):
+    """of a VM that starts in it, and while its members change; and without the manager"""
+    host.start_manager()
+    host.ask("pool-create", pool="small", cpu_limit=60)
+    a = host.worker("a", pool="small")
+    assert a.control.ask("cpu")["rate"] <= 60, "it began with more than its pool has"
+    b = host.worker("b", pool="small")
+    assert b.control.ask("cpu")["rate"] <= 60, "it began with more than its pool has"
+    a.say("w")
+    until("a has what b does not want", lambda: a.control.ask("cpu")["rate"] >= 50)
+    b.say("w")
+
+    def rates():
+        return [vm.control.ask("cpu")["rate"] for vm in (a, b)]
+    until("both have a half", lambda: all(26 <= rate <= 34 for rate in rates()))
+    host.manager.kill()
+    host.manager.wait()
+    held_in_a_window((a, b), 5, lambda window: near_limit(window, (0, 1), 0.06, 0.1, "the pool without a manager"),
+                     cpu_seconds)
+    host.start_manager()
+    host.ask("pool-set", pool="small", cpu_limit=0)
+    until("nothing holds them", lambda: not any(vm.control.ask("cpu")["bound"] for vm in (a, b)))
 
 
 def vms_go_on_without_the_manager(host):
@@ -292,13 +378,11 @@ def vms_go_on_without_the_manager(host):
     start_working(vms)
     host.manager.kill()
     host.manager.wait()
-    time.sleep(3)
-    rate = vms[1].control.ask("cpu")["rate"]
-    assert rate == 0, f"it still holds itself to {rate}"
+    until("nothing holds it", lambda: vms[1].control.ask("cpu")["rate"] == 0)
     host.start_manager()
-    time.sleep(3)
-    used, _, _ = measure(vms, 6, vcpu_seconds)
-    near(used[0] / sum(used), 10 / 11, 0.05, "a's part under the next manager")
+    time.sleep(2)
+    held_in_a_window(vms, 6, lambda window: near(window.used[0] / sum(window.used), 10 / 11, 0.05,
+                                                 "a's part under the next manager"))
 
 
 def reservations_are_never_oversold(host):
@@ -371,13 +455,6 @@ def linux(host, name, **more):
     return vm
 
 
-def until(what, true, seconds=40):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.5)
-
-
 def memory_that_guests_do_without_goes_back(host):
     """freed memory by itself; and what a pool's limit leaves is divided by need and shares"""
     host.start_manager()
@@ -410,7 +487,8 @@ def main():
     cases = [case for case in (
         shares_1_2_4_divide_the_work_of_one_cpu, a_changed_share_takes_effect_within_a_second,
         what_one_does_not_want_goes_to_the_others, a_reservation_holds_while_others_flood,
-        pools_divide_before_their_members, limits_hold_within_five_percent, vms_go_on_without_the_manager,
+        pools_divide_before_their_members, limits_hold_within_five_percent,
+        the_limit_of_a_pool_holds_from_the_first_instant, vms_go_on_without_the_manager,
         reservations_are_never_oversold, memory_that_guests_do_without_goes_back) if len(sys.argv) == 3 or case.__name__ in sys.argv[3:]]
     failed = 0
     print(f"1..{len(cases)}")
@@ -418,7 +496,7 @@ def main():
         try:
             with Host() as host:
                 case(host)
-            print(f"ok {number} - {case.__name__}")
+            print(f"ok {number} - {case.__name__}", flush=True)
         except Skip as why:
             print(f"ok {number} - {case.__name__} # SKIP {why}")
         except (AssertionError, OSError, ValueError, KeyError, subprocess.SubprocessError) as e:

@@ -71,6 +71,19 @@ static void a_grant_holds_beside_the_limit_and_ends_by_itself(void)
     CHECK_EQ(duty_rate(&d, 2 * NS_PER_SEC), 0);
 }
 
+static void a_bound_holds_beside_the_limit_and_stays(void)
+{
+    struct duty d = {.bound = 300};
+    CHECK_EQ(duty_rate(&d, NS_PER_SEC), 300);
+    d.limit = 200;
+    CHECK_EQ(duty_rate(&d, NS_PER_SEC), 200);
+    d.limit = 400;
+    d.grant = 350;
+    d.grant_until = 2 * NS_PER_SEC;
+    CHECK_EQ(duty_rate(&d, NS_PER_SEC), 300);
+    CHECK_EQ(duty_rate(&d, 3 * NS_PER_SEC), 300);
+}
+
 static void an_idle_guest_saves_little_up(void)
 {
     struct duty d = {.limit = 500};
@@ -84,4 +97,4 @@ TEST_MAIN(TEST(a_limit_holds_within_five_percent_of_a_second),
           TEST(looks_that_come_late_are_paid_back), TEST(without_a_limit_nobody_looks),
           TEST(lifting_the_limit_lets_go_at_once),
           TEST(a_grant_holds_beside_the_limit_and_ends_by_itself),
-          TEST(an_idle_guest_saves_little_up))
+          TEST(a_bound_holds_beside_the_limit_and_stays), TEST(an_idle_guest_saves_little_up))
