@@ -120,9 +120,9 @@ static void put_hostname(struct writer *w, const char *name)
 
 static void put_lease(struct writer *w)
 {
-    put32(w, OPT_LEASE, DHCP_LEASE_SECONDS);
-    put32(w, OPT_RENEW, DHCP_LEASE_SECONDS / 2);
-    put32(w, OPT_REBIND, DHCP_LEASE_SECONDS * 7 / 8);
+    put32(w, OPT_LEASE, SITE_LEASE_SECONDS);
+    put32(w, OPT_RENEW, SITE_LEASE_SECONDS / 2);
+    put32(w, OPT_REBIND, SITE_LEASE_SECONDS * 7 / 8);
 }
 
 static void put_configuration(struct writer *w, const struct site *site, const char *name)

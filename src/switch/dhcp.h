@@ -4,7 +4,6 @@
 #include "switch/site.h"
 
 #define DHCP_REPLY_MAX 576
-#define DHCP_LEASE_SECONDS 3600
 #define DHCP_DOMAIN "berth"
 
 enum { DHCP_SERVER_PORT = 67, DHCP_CLIENT_PORT = 68 };

@@ -1,6 +1,6 @@
 // Anti-spoofing. ARP (RFC 826, 5227), neighbour discovery (RFC 4861) and, for IPv6 addresses that
 // guests make up themselves, first come first served (RFC 6620), with the address that follows from
-// a port's MAC kept for that port. Not modelled: DHCPv6.
+// a port's MAC kept for that port.
 #include "switch/guard.h"
 
 #include <string.h>

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "switch/dhcp6.h"
 
 enum { DATA_VALID = 2 };
 
@@ -45,7 +46,7 @@ static bool to_self(const struct host *host, const struct frame *f)
 {
     uint32_t to = f->kind == FRAME_IPV4 ? load_be32(f->l3 + 16) : 0;
     if (f->kind == FRAME_IPV6)
-        return site_is_self6(host->site, f->l3 + 24);
+        return site_is_self6(host->site, f->l3 + 24) || !memcmp(f->l3 + 24, dhcp6_group, 16);
     return to == host->site->self || to == host->site->broadcast || to == ~0u;
 }
 

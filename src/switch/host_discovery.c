@@ -1,7 +1,7 @@
 // ARP (RFC 826) and neighbour discovery (RFC 4861) at the network's own addresses, and the router's
 // advertisement: a prefix from which stations make addresses (RFC 4862), and on a network with a
 // way out a router. It names the switch as
-// the name server (RFC 8106). Not modelled: redirects, DHCPv6.
+// the name server (RFC 8106), and says that DHCPv6 names it, too. Not modelled: redirects.
 #include <string.h>
 
 #include "base/bytes.h"
@@ -17,6 +17,7 @@ enum {
     ND_ADVERTISEMENT = 136,
     ECHO_REQUEST6 = 128,
     ECHO_REPLY6 = 129,
+    OTHER_BY_DHCP = 0x40,
     ROUTER_SECONDS = 1800,
     PREFIX_VALID = 86400,
     PREFIX_PREFERRED = 14400,
@@ -99,7 +100,7 @@ void host_advertise(struct host *host, const struct port *to, uint64_t now)
 {
     static const uint8_t all[16] = {0xff, 2, [15] = 1}, all_mac[6] = {0x33, 0x33, [5] = 1};
     const struct network *network = host->site->network;
-    uint8_t icmp[104] = {ND_ROUTER_ADVERTISEMENT, [4] = 64};
+    uint8_t icmp[104] = {ND_ROUTER_ADVERTISEMENT, [4] = 64, [5] = OTHER_BY_DHCP};
     uint8_t *mac = icmp + 16, *mtu = icmp + 24, *prefix = icmp + 32, *server = icmp + 64,
             *domain = icmp + 88;
     if (!network->ipv6)

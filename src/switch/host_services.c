@@ -1,10 +1,11 @@
-// Datagrams to the switch's own addresses: DHCP, DNS (over either IP) and ping.
+// Datagrams to the switch's own addresses: DHCP and DNS (both over either IP), and ping.
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
 #include "base/bytes.h"
 #include "switch/dhcp.h"
+#include "switch/dhcp6.h"
 #include "switch/dns.h"
 #include "switch/guard.h"
 #include "switch/host.h"
@@ -36,17 +37,17 @@ static void send_udp(struct host *host, uint32_t to, uint16_t from_port, uint16_
     send_ipv4(host, PROTOCOL_UDP, to, UDP_BYTES + payload, now);
 }
 
-static void send_udp6(struct host *host, const uint8_t to[16], uint16_t to_port, size_t payload,
-                      uint64_t now)
+static void send_udp6(struct host *host, const uint8_t self[16], uint16_t from_port,
+                      const uint8_t to[16], uint16_t to_port, size_t payload, uint64_t now)
 {
     uint8_t *ip = host->out + BRIDGE_HEADROOM + NET_HEADER_BYTES + ETH_BYTES, *udp = ip + 40;
     memset(ip, 0, 40);
     ip[0] = 0x60;
     ip[6] = PROTOCOL_UDP;
     ip[7] = 64;
-    memcpy(ip + 8, host->site->self6, 16);
+    memcpy(ip + 8, self, 16);
     memcpy(ip + 24, to, 16);
-    store_be16(udp, DNS_PORT);
+    store_be16(udp, from_port);
     store_be16(udp + 2, to_port);
     store_be16(udp + 4, (uint16_t)(UDP_BYTES + payload));
     ipv6_finish(ip, 40 + UDP_BYTES + payload);
@@ -68,6 +69,18 @@ static void dhcp_input(struct host *host, struct port *from, const struct frame 
                              ip + 20 + UDP_BYTES, &unicast);
     if (len)
         send_udp(host, unicast ? from->address : ~0u, DHCP_SERVER_PORT, DHCP_CLIENT_PORT, len, now);
+}
+
+// Clients ask from their link's address, and are answered from the switch's.
+static void dhcp6_input(struct host *host, struct port *from, const struct frame *f, uint64_t now)
+{
+    if (from->trunk || f->more || !host->site->network->ipv6)
+        return;
+    uint8_t *ip = host_frame(host, from->mac, ETHERTYPE_IPV6);
+    size_t len = dhcp6_answer(host->site, from->address6, f->l4 + UDP_BYTES, f->l4_len - UDP_BYTES,
+                              ip + 40 + UDP_BYTES);
+    if (len)
+        send_udp6(host, host->site->link_local, DHCP6_SERVER_PORT, f->l3 + 8, f->from, len, now);
 }
 
 // --- names
@@ -179,7 +192,7 @@ static void dns_input6(struct host *host, struct port *from, const struct frame 
     uint8_t *ip = host_frame(host, frame_mac_from(f), ETHERTYPE_IPV6);
     size_t len = answer(host, from, &q, query, ip + 40 + UDP_BYTES);
     if (len)
-        send_udp6(host, f->l3 + 8, f->from, len, now);
+        send_udp6(host, host->site->self6, DNS_PORT, f->l3 + 8, f->from, len, now);
     else
         pass_on(host, from, f, now);
 }
@@ -211,7 +224,7 @@ bool host_answer6(struct host *host, const struct port *to, const struct frame *
     uint8_t *reply = host->out + BRIDGE_HEADROOM + NET_HEADER_BYTES + ETH_BYTES + 40 + UDP_BYTES;
     memmove(reply, f->l4 + UDP_BYTES, len); // the frame is in the same buffer
     (void)host_frame(host, to->mac, ETHERTYPE_IPV6);
-    send_udp6(host, asked->to, asked->from, len, now);
+    send_udp6(host, host->site->self6, DNS_PORT, asked->to, asked->from, len, now);
     return true;
 }
 
@@ -232,7 +245,9 @@ bool host_services(struct host *host, struct port *from, struct frame *f, uint64
     if (!f->l4 || (f->protocol == PROTOCOL_UDP && f->packet[1])) // several questions in one
         return true;
     if (f->kind == FRAME_IPV6) {
-        if (f->protocol == PROTOCOL_UDP && f->to == DNS_PORT)
+        if (f->protocol == PROTOCOL_UDP && f->to == DHCP6_SERVER_PORT)
+            dhcp6_input(host, from, f, now);
+        else if (f->protocol == PROTOCOL_UDP && f->to == DNS_PORT && !frame_is_multicast(f))
             dns_input6(host, from, f, now);
         return true;
     }

@@ -3,6 +3,8 @@
 
 #include "net/network.h"
 
+#define SITE_LEASE_SECONDS 3600 // of addresses that ports are given
+
 struct site {
     const struct network *network;
     uint32_t netmask;       // all IPv4 addresses are in host byte order

@@ -13,6 +13,7 @@
 #include "net/forward.h"
 #include "net/policy.h"
 #include "standalone.h"
+#include "switch/dhcp6.h"
 #include "switch/egress.h"
 #include "switch/host.h"
 
@@ -192,7 +193,7 @@ static size_t make(struct ctx *ctx, uint8_t *packet, unsigned what, unsigned i)
     uint32_t far = i < PORTS ? 0xc0000201 : from->address;
     uint8_t *at = ethernet(packet, gateway, mac, ETHERTYPE_IPV4), *all = packet + NET_HEADER_BYTES;
     size_t payload = 0;
-    switch (what % 12) {
+    switch (what % 13) {
     case 0: // ARP
         memcpy(all, everybody, 6);
         store_be16(all + 12, ETHERTYPE_ARP);
@@ -246,6 +247,19 @@ static size_t make(struct ctx *ctx, uint8_t *packet, unsigned what, unsigned i)
         store_be16(at + 42, 53);
         store_be16(at + 44, (uint16_t)(8 + payload));
         return ETH_BYTES + 48 + payload;
+    case 11: // DHCPv6
+        store_be16(all + 12, ETHERTYPE_IPV6);
+        at[0] = 0x60;
+        at[5] = 8 + 4 + 7 + 16;
+        at[6] = PROTOCOL_UDP;
+        memcpy(at + 8, "\xfe\x80", 2);
+        memcpy(at + 16, from->address6 + 8, 8);
+        memcpy(at + 24, dhcp6_group, 16);
+        store_be16(at + 40, DHCP6_CLIENT_PORT);
+        store_be16(at + 42, DHCP6_SERVER_PORT);
+        at[45] = at[5];
+        memcpy(at + 48, "\1\7\7\7\0\1\0\3abc\0\3\0\14IAID", 19);
+        return ETH_BYTES + 40 + at[5];
     case 7: // neighbours
         store_be16(all + 12, ETHERTYPE_IPV6);
         memcpy(at + 66, mac, 6);

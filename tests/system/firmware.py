@@ -274,7 +274,7 @@ def uefi_e1000(opts, work):
 def bios_rom(opts, work):
     """SeaBIOS starts from the network with the ROM that a virtio card was given"""
     rom = package_file("/usr/lib/ipxe/qemu/efi-virtio.rom", "ipxe-qemu")
-    fetch_with_ipxe(opts, work, "--firmware", "bios", card="virtio,rom=" + rom, chip="1af4:1041")
+    fetch_with_ipxe(opts, work, "--firmware", "bios", card="virtio,rom=" + rom, chip="virtio-net")
 
 
 def fetch_with_ipxe(opts, work, *args, card="e1000", chip="82540em"):
