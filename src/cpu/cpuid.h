@@ -30,6 +30,7 @@ struct cpuid_request {
     uint32_t apic_khz; // bus clock of the local APIC timer
     bool tsc_reliable; // invariant TSC may be shown
     bool pv_clock;     // show the KVM clock leaves
+    bool pv_calls;     // and that there are KVM's hypercalls for IPIs and for waking vCPUs
 };
 
 // Reads the host's own leaves with the CPUID instruction.

@@ -9,6 +9,7 @@
 #include <cpuid.h>
 #include <string.h>
 
+#include "cpu/x86.h"
 #include "cpu/xsave.h"
 
 #define MAX_BASIC 0x16
@@ -19,8 +20,6 @@
 #define LINEAR_BITS 48
 #define AMD_TOPOEXT BIT(22)     // leaves 8000001d and 8000001e are there
 #define HYPER_THREADING BIT(28) // leaf 1: EBX counts logical processors
-#define KVM_CLOCKSOURCE2 BIT(3)
-#define KVM_CLOCKSOURCE_STABLE BIT(24)
 #define XCR0_ALL (1u | 2u | 4u | 0xe0u)
 
 static const uint16_t emulated[] = {
@@ -304,9 +303,11 @@ static void add_paravirtual(struct build *b)
     memcpy(&leaf->ebx, "KVMK", 4);
     memcpy(&leaf->ecx, "VMKV", 4);
     memcpy(&leaf->edx, "M\0\0\0", 4);
-    leaf = add(b, 0x40000001, -1);
+    leaf = add(b, CPUID_KVM_FEATURES, -1);
     if (r->pv_clock)
         leaf->eax = KVM_CLOCKSOURCE2 | (r->tsc_reliable ? KVM_CLOCKSOURCE_STABLE : 0);
+    if (r->pv_calls)
+        leaf->eax |= KVM_PV_UNHALT | KVM_PV_SEND_IPI;
     leaf = add(b, 0x40000010, -1);
     leaf->eax = (uint32_t)r->tsc_khz;
     leaf->ebx = r->apic_khz;

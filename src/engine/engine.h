@@ -37,6 +37,12 @@ struct engine_upcalls {
     // returns its vector (0..255), or -1 when it has gone away.
     int (*intr_ack)(void *opaque, unsigned vcpu);
 
+    // A paravirtual call (VMCALL or VMMCALL in ring 0) by the numbers of Linux's KVM; the answer is
+    // what the guest finds in RAX. wide: the guest runs 64-bit code, else arguments have 32 bits.
+    // NULL: there are none. An engine with local APICs of its own answers itself.
+    uint64_t (*hypercall)(void *opaque, unsigned vcpu, uint64_t call, const uint64_t arg[4],
+                          bool wide);
+
     // Engines that keep the local APICs only: the processors have finished a level-triggered
     // interrupt with this vector, of which await_eoi() asked to be told.
     void (*eoi)(void *opaque, unsigned vcpu, uint8_t vector);
@@ -121,7 +127,8 @@ struct engine_vm_config {
     const struct cpuid_table *cpuid; // leaves that differ per vCPU are patched by vcpu index
     uint64_t tsc_khz;                // frequency of the guest's TSC
     // guest TSC = (host TSC + tsc_offset) while the VM runs; see machine/clock.h
-    uint32_t poll_ns; // how long a halted vCPU looks for work before it sleeps; 0: the engine's own
+    uint32_t poll_ns; // how long a vCPU that halts inside the engine looks for work before it
+                      // sleeps, ENGINE_POLL_NEVER, or 0: as long as the engine thinks best
     enum engine_chips chips;   // an engine without any takes BEST and NONE
     uint64_t code_cache_bytes; // translator, for each vCPU; 0 means its default
     const char *perf_map;      // translator: name its code for perf (perfmap.h); NULL: no

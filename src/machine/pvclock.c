@@ -8,9 +8,10 @@
 #define WALL_BYTES 12
 #define FLAG_TSC_STABLE 1
 
-static const struct state_field pvclock_fields[] = {FIELD(struct pvclock, wall_clock),
-                                                    ARRAY(struct pvclock, system_time), FIELDS_END};
-const struct state_desc pvclock_state = STATE_DESC("pvclock", struct pvclock, 1, pvclock_fields);
+static const struct state_field pvclock_fields[] = {
+    FIELD(struct pvclock, wall_clock), ARRAY(struct pvclock, system_time),
+    ARRAY_SINCE(struct pvclock, unhalted, 2), FIELDS_END};
+const struct state_desc pvclock_state = STATE_DESC("pvclock", struct pvclock, 2, pvclock_fields);
 
 // ns = (ticks << shift) * mul >> 32, with as many bits in mul as fit.
 static void scale(uint64_t tsc_khz, uint32_t *mul, int8_t *shift)

@@ -1,6 +1,7 @@
 // What the engine asks of the machine on a vCPU's thread: ports, memory-mapped I/O, MSRs,
 // interrupts.
 #include "device/irq/lapic.h"
+#include "machine/hypercall.h"
 #include "machine/pvclock.h"
 #include "machine/vm_impl.h"
 
@@ -123,6 +124,12 @@ static void cr8_write(void *opaque, unsigned vcpu, uint8_t value)
     irq_unlock(&vm->irq);
 }
 
+static uint64_t hypercall(void *opaque, unsigned vcpu, uint64_t call, const uint64_t arg[4],
+                          bool wide)
+{
+    return hypercall_answer(opaque, call, arg, wide);
+}
+
 const struct engine_upcalls vm_upcalls = {
     .pio_read = pio_read,
     .pio_write = pio_write,
@@ -132,6 +139,7 @@ const struct engine_upcalls vm_upcalls = {
     .msr_write = msr_write,
     .tsc_adjusted = tsc_adjusted,
     .intr_ack = intr_ack,
+    .hypercall = hypercall,
     .eoi = eoi,
     .cr8_read = cr8_read,
     .cr8_write = cr8_write,

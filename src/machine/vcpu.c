@@ -1,5 +1,4 @@
-// vCPU threads: run guest code, sleep while it is halted, stand at the gate while the VM is paused,
-// and follow INIT and SIPI.
+// vCPU threads: run guest code, stand at the gate while the VM is paused, and follow INIT and SIPI.
 #include <sched.h>
 #include <stdlib.h>
 
@@ -25,6 +24,12 @@ void vcpu_attend(struct vcpu *vcpu, uint32_t attention)
     __atomic_fetch_or(&vcpu->attention, attention, __ATOMIC_SEQ_CST);
     if (vcpu->engine)
         vcpu->vm->engine->kick(vcpu->engine);
+    wake(vcpu);
+}
+
+void vcpu_unhalt(struct vcpu *vcpu)
+{
+    __atomic_store_n(&vcpu->vm->pvclock.unhalted[vcpu->index], 1, __ATOMIC_SEQ_CST);
     wake(vcpu);
 }
 
@@ -69,7 +74,7 @@ void vcpu_event(void *opaque, unsigned index, enum apic_event what, uint8_t vect
 
 // --- the thread ----------------------------------------------------------------------------------
 
-static void fail(struct vcpu *vcpu, const struct error *e)
+void vcpu_fail(struct vcpu *vcpu, const struct error *e)
 {
     vm_fail(vcpu->vm, VM_END_FAILED, e->text);
 }
@@ -83,7 +88,7 @@ static void do_init(struct vcpu *vcpu, struct cpu_state *s)
     vm->engine->get(vcpu->engine, ENGINE_ALL, s);
     cpu_state_init(s, vcpu->index == 0, vm->model_id);
     if (vm->engine->set(vcpu->engine, ENGINE_ALL, s, &e) != OK)
-        fail(vcpu, &e);
+        vcpu_fail(vcpu, &e);
 }
 
 static void do_sipi(struct vcpu *vcpu, struct cpu_state *s)
@@ -99,29 +104,7 @@ static void do_sipi(struct vcpu *vcpu, struct cpu_state *s)
     s->seg[SEG_CS].base = (uint64_t)vector << 12;
     s->rip = 0;
     if (vm->engine->set(vcpu->engine, ENGINE_ALL, s, &e) != OK)
-        fail(vcpu, &e);
-}
-
-// What ends a wait depends on how the processor waits: SIPI only by what the machine wants of it,
-// HLT also by an NMI and, with interrupts enabled, by an interrupt.
-static bool must_wake(struct vcpu *vcpu, const struct cpu_state *s)
-{
-    if (__atomic_load_n(&vcpu->attention, __ATOMIC_SEQ_CST) & ~VCPU_HOLD)
-        return true;
-    if (s->activity == CPU_WAIT_FOR_SIPI)
-        return false;
-    return __atomic_load_n(&vcpu->nmi, __ATOMIC_SEQ_CST) ||
-           (s->rflags & FLAG_IF && __atomic_load_n(&vcpu->intr, __ATOMIC_SEQ_CST));
-}
-
-static void sleep_until_woken(struct vcpu *vcpu, const struct cpu_state *s)
-{
-    pthread_mutex_lock(&vcpu->lock);
-    vcpu->asleep = true;
-    while (!must_wake(vcpu, s))
-        pthread_cond_wait(&vcpu->wake, &vcpu->lock);
-    vcpu->asleep = false;
-    pthread_mutex_unlock(&vcpu->lock);
+        vcpu_fail(vcpu, &e);
 }
 
 // A vCPU that is ready to run stands here while its VM's budget is spent. What else the machine
@@ -147,6 +130,7 @@ static void move(struct vcpu *vcpu)
     pthread_mutex_lock(&vcpu->lock);
     cpu_set_t cpus = vcpu->cpus;
     pthread_mutex_unlock(&vcpu->lock);
+    vcpu->host_cpus = (unsigned)CPU_COUNT(&cpus);
     (void)!sched_setaffinity(0, sizeof cpus, &cpus);
 }
 
@@ -165,7 +149,7 @@ static void wait_at_gate(struct vcpu *vcpu)
     vcpu->initial = NULL;
     pthread_mutex_unlock(&vm->park);
     if (initial && vm->engine->set(vcpu->engine, ENGINE_ALL, initial, &e) != OK)
-        fail(vcpu, &e);
+        vcpu_fail(vcpu, &e);
     free(initial);
 }
 
@@ -191,8 +175,7 @@ static void act_on_exit(struct vcpu *vcpu, enum engine_exit exit, struct cpu_sta
     case ENGINE_STOPPED: break; // for who watches
     case ENGINE_HALTED:
         devices_rest(vm);
-        vm->engine->get(vcpu->engine, ENGINE_EVENTS | ENGINE_REGS, s);
-        sleep_until_woken(vcpu, s);
+        vcpu_halt(vcpu, s);
         break;
     case ENGINE_SHUTDOWN:
         vm_fail(vm, VM_END_SHUTDOWN, "the guest's processor shut down after a triple fault");
@@ -249,10 +232,12 @@ err_t vcpus_new(struct vm *vm, struct error *e)
         vcpu->index = i;
         vcpu->attention = VCPU_PAUSE;
         (void)!sched_getaffinity(0, sizeof vcpu->cpus, &vcpu->cpus);
+        vcpu->host_cpus = (unsigned)CPU_COUNT(&vcpu->cpus);
         pthread_mutex_init(&vcpu->lock, NULL);
         pthread_cond_init(&vcpu->wake, NULL);
         vm->vcpus++;
     }
+    vm->awake = vm->vcpus;
     return OK;
 }
 

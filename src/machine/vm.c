@@ -245,6 +245,7 @@ static err_t make_cpuid(struct vm *vm, struct error *e)
         .apic_khz = PC_APIC_BUS_KHZ,
         .tsc_reliable = true,
         .pv_clock = true,
+        .pv_calls = true,
     };
     err_t err = cpuid_build(&request, &host, &vm->cpuid, e);
     if (err)
@@ -275,9 +276,6 @@ static err_t try_engine(struct vm *vm, const struct engine_vm_config *config, st
         return error_set(e, ERR_INVALID,
                          "engine '%s' keeps no interrupt controllers; leave irqchip= away",
                          vm->engine->name);
-    if (!vm->engine->irqchip && config->poll_ns)
-        return error_set(e, ERR_INVALID, "engine '%s' does not poll; leave halt-poll= away",
-                         vm->engine->name);
     return vm->engine->vm_new(config, &vm_upcalls, vm, &vm->engine_vm, e);
 }
 
@@ -295,6 +293,7 @@ static err_t make_engine(struct vm *vm, struct error *e)
     err_t err = vm_engine_parse(vm->config->engine, &asked, e);
     if (err)
         return err;
+    vm->poll_ns = asked.poll_ns;
     struct engine_vm_config config = {
         .chips = asked.chips,
         .poll_ns = asked.poll_ns,

@@ -41,6 +41,8 @@ struct vcpu {
     pthread_mutex_t lock; // guards sleeping
     pthread_cond_t wake;
     bool asleep;
+    uint32_t poll_ns;    // how long a wait begins by looking for work
+    unsigned host_cpus;  // how many there are in cpus
     uint64_t held_ns;    // [any] time that it was ready but held
     uint64_t held_since; // [any] host time; 0: it is not held now
     cpu_set_t cpus;      // of the host, where it may run (guarded by lock)
@@ -77,6 +79,8 @@ struct vm {
     struct governor governor;
     struct vcpu *vcpu; // config->vcpus of them
     unsigned vcpus;
+    unsigned awake;       // vCPUs whose threads do not sleep in a HLT [any]
+    uint32_t poll_ns;     // halt-poll=, as engine_vm_config has it
     pthread_mutex_t park; // guards parked and running
     pthread_cond_t parked_changed;
     unsigned parked; // threads that stand at the gate
@@ -105,14 +109,21 @@ err_t vcpus_new(struct vm *vm, struct error *e);  // without the engine's part
 err_t vcpus_make(struct vm *vm, struct error *e); // the engine's part, once memory is mapped
 err_t vcpus_start(struct vm *vm, struct error *e);
 void vcpus_free(struct vm *vm); // joins the threads
+void vcpu_fail(struct vcpu *vcpu, const struct error *e);
 void vcpus_pause(struct vm *vm);
 void vcpus_resume(struct vm *vm);
 void vcpus_hold(struct vm *vm, bool held);
 uint64_t vcpu_held(const struct vcpu *vcpu);              // ns that it was ready but held
 void vcpu_move(struct vcpu *vcpu, const cpu_set_t *cpus); // of the host
 void vcpu_attend(struct vcpu *vcpu, uint32_t attention);  // any thread
+void vcpu_unhalt(struct vcpu *vcpu);                      // ends a HLT whatever it waits for
 void vcpu_set_intr(void *vm, unsigned index, bool level);
 void vcpu_event(void *vm, unsigned index, enum apic_event what, uint8_t vector);
+
+// halt.c: the vCPU's run() said that it has halted: returns when it may go on. s is room.
+void vcpu_halt(struct vcpu *vcpu, struct cpu_state *s);
+// How long the next wait looks for work before the thread sleeps, after one that took `waited`.
+uint32_t halt_next_poll(uint32_t poll_ns, uint32_t max, uint64_t waited);
 
 // chips.c: to the engine before vCPUs run, back to the models after they have stopped.
 err_t chips_give(struct vm *vm, struct error *e);

@@ -238,6 +238,36 @@ def two_cpus(opts, work):
         power_off(guest)
 
 
+def cpu_seconds(group):
+    """CPU time that the processes of a process group have used."""
+    ticks = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                fields = f.read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12]) if int(fields[2]) == group else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def four_cpus(opts, work):
+    """four vCPUs use the paravirtual calls, and an idle guest costs under 1 % of a CPU"""
+    with Guest(opts, "-c", "4", "-m", "256", "--kernel", kernel("cloud"), "--initrd", initramfs(work), "--append",
+               ARGS, timeout=opts.timeout) as guest:
+        guest.expect("guest# ")
+        guest.send("dmesg | grep -o -e 'PV spinlocks enabled' -e 'setup PV IPIs' | sort; echo cpus $(grep -c ^processor /proc/cpuinfo)\n")
+        guest.expect("\nPV spinlocks enabled\nsetup PV IPIs\ncpus 4\n")
+        shares = []
+        while not shares or min(shares) >= 0.01:
+            if len(shares) == 20:
+                raise Failure(f"an idle guest takes these shares of a CPU: {shares}")
+            before, start = cpu_seconds(guest.child.pid), time.monotonic()
+            time.sleep(3)
+            shares.append((cpu_seconds(guest.child.pid) - before) / (time.monotonic() - start))
+        power_off(guest)
+
+
 def clock(opts, work):
     """the guest keeps time by the paravirtual clock, and the TSC is there to take over"""
     with Guest(opts, "--kernel", vmlinux(work, "cloud"), "--initrd", initramfs(work), "--append",
@@ -392,7 +422,7 @@ def bad_inputs(opts, work):
             raise Failure(f"{' '.join(args)}: status {run.returncode}, stderr {run.stderr!r}")
 
 
-CASES = [cloud_bzimage, cloud_pvh, generic_bzimage, generic_pvh, pae_686, high_memory, two_cpus, clock, reboot, panic,
+CASES = [cloud_bzimage, cloud_pvh, generic_bzimage, generic_pvh, pae_686, high_memory, two_cpus, four_cpus, clock, reboot, panic,
          sigterm, disk, console, lockstep, memtest, bad_inputs]
 
 

@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 
 #include "cpu/features.h"
+#include "cpu/x86.h"
 #include "engine/kvm/kvm_impl.h"
 
 #define ENTRIES 256
@@ -36,6 +37,7 @@ static const struct {
     {0xd, 0, REG_EAX, 0},
     {0xd, 0, REG_EDX, 0},
     {0xd, 1, REG_EAX, 0},
+    {CPUID_KVM_FEATURES, 0, REG_EAX, KVM_CLOCKSOURCE2 | KVM_CLOCKSOURCE_STABLE},
     {0x80000001, 0, REG_ECX, 0},
     {0x80000001, 0, REG_EDX, 1u << 9}, // APIC
     {0x80000008, 0, REG_EBX, 0},
@@ -57,7 +59,7 @@ static struct kvm_cpuid_entry2 *find(struct entries *in, uint32_t function, uint
     return NULL;
 }
 
-static void mask(struct kvm_cpuid_entry2 *entry, struct entries *supported)
+static void mask(struct kvm_cpuid_entry2 *entry, struct entries *supported, bool kernel_lapics)
 {
     struct kvm_cpuid_entry2 *can = find(supported, entry->function, entry->index);
     for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
@@ -66,6 +68,9 @@ static void mask(struct kvm_cpuid_entry2 *entry, struct entries *supported)
         *entry_reg(entry, lists[i].reg) &=
             (can ? *entry_reg(can, lists[i].reg) : 0) | lists[i].ours;
     }
+    // KVM answers these calls itself, for local APICs of its own.
+    if (entry->function == CPUID_KVM_FEATURES && !kernel_lapics)
+        entry->eax &= ~(uint32_t)(KVM_PV_UNHALT | KVM_PV_SEND_IPI);
 }
 
 static void fill(struct engine_vcpu *v, struct entries *supported, struct entries *out)
@@ -84,7 +89,7 @@ static void fill(struct engine_vcpu *v, struct entries *supported, struct entrie
             .ebx = regs[1],
             .ecx = regs[2],
             .edx = regs[3]};
-        mask(entry, supported);
+        mask(entry, supported, v->vm->chips != ENGINE_CHIPS_NONE);
     }
 }
 

@@ -154,6 +154,8 @@ static void learn_cpuid(struct tcpu *c)
         cpuid_query(table, c->index, 0x80000008, 0, 0, 1, regs);
         bits = regs[0] & 0xff;
     }
+    cpuid_query(table, c->index, CPUID_KVM_FEATURES, 0, 0, 1, regs);
+    c->hypercalls = (regs[0] & (KVM_PV_UNHALT | KVM_PV_SEND_IPI)) && c->vm->up->hypercall;
     bits = bits < 32 ? 32 : bits > 52 ? 52 : bits;
     c->phys_mask = BITS(bits - 1, 12);
 }
@@ -297,7 +299,8 @@ static err_t set(struct engine_vcpu *vcpu, unsigned groups, const struct cpu_sta
     c->s.rflags |= FLAG_FIXED;
     c->in_exception = 0;
     c->rmw_len = 0;
-    tlb_flush_all(c);
+    if (groups & (ENGINE_SYSTEM | ENGINE_MSRS))
+        tlb_flush_all(c);
     tcpu_update_mode(c);
     return OK;
 }

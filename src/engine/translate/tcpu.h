@@ -135,7 +135,7 @@ struct tcpu {
     uint8_t keep_rf;     // the instruction loaded RF, which must survive it
     uint8_t outside_depth; // nesting of upcalls
     uint8_t rmw_len;       // bytes handed out by mem_host_rmw in a code page, to be announced
-    uint8_t pad2;
+    uint8_t hypercalls;    // CPUID says that there are some
     gpa_t rmw_at;
     struct icache *icache;     // interp.c: decoded instructions
     struct lockstep *lockstep; // lockstep.h; NULL but with ENGINE_DEBUG_LOCKSTEP

@@ -36,6 +36,7 @@ static err_t build(struct cpuid_table *out, const char *model, unsigned vcpus, b
                                     .tsc_khz = 2449998,
                                     .apic_khz = 1000000,
                                     .tsc_reliable = true,
+                                    .pv_calls = true,
                                     .pv_clock = true};
     return cpuid_build(&request, &host, out, e);
 }
@@ -148,7 +149,7 @@ static void frequencies_fit_32_bit_arithmetic(void)
     cpuid_query(&t, 0, 0x40000000, 0, 0, 1, r);
     CHECK_EQ(memcmp(&r[1], "KVMKVMKVM\0\0\0", 12), 0);
     cpuid_query(&t, 0, 0x40000001, 0, 0, 1, r);
-    CHECK_EQ(r[0], BIT(3) | BIT(24));
+    CHECK_EQ(r[0], BIT(3) | BIT(7) | BIT(11) | BIT(24));
     cpuid_query(&t, 0, 0x40000010, 0, 0, 1, r);
     CHECK_EQ(r[0], 2449998);
 }
