@@ -108,6 +108,7 @@ static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsig
         [COUNTER_INDIRECT] = "indirect_misses",
         [COUNTER_PAGE_CHECKS] = "page_checks",
         [COUNTER_SLOW_ACCESSES] = "slow_accesses",
+        [COUNTER_TRANSFERS] = "transfers",
         [COUNTER_STEPS] = "steps",
         [COUNTER_INVALIDATED] = "invalidated_blocks",
         [COUNTER_CACHE_FLUSHES] = "cache_flushes",

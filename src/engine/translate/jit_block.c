@@ -110,21 +110,10 @@ static bool emits_nothing(const struct trans *t, const struct insn *in)
            in->op == OP_PREFETCH;
 }
 
-// CLD and STD, where they may clobber the arithmetic flags.
-static bool trans_direction(struct trans *t)
-{
-    if (t->flags_live || (t->in->op != OP_CLD && t->in->op != OP_STD))
-        return false;
-    bool set = t->in->op == OP_STD;
-    emit_alu_mi(t->e, set ? ALU_OR : ALU_AND, 4, GS(s.rflags),
-                set ? (int32_t)FLAG_DF : ~(int32_t)FLAG_DF);
-    return true;
-}
-
 static bool trans_known(struct trans *t)
 {
     return emits_nothing(t, t->in) || trans_branch(t) || trans_stack(t) || trans_system(t) ||
-           trans_lea(t) || trans_direction(t) || trans_native(t);
+           trans_lea(t) || trans_native(t);
 }
 
 // One instruction: by whoever can, else by the interpreter. What an emitter began and gave up is

@@ -4,6 +4,7 @@
 // c->s is complete on entry except for rip, which follows from the id. Records of the calling block
 // are valid until something flushes the cache; jit->generation tells.
 #include "engine/translate/jit_impl.h"
+#include "engine/translate/system_impl.h"
 
 #include <stdlib.h>
 
@@ -166,6 +167,22 @@ static const void *gate_page(struct tcpu *c, uint32_t id, uint64_t value)
     return jit_exec(jit, b->entry);
 }
 
+// The far transfers that systems live on, without the detour by the interpreter's cache: their
+// handlers ask nothing of the instruction but its operand size.
+static const void *gate_transfer(struct tcpu *c, uint32_t id, uint64_t next)
+{
+    static interp_fn *const handlers[] = {
+        [SITE_SYSCALL] = sys_syscall, [SITE_SYSRET] = sys_sysret, [SITE_IRET] = sys_iret};
+    struct jit *jit = c->jit;
+    const struct jit_site *site = &jit->site[id];
+    const struct insn insn = {.opsize = (uint8_t)site->size};
+    c->insn_rip = insn_rip(jit, &jit->block[site->block], site->insn);
+    c->s.rip = next;
+    c->counter[COUNTER_TRANSFERS]++;
+    handlers[site->access](c, &insn);
+    return leaves_always(jit) ? jit->leave : jit_continue(c);
+}
+
 static const void *gate_return(struct tcpu *c, uint32_t id, uint64_t target)
 {
     c->s.rip = target;
@@ -213,5 +230,5 @@ gate_fn *const jit_gate_fns[GATE_COUNT] = {
     [GATE_SLOW] = gate_slow,     [GATE_STEP] = gate_step,         [GATE_LINK] = gate_link,
     [GATE_POLL] = gate_poll,     [GATE_INDIRECT] = gate_indirect, [GATE_PAGE] = gate_page,
     [GATE_RETURN] = gate_return, [GATE_STRING] = jit_gate_string, [GATE_FPU] = gate_fpu,
-    [GATE_TRAP] = gate_trap,
+    [GATE_TRAP] = gate_trap,     [GATE_TRANSFER] = gate_transfer,
 };

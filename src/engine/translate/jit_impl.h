@@ -42,6 +42,7 @@ enum gate {
     GATE_FPU,      // the guest's vector state must come into the machine; id: site
     GATE_RETURN,   // a return to an address that cannot be; value: target
     GATE_STRING,   // STOS or MOVS; id: site
+    GATE_TRANSFER, // SYSCALL, SYSRET or IRET; id: site, value: rip after it
     GATE_TRAP,     // a host exception; hot.trap_pc and trap_no
     GATE_COUNT,
 };
@@ -92,6 +93,9 @@ struct jit_mark { // where an instruction begins, relative to its block
 
 // access of a string's site; SITE_SHORT: addresses and counts of 32 bits
 enum site_string { SITE_MOVS = 1, SITE_REP = 2, SITE_SHORT = 4 };
+
+// access of a far transfer's site; size: of its operands
+enum site_transfer { SITE_SYSCALL, SITE_SYSRET, SITE_IRET };
 
 struct jit_site { // an instruction's way out of line
     uint32_t block;

@@ -155,6 +155,7 @@ bool trans_continues(const struct insn *in)
     if (!(flags & FORM_SYSTEM))
         return true;
     switch (in->op) {
+    case OP_MOV_CR: return in->operand[0].kind == OPND_GPR;
     case OP_STI:
     case OP_CLI:
     case OP_RDTSC:

@@ -15,15 +15,23 @@ static void change_rflags(struct trans *t, uint32_t mask, uint32_t set)
     emit_store(e, 4, GS(s.rflags), T0);
 }
 
-static void set_if(struct trans *t, bool on)
+// Sets or clears one bit of s.rflags.
+static void set_flag(struct trans *t, uint32_t flag, bool on)
 {
-    uint32_t keep = ~(uint32_t)FLAG_IF;
     if (t->flags_live)
-        change_rflags(t, keep, on ? (uint32_t)FLAG_IF : 0);
+        change_rflags(t, ~flag, on ? flag : 0);
     else if (on)
-        emit_alu_mi(t->e, ALU_OR, 4, GS(s.rflags), (int32_t)FLAG_IF);
+        emit_alu_mi(t->e, ALU_OR, 4, GS(s.rflags), (int32_t)flag);
     else
-        emit_alu_mi(t->e, ALU_AND, 4, GS(s.rflags), (int32_t)keep);
+        emit_alu_mi(t->e, ALU_AND, 4, GS(s.rflags), ~(int32_t)flag);
+}
+
+static bool trans_direction(struct trans *t)
+{
+    if (t->flags_live && !t->jit->bmi2)
+        return false;
+    set_flag(t, FLAG_DF, t->in->op == OP_STD);
+    return true;
 }
 
 // STI with an interrupt waiting is the interpreter's. Otherwise no shadow needs to be kept: the
@@ -34,7 +42,7 @@ static void trans_sti(struct trans *t)
     uint8_t *none = emit_jrcxz(t->e);
     trans_step(t);
     emit_land_short(t->e, none);
-    set_if(t, true);
+    set_flag(t, FLAG_IF, true);
 }
 
 static bool trans_if(struct trans *t)
@@ -44,7 +52,7 @@ static bool trans_if(struct trans *t)
     if (t->in->op == OP_STI)
         trans_sti(t);
     else
-        set_if(t, false);
+        set_flag(t, FLAG_IF, false);
     return true;
 }
 
@@ -134,6 +142,20 @@ static bool trans_string(struct trans *t)
     return true;
 }
 
+// Ends the block: where it goes on depends on tables in memory.
+static bool trans_transfer(struct trans *t, enum site_transfer kind)
+{
+    if (!feature_has(&t->c->features, insn_form(t->in)->feature))
+        return false;
+    uint32_t site = trans_site(t, ACCESS_READ, t->in->opsize);
+    t->jit->site[site].access = (uint8_t)kind;
+    emit_mov_ri(t->e, T1, t->code64 ? t->next : (uint32_t)t->next);
+    emit_mov_ri(t->e, T0, site);
+    emit_jmp_to(t->e, t->jit->gate[GATE_TRANSFER]);
+    t->ended = true;
+    return true;
+}
+
 static bool trans_swapgs(struct trans *t)
 {
     if (!t->code64 || !(t->c->mode & MODE_CPL0))
@@ -175,6 +197,21 @@ static bool trans_tsc(struct trans *t)
     return true;
 }
 
+// MOV from CR0, CR2, CR3 or CR4, at ring 0.
+static bool trans_read_control(struct trans *t)
+{
+    const struct operand *to = &t->in->operand[0], *from = &t->in->operand[1];
+    static const uint16_t field[] = {offsetof(struct tcpu, s.cr0), 0, offsetof(struct tcpu, s.cr2),
+                                     offsetof(struct tcpu, s.cr3), offsetof(struct tcpu, s.cr4)};
+    if (!(t->c->mode & MODE_CPL0) || to->kind != OPND_GPR || from->reg > 4 || from->reg == 1)
+        return false;
+    unsigned host = host_reg(to->reg);
+    emit_load(t->e, t->code64 ? 8 : 4, host == NO_HOST ? T2 : host, emit_gs(field[from->reg]));
+    if (host == NO_HOST)
+        emit_store(t->e, 8, gpr_slot(to->reg), T2);
+    return true;
+}
+
 bool trans_system(struct trans *t)
 {
     if (t->in->prefix & PREFIX_LOCK)
@@ -182,8 +219,14 @@ bool trans_system(struct trans *t)
     switch (t->in->op) {
     case OP_CLI:
     case OP_STI: return trans_if(t);
+    case OP_CLD:
+    case OP_STD: return trans_direction(t);
     case OP_MOV_SREG: return trans_selector(t);
     case OP_SWAPGS: return trans_swapgs(t);
+    case OP_SYSCALL: return trans_transfer(t, SITE_SYSCALL);
+    case OP_SYSRET: return trans_transfer(t, SITE_SYSRET);
+    case OP_IRET: return trans_transfer(t, SITE_IRET);
+    case OP_MOV_CR: return trans_read_control(t);
     case OP_RDTSC:
     case OP_RDTSCP: return trans_tsc(t);
     case OP_STOS:

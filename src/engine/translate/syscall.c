@@ -20,11 +20,24 @@ static void flat_load(struct tcpu *c, unsigned seg, uint64_t selector, unsigned 
                                          .attr = (uint16_t)(attr | level << 5)};
 }
 
-static void finish(struct tcpu *c)
+// Between 64-bit code segments nothing of the mode changes but what hangs on the level.
+static void level_changed(struct tcpu *c, unsigned level)
+{
+    uint32_t mode = c->mode & ~(uint32_t)(MODE_USER | MODE_CPL0 | MODE_IOPL_OK);
+    bool io = level <= bits_get(c->s.rflags, 13, 12);
+    c->user = level == 3;
+    c->mode = mode | (level ? MODE_USER : MODE_CPL0) | (io ? MODE_IOPL_OK : 0);
+}
+
+// long_code: from and to 64-bit code.
+static void finish(struct tcpu *c, unsigned level, bool long_code)
 {
     if (!(c->s.rflags & FLAG_TF))
         c->no_step = 1;
-    tcpu_update_mode(c);
+    if (long_code && !(c->mode & (MODE_STEP | MODE_ALIGN)) && !(c->s.rflags & (FLAG_TF | FLAG_AC)))
+        level_changed(c, level);
+    else
+        tcpu_update_mode(c);
     tcpu_if_changed(c);
 }
 
@@ -45,7 +58,7 @@ void sys_syscall(struct tcpu *c, const struct insn *insn)
     uint64_t selector = c->s.star >> 32 & 0xfffc;
     flat_load(c, SEG_CS, selector, lma ? FLAT_CODE64 : FLAT_CODE32, 0);
     flat_load(c, SEG_SS, selector + 8, FLAT_DATA, 0);
-    finish(c);
+    finish(c, 0, lma && code64(c));
 }
 
 void sys_sysret(struct tcpu *c, const struct insn *insn)
@@ -64,7 +77,7 @@ void sys_sysret(struct tcpu *c, const struct insn *insn)
         c->s.rflags |= FLAG_IF;
     flat_load(c, SEG_CS, wide ? selector + 16 : selector, wide ? FLAT_CODE64 : FLAT_CODE32, 3);
     flat_load(c, SEG_SS, selector + 8, FLAT_DATA, 3);
-    finish(c);
+    finish(c, 3, wide);
 }
 
 void sys_sysenter(struct tcpu *c, const struct insn *insn)
@@ -79,7 +92,7 @@ void sys_sysenter(struct tcpu *c, const struct insn *insn)
     c->s.rip = lma ? c->s.sysenter_eip : (uint32_t)c->s.sysenter_eip;
     flat_load(c, SEG_CS, c->s.sysenter_cs, lma ? FLAT_CODE64 : FLAT_CODE32, 0);
     flat_load(c, SEG_SS, (c->s.sysenter_cs & ~3ull) + 8, FLAT_DATA, 0);
-    finish(c);
+    finish(c, 0, false);
 }
 
 void sys_sysexit(struct tcpu *c, const struct insn *insn)
@@ -95,5 +108,5 @@ void sys_sysexit(struct tcpu *c, const struct insn *insn)
     c->s.rip = wide ? c->s.gpr[RDX] : (uint32_t)c->s.gpr[RDX];
     flat_load(c, SEG_CS, selector, wide ? FLAT_CODE64 : FLAT_CODE32, 3);
     flat_load(c, SEG_SS, selector + 8, FLAT_DATA, 3);
-    finish(c);
+    finish(c, 3, false);
 }

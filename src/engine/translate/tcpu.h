@@ -75,6 +75,7 @@ enum tcpu_counter {
     COUNTER_INDIRECT,      // indirect branches that missed the IBTC
     COUNTER_PAGE_CHECKS,   // checked entries that had to ask for the page
     COUNTER_SLOW_ACCESSES, // accesses by translated code that the interpreter had to make
+    COUNTER_TRANSFERS,     // SYSCALL, SYSRET and IRET by translated code
     COUNTER_STEPS,         // single instructions that translated code left to the interpreter
     COUNTER_INVALIDATED,   // blocks dropped because their bytes changed
     COUNTER_CACHE_FLUSHES,
