@@ -1,4 +1,4 @@
-// berth apply, export and edit: VMs as YAML (or JSON, which is YAML).
+// berth apply, export and edit: VMs as YAML (or JSON, which is YAML) or TOML.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,6 +12,7 @@
 #include "cli/create.h"
 #include "cli/declare.h"
 #include "cli/manager.h"
+#include "cli/vm_file.h"
 #include "cli/vms.h"
 #include "cli/yaml.h"
 #include "host/file.h"
@@ -20,11 +21,12 @@
 #define FILE_MAX (1 * MIB)
 
 const char apply_help[] =
-    "usage: berth apply [--dry-run] [--json] FILE...\n"
+    "usage: berth apply [--dry-run] [--format yaml|toml] [--json] FILE...\n"
     "\n"
     "Makes VMs as files say: creates those that are missing, changes those that differ, and says\n"
-    "what it does; what is so already is left alone. - is standard input. A file is YAML, or\n"
-    "JSON, one document for each VM, as berth export writes them:\n"
+    "what it does; what is so already is left alone. - is standard input. A file is YAML or JSON,\n"
+    "one document for each VM, or TOML where its name ends in .toml, one table [[vm]] for each;\n"
+    "as berth export writes them:\n"
     "\n"
     "    name: web\n"
     "    image: debian       # berth image ls\n"
@@ -35,10 +37,12 @@ const char apply_help[] =
     "    restart: on-failure # no, on-failure, always\n"
     "    running: true       # start it, or stop it; leave it out to leave that alone\n"
     "\n"
-    "      --dry-run    say what would be done\n";
-const char export_help[] = "usage: berth export [--json] [VM...]\n"
-                           "\n"
-                           "Prints VMs, or all, as YAML that berth apply reads.\n";
+    "      --dry-run             say what would be done\n"
+    "      --format yaml|toml    what the files are, whatever their names\n";
+const char export_help[] =
+    "usage: berth export [--format yaml|toml] [--json] [VM...]\n"
+    "\n"
+    "Prints VMs, or all, as YAML (or TOML, or JSON) that berth apply reads.\n";
 const char edit_help[] =
     "usage: berth edit VM\n"
     "       berth edit VM OPTION...\n"
@@ -54,12 +58,32 @@ static err_t read_all(const char *path, struct host_file *out, struct error *e)
                              : host_file_read_fd(STDIN_FILENO, "standard input", FILE_MAX, out, e);
 }
 
-static err_t apply_text(const char *text, size_t len, const struct declare_options *o,
-                        struct error *e)
+// Takes --format and its value out of the words. *given: it was there. False: complained.
+static bool take_format(int *argc, char **argv, enum vm_file_format *format, bool *given)
+{
+    int kept = 1;
+    *given = false;
+    for (int i = 1; i < *argc; i++) {
+        if (strcmp(argv[i], "--format") != 0) {
+            argv[kept++] = argv[i];
+            continue;
+        }
+        *given = vm_file_format_parse(++i < *argc ? argv[i] : NULL, format);
+        if (!*given) {
+            complain(EXIT_USAGE, "--format needs yaml or toml");
+            return false;
+        }
+    }
+    argv[ *argc = kept] = NULL;
+    return true;
+}
+
+static err_t apply_text(enum vm_file_format format, const char *text, size_t len,
+                        const struct declare_options *o, struct error *e)
 {
     json_t *documents = NULL, *document;
     size_t i;
-    err_t err = yaml_read(text, len, &documents, e);
+    err_t err = vm_file_read(format, text, len, &documents, e);
     json_array_foreach(documents, i, document)
     {
         if (!err && !json_is_null(document))
@@ -91,7 +115,11 @@ int cmd_apply(int argc, char **argv)
     struct declare_options o = {.changes = json_array()};
     struct error e = {0};
     struct vms_words w;
+    enum vm_file_format format;
+    bool given;
     int kept = 1;
+    if (!take_format(&argc, argv, &format, &given))
+        return EXIT_USAGE;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--dry-run"))
             o.dry_run = true;
@@ -107,7 +135,9 @@ int cmd_apply(int argc, char **argv)
         struct host_file file = {0};
         bool input = !strcmp(w.names[i], "/dev/stdin");
         err = read_all(input ? "-" : w.names[i], &file, &e);
-        if (!err && (err = apply_text((char *)file.data, file.len, &o, &e)))
+        if (!given)
+            format = vm_file_format_of(w.names[i]);
+        if (!err && (err = apply_text(format, (char *)file.data, file.len, &o, &e)))
             (void)!error_in(&e, "%s", input ? "standard input" : w.names[i]);
         host_file_release(&file);
     }
@@ -145,36 +175,22 @@ static err_t export_all(json_t *list, struct error *e)
     return err == ERR_NOT_FOUND ? OK : err;
 }
 
-static err_t print_yaml(const json_t *list, FILE *to, struct error *e)
-{
-    size_t i;
-    const json_t *document;
-    json_array_foreach(list, i, document)
-    {
-        char *text = NULL;
-        err_t err = yaml_write(document, &text, e);
-        if (err)
-            return err;
-        fputs(text, to);
-        free(text);
-    }
-    return OK;
-}
-
 int cmd_export(int argc, char **argv)
 {
     struct vms_words w;
     struct error e = {0};
-    json_t *list = json_array();
-    if (!vms_parse(argc, argv, "", &w))
+    enum vm_file_format format = VM_FILE_YAML;
+    bool given;
+    if (!take_format(&argc, argv, &format, &given) || !vms_parse(argc, argv, "", &w))
         return EXIT_USAGE;
+    json_t *list = json_array();
     err_t err = w.count ? OK : export_all(list, &e);
     for (int i = 0; !err && i < w.count; i++)
         err = export_one(w.names[i], list, &e);
     if (!err && w.json)
         return print_json(list);
     if (!err)
-        err = print_yaml(list, stdout, &e);
+        err = vm_file_write(format, list, stdout, &e);
     json_decref(list);
     return err ? complain(status_of(err), "%s", e.text) : EXIT_OK;
 }
@@ -220,7 +236,7 @@ static err_t edit_by_hand(const json_t *info, const struct declare_options *o, s
     if (!err)
         err = host_file_read(path, FILE_MAX, &file, e);
     if (!err)
-        err = apply_text((char *)file.data, file.len, o, e);
+        err = apply_text(VM_FILE_YAML, (char *)file.data, file.len, o, e);
     host_file_release(&file);
     unlink(path);
     return err;

@@ -541,8 +541,8 @@ def clones_share_and_then_differ():
 
 # --- VMs as files
 
-def apply(text, *options, **kwargs):
-    path = f"{HOME}/vms.yaml"
+def apply(text, *options, kind="yaml", **kwargs):
+    path = f"{HOME}/vms.{kind}"
     with open(path, "w", encoding="utf-8") as f:
         f.write(text)
     return berth("apply", path, *options, **kwargs)
@@ -587,6 +587,13 @@ def what_is_exported_makes_the_same_vms():
     assert answer("export") == both and "#cloud-config\nx: 1" in both[1]["user_data"], both
     assert apply(text).stdout == "all is so already\n"
     assert apply(json.dumps(both[0])).stdout == "all is so already\n"  # JSON is YAML
+    text = berth("export", "--format", "toml").stdout
+    assert text.count("[[vm]]") == 2 and "[[vm]]" not in berth("export", "--format", "toml", "db").stdout, text
+    berth("rm", "--force", "web", "db")
+    assert "create web" in apply(text, kind="toml").stdout
+    assert answer("export") == both and apply(text, "--format", "toml").stdout == "all is so already\n"
+    assert "line 2" in apply("name = 'web'\nvcpus = two\n", kind="toml", status=2).stderr
+    assert "yaml or toml" in berth("export", "--format", "xml", status=2).stderr
 
 
 def files_that_make_no_sense_are_refused_with_their_line_or_key():
