@@ -84,6 +84,12 @@ void cpuid_read_host(struct cpuid_table *out)
     mask_xcr0(out);
 }
 
+void cpuid_read_host_xsave(struct cpuid_table *out)
+{
+    memset(out, 0, sizeof *out);
+    read_indexed(out, 0xd, __get_cpuid_max(0, NULL), 2, 7);
+}
+
 void cpuid_features(const struct cpuid_table *table, struct feature_set *out)
 {
     memset(out, 0, sizeof *out);

@@ -35,6 +35,8 @@ struct cpuid_request {
 
 // Reads the host's own leaves with the CPUID instruction.
 void cpuid_read_host(struct cpuid_table *out);
+// Of them only leaf 0xd's, about XSAVE's components: in a virtual machine each costs microseconds.
+void cpuid_read_host_xsave(struct cpuid_table *out);
 
 // Builds the guest's table: the model's features, of which every one must be in host; leaf 1/0xb/4
 // topology, frequency and paravirtual leaves. ERR_NOT_FOUND: no such model (the text lists the

@@ -149,12 +149,9 @@ err_t isolate_empty_root(int root, struct error *e)
 {
     if (root < 0)
         return OK;
-    bool done = fchdir(root) == 0 && chroot(".") == 0;
-    int error = errno;
-    close(root);
-    return done ? OK
-                : error_set(e, ERR_UNSUPPORTED, "cannot give up the host's files: %s",
-                            strerror(error));
+    if (fchdir(root) == 0 && chroot(".") == 0)
+        return OK;
+    return error_set(e, ERR_UNSUPPORTED, "cannot give up the host's files: %s", strerror(errno));
 }
 
 void isolate_drop_capabilities(unsigned keep)

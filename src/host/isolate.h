@@ -23,8 +23,9 @@ pid_t isolate_start(const struct isolate_options *options, int *refusal);
 // that must be kept, or -1: there is none to be had.
 int isolate_prepare(void);
 
-// Of the whole process, when it has opened all its files: nothing is below / any more. Closes root;
-// does nothing with -1.
+// Of the whole process, when it has opened all its files: nothing is below / any more. Does nothing
+// with -1. root stays open, which shows no more than / does: to close it would be to wait until the
+// kernel has told all its CPUs.
 err_t isolate_empty_root(int root, struct error *e);
 
 // Of the calling thread: no capability is left but those of the set (1 << CAP_...). In a user

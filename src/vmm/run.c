@@ -256,11 +256,14 @@ err_t run_plug(struct run *run, struct error *e)
 {
     err_t err = OK;
     for (unsigned i = 0; !err && i < VM_NICS_MAX; i++) {
-        run->port[i] =
-            (struct port){.vm = run->vm, .nic = i, .changed = link_changed, .opaque = run};
-        port_init(&run->port[i], run->loop);
+        struct port *port = &run->port[i]; // zeros from the start: not touched where it is not used
+        port->vm = run->vm;
+        port->nic = i;
+        port->changed = link_changed;
+        port->opaque = run;
+        port_init(port, run->loop);
         if (i < run->config.nics)
-            err = port_plug(&run->port[i], run->port_fd[i], e);
+            err = port_plug(port, run->port_fd[i], e);
     }
     return err;
 }

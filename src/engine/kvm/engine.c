@@ -26,7 +26,7 @@ static int has(const struct engine_vm *vm, int capability)
 static void look_around(struct engine_vm *vm)
 {
     struct cpuid_table host;
-    cpuid_read_host(&host);
+    cpuid_read_host_xsave(&host);
     xsave_layout_of(&host, &vm->layout);
     vm->xsave_bytes = max_u64((uint64_t)has(vm, KVM_CAP_XSAVE2), sizeof(struct kvm_xsave));
     vm->tsc_offset = has(vm, KVM_CAP_VCPU_ATTRIBUTES);

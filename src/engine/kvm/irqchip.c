@@ -148,9 +148,13 @@ err_t kvm_set_routes(struct engine_vm *vm, struct error *e)
                : OK;
 }
 
+// KVM keeps the levels, which begin low.
 static void set_line(struct engine_vm *vm, unsigned gsi, bool level)
 {
     struct kvm_irq_level line = {.irq = gsi, .level = level};
+    if ((vm->lines >> gsi & 1) == level)
+        return;
+    vm->lines ^= BIT(gsi);
     if (ioctl(vm->fd, KVM_IRQ_LINE, &line) < 0)
         kvm_log_failed("drive an interrupt line");
 }

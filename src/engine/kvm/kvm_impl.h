@@ -45,6 +45,7 @@ struct engine_vm {
     int kvm, fd;
     enum engine_chips chips; // which are in the kernel
     bool chips_made, settled;
+    uint64_t lines; // by GSI: levels of the chips' inputs as KVM has them
     struct message awaited[CHIP_IOAPIC_PINS];
     struct message signal[ENGINE_SIGNALS]; // off: its route (if any) is not used
     unsigned signals;                      // how many of them have ever had a route

@@ -94,11 +94,26 @@ static bool listed(const struct list *list, uint32_t msr)
     return false;
 }
 
-// Kernels leave some registers out of the list that they have, memory types among them.
-static bool answers(struct engine_vcpu *v, uint32_t msr)
+// Kernels leave some registers out of the list that they have, memory types among them: those are
+// tried. KVM reads as many of those asked for as it has, up to the first that it does not have.
+static void try_lacking(struct engine_vcpu *v)
 {
-    struct msrs msrs = {.nmsrs = 1, .entry[0].index = msr};
-    return ioctl(v->fd, KVM_GET_MSRS, &msrs) == 1;
+    bool *lacking = v->vm->msr_lacking;
+    for (size_t i = 0; i < place_count;) {
+        struct msrs msrs = {0};
+        size_t at[KVM_MSRS];
+        for (size_t k = i; k < place_count; k++) {
+            at[msrs.nmsrs] = k;
+            if (lacking[k])
+                msrs.entry[msrs.nmsrs++] = (struct kvm_msr_entry){.index = place_of(k).index};
+        }
+        int got = msrs.nmsrs ? ioctl(v->fd, KVM_GET_MSRS, &msrs) : 0;
+        for (int k = 0; k < got; k++)
+            lacking[at[k]] = false;
+        if (got < 0 || (uint32_t)got >= msrs.nmsrs)
+            return;
+        i = at[got] + 1;
+    }
 }
 
 // Into the log, for who wonders why a state from elsewhere is refused.
@@ -125,7 +140,8 @@ void kvm_learn_msrs(struct engine_vcpu *v)
     if (ioctl(vm->kvm, KVM_GET_MSR_INDEX_LIST, &list) < 0)
         list.nmsrs = 0;
     for (size_t i = 0; i < place_count; i++)
-        vm->msr_lacking[i] = !listed(&list, place_of(i).index) && !answers(v, place_of(i).index);
+        vm->msr_lacking[i] = !listed(&list, place_of(i).index);
+    try_lacking(v);
     tell_lacking(vm);
 }
 

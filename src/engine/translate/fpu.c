@@ -44,7 +44,7 @@ err_t simd_init(struct tcpu *c, struct error *e)
     fill_bytes(simd, 0, sizeof *simd);
     c->simd = simd;
     struct cpuid_table host;
-    cpuid_read_host(&host);
+    cpuid_read_host_xsave(&host);
     xsave_layout_of(&host, &simd->layout);
     simd->components = known_components(&simd->layout);
     if (!feature_has(&c->features, FEATURE_AVX512F))
