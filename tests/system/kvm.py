@@ -24,6 +24,7 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 BEGIN, END, ALIVE = "@@begin", "@@end", "@@alive"
 TEST_LIMIT = 400  # seconds; the host may be busy
 BOOT_LIMIT = 300  # of the test-bed
+BOOTS_IN_VAIN = 3
 ALIVE_EVERY = 15
 SILENCE = 120
 # name: options of run-guest.py besides the guest's file
@@ -232,16 +233,18 @@ class TestBed:
             self.child.wait()
 
     def lines(self):
-        """Lines as they come; ends with the output, or when the emulated machine has fallen silent."""
-        patience = BOOT_LIMIT
-        while select.select([self.child.stdout], [], [], patience)[0]:
-            patience = SILENCE
+        """Lines as they come; ends with the output, or when the emulated machine has shown no sign of life: what its
+        kernel complains of is none."""
+        deadline = time.monotonic() + BOOT_LIMIT
+        while select.select([self.child.stdout], [], [], max(0, deadline - time.monotonic()))[0]:
             data = os.read(self.child.stdout.fileno(), 65536)
             if not data:
                 return
             *whole, self.text = (self.text + data).split(b"\n")
+            if any(mark.encode() in line for line in whole for mark in (BEGIN, END, ALIVE)):
+                deadline = time.monotonic() + SILENCE
             yield from (line.decode(errors="replace").rstrip("\r") for line in whole)
-        self.other.append(f"nothing happened for {patience} s")
+        self.other.append("nothing happened for too long")
 
     def qemus_mistake(self):
         """The assertion in QEMU itself that ended it; guests of its AMD-V come to some. None: it was something else."""
@@ -271,7 +274,7 @@ class TestBed:
 def run_in_testbeds(build, report, tests, deadline):
     """Until nothing is left, or time. False: there is no test-bed. It sometimes dies or stands still: then what is
     left goes into a new one, what ran then once more."""
-    qemu = OnQemu(build)
+    qemu, vain = OnQemu(build), 0
     while report.left and time.monotonic() < deadline:
         names = [n for n in report.left if n not in report.again] or list(report.left)
         before = report.told
@@ -282,8 +285,10 @@ def run_in_testbeds(build, report, tests, deadline):
             for name in list(report.left):
                 report.tell(name, "skip", bed.other[-1] if bed.other else "there is no test-bed")
             return False
-        if bed.running or report.told == before:
+        vain = 0 if bed.running or report.told > before else vain + 1
+        if bed.running or vain:
             say(f"# the test-bed ended with status {status}")
+        if bed.running or vain == BOOTS_IN_VAIN:
             mistake = bed.qemus_mistake()
             report.tell(bed.running or names[0], "skip" if mistake else "not ok",
                         f"QEMU gave up: {mistake}" if mistake else "the test-bed did not survive it", "",
