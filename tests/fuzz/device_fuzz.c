@@ -22,6 +22,7 @@
 #include "device/timer/hpet.h"
 #include "device/timer/pm.h"
 #include "device/timer/rtc.h"
+#include "input.h"
 #include "standalone.h"
 
 #define CPUS 3
@@ -40,26 +41,6 @@ struct world {
     struct uart_config uart;
     size_t uart_room;
 };
-
-struct input {
-    const uint8_t *at, *end;
-};
-
-// Zeros follow the end of the input.
-static uint64_t take(struct input *in, unsigned size)
-{
-    uint8_t raw[8] = {0};
-    size_t left = (size_t)(in->end - in->at), len = left < size ? left : size;
-    memcpy(raw, in->at, len);
-    in->at += len;
-    return load_le64(raw);
-}
-
-static void require(bool good)
-{
-    if (!good)
-        abort();
-}
 
 // --- the board ---
 
@@ -278,7 +259,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct world w = {0};
     struct input in = {data, data + size};
     build(&w);
-    while (in.at < in.end) {
+    while (input_left(&in)) {
         unsigned choice = take(&in, 1) & 63, i = 0;
         while (choice >= actions[i].weight)
             choice -= actions[i++].weight;

@@ -14,30 +14,12 @@
 #include "display/keysym.h"
 #include "display/text.h"
 #include "display/vnc.h"
+#include "input.h"
 #include "standalone.h"
 
 #define VRAM (1 * MIB)
 #define LFB 0xd0000000u
 #define MMIO 0xd8000000u
-
-struct input {
-    const uint8_t *at;
-    size_t left;
-};
-
-static uint32_t take(struct input *in, unsigned bytes)
-{
-    uint32_t value = 0;
-    for (; bytes && in->left; bytes--, in->left--)
-        value = value << 8 | *in->at++;
-    return value;
-}
-
-static void require(bool holds)
-{
-    if (!holds)
-        abort();
-}
 
 // --- keys ----------------------------------------------------------------------------------------
 
@@ -61,7 +43,7 @@ static void words(struct input *in)
     char text[300] = "";
     struct error e;
     struct vnc_address address;
-    for (unsigned n = 0; n < 12 && in->left; n++) {
+    for (unsigned n = 0; n < 12 && input_left(in); n++) {
         char byte[2] = {(char)take(in, 1)};
         unsigned piece = (uint8_t)byte[0] % 32;
         strcat(text, piece < ARRAY_LEN(pieces) ? pieces[piece] : byte);
@@ -79,7 +61,7 @@ static void keysyms(struct input *in)
 {
     struct keysym_state state = {0};
     struct key_event out[KEYSYM_DOWN_MAX];
-    while (in->left) {
+    while (input_left(in)) {
         uint32_t how = take(in, 1), keysym = take(in, 1) | (how & 2 ? 0xff00 : 0);
         require(keysym_events(&state, keysym, how & 1, out) <= KEYSYM_EVENTS_MAX);
         require(state.count <= KEYSYM_DOWN_MAX);
@@ -104,7 +86,7 @@ static void pictures(struct input *in, struct picture *p)
     static struct display_text text;
     picture_resize(p, 1 + take(in, 1), 1 + take(in, 1) % 64);
     for (size_t i = 0; i < (size_t)p->width * p->height; i++)
-        p->pixels[i] = in->left && i % 3 == 0 ? take(in, 1) % 3 : 0;
+        p->pixels[i] = input_left(in) && i % 3 == 0 ? take(in, 1) % 3 : 0;
     if (glyphs_read(p, &text))
         print(&text);
 }
@@ -152,7 +134,7 @@ static void guest(struct input *in, struct picture *p)
     pci_config_write(f, PCI_BAR0, 4, LFB);
     pci_config_write(f, PCI_BAR0 + 8, 4, MMIO);
     pci_config_write(f, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
-    for (unsigned n = 0; in->left; n++) {
+    for (unsigned n = 0; input_left(in); n++) {
         act(env, in);
         if (n % 64 == 63)
             look(vga, p);
@@ -166,7 +148,7 @@ static void guest(struct input *in, struct picture *p)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct input in = {data, size};
+    struct input in = {data, data + size};
     struct picture picture;
     struct error e;
     require(picture_init(&picture, false, &e) == OK);

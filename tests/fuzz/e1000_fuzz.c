@@ -10,6 +10,7 @@
 #include "../unit/device/fake_guest.h"
 #include "base/bytes.h"
 #include "device/net/e1000.h"
+#include "input.h"
 #include "standalone.h"
 
 #define BAR 0xd0000000ull
@@ -17,23 +18,12 @@
 #define DATA 0x40000ull
 
 struct fuzz {
-    const uint8_t *at, *end;
+    struct input in;
     struct fake_guest *g;
     struct device *dev;
 };
 
 static bool full; // the network
-
-// Zeros follow the end of the input.
-static uint64_t take(struct fuzz *f, unsigned size)
-{
-    uint8_t raw[8] = {0};
-    size_t len = (size_t)(f->end - f->at) < size ? (size_t)(f->end - f->at) : size;
-
-    memcpy(raw, f->at, len);
-    f->at += len;
-    return load_le64(raw);
-}
 
 static void take_segment(void *opaque, uint8_t *packet, size_t len)
 {
@@ -72,35 +62,35 @@ static void enable(struct fuzz *f)
     write_reg(f, 0x2800, RINGS + 0x1000);
     write_reg(f, 0x2808, 128 * 16);
     write_reg(f, 0x400, 2);
-    write_reg(f, 0x100, 0x802a | (uint32_t)take(f, 4));
-    write_reg(f, 0, 0x40 | (uint32_t)(take(f, 1) & 1) << 30);
+    write_reg(f, 0x100, 0x802a | (uint32_t)take(&f->in, 4));
+    write_reg(f, 0, 0x40 | (uint32_t)(take(&f->in, 1) & 1) << 30);
 }
 
 // Descriptors that are nearly right.
 static void put(struct fuzz *f)
 {
-    unsigned shape = (unsigned)take(f, 1), slot = shape % 128;
+    unsigned shape = (unsigned)take(&f->in, 1), slot = shape % 128;
     bool receive = shape & 0x80;
     uint8_t *d = f->g->ram + RINGS + (receive ? 0x1000 : 0) + 16 * slot;
 
     for (unsigned i = 0; i < 16; i += 8)
-        store_le64(d + i, take(f, 8));
+        store_le64(d + i, take(&f->in, 8));
     if (shape & 0x40) {
-        store_le64(d, DATA + (take(f, 2) & 0xfff));
+        store_le64(d, DATA + (take(&f->in, 2) & 0xfff));
         d[10] &= 0x10;
     }
-    write_reg(f, receive ? 0x2818 : 0x3818, (uint32_t)take(f, 1) % 128);
+    write_reg(f, receive ? 0x2818 : 0x3818, (uint32_t)take(&f->in, 1) % 128);
 }
 
 static void arrive(struct fuzz *f)
 {
     static uint8_t packet[NET_PACKET_MAX];
-    size_t len = 26 + take(f, 2) % 5000;
+    size_t len = 26 + take(&f->in, 2) % 5000;
 
     memset(packet, 0x45, len);
     for (unsigned i = 0; i < 80; i++)
-        packet[i] = (uint8_t)take(f, 1);
-    if (take(f, 1) & 1)
+        packet[i] = (uint8_t)take(&f->in, 1);
+    if (take(&f->in, 1) & 1)
         memset(packet + NET_HEADER_BYTES, 0xff, 6);
     if (net_packet_valid(packet, len, NET_TAKES_ALL))
         e1000_nic.receive(f->dev, packet, len);
@@ -109,18 +99,20 @@ static void arrive(struct fuzz *f)
 static void touch_register(struct fuzz *f)
 {
     static const uint16_t bases[] = {0, 0x100, 0x400, 0x2800, 0x3800, 0x4000, 0x5200, 0x5400};
-    unsigned at = (bases[take(f, 1) % ARRAY_LEN(bases)] + (unsigned)take(f, 1) * 4u) & 0x1fffc;
+    unsigned at =
+        (bases[take(&f->in, 1) % ARRAY_LEN(bases)] + (unsigned)take(&f->in, 1) * 4u) & 0x1fffc;
 
-    (void)fake_read(f->g, false, BAR + at, 1u << take(f, 1) % 3);
-    write_reg(f, at, (uint32_t)take(f, 4));
+    (void)fake_read(f->g, false, BAR + at, 1u << take(&f->in, 1) % 3);
+    write_reg(f, at, (uint32_t)take(&f->in, 4));
 }
 
 static void touch_config(struct fuzz *f)
 {
     struct pci_function *pci = pci_function_of(f->dev);
 
-    pci_config_write(pci, (unsigned)take(f, 1), 1u << take(f, 1) % 3, (uint32_t)take(f, 4));
-    if (take(f, 1) & 3)
+    pci_config_write(pci, (unsigned)take(&f->in, 1), 1u << take(&f->in, 1) % 3,
+                     (uint32_t)take(&f->in, 4));
+    if (take(&f->in, 1) & 3)
         enable(f);
 }
 
@@ -142,7 +134,7 @@ static void load_damaged(struct fuzz *f)
 
     state_save(f->dev->type->state, f->dev, &stream);
     for (unsigned i = 0; i < 4; i++)
-        stream.data[take(f, 2) % stream.len] ^= (uint8_t)take(f, 1);
+        stream.data[take(&f->in, 2) % stream.len] ^= (uint8_t)take(&f->in, 1);
     if (state_load(f->dev->type->state, f->dev, stream.data, stream.len, &e) != OK ||
         f->dev->type->loaded(f->dev, &e) != OK) {
         f->dev->type->reset(f->dev);
@@ -153,24 +145,24 @@ static void load_damaged(struct fuzz *f)
 
 static void act(struct fuzz *f)
 {
-    switch (take(f, 1) % 16) {
+    switch (take(&f->in, 1) % 16) {
     case 0: touch_register(f); break;
     case 1: touch_config(f); break;
     case 2:
     case 3:
     case 4: arrive(f); break;
-    case 5: fake_pass_time(f->g, f->dev, take(f, 2) * 1000); break;
+    case 5: fake_pass_time(f->g, f->dev, take(&f->in, 2) * 1000); break;
     case 6:
-        full = take(f, 1) & 1;
+        full = take(&f->in, 1) & 1;
         e1000_nic.go_on(f->dev);
         break;
-    case 7: e1000_nic.set_link(f->dev, take(f, 1) & 1); break;
+    case 7: e1000_nic.set_link(f->dev, take(&f->in, 1) & 1); break;
     case 8:
-        if (take(f, 1) % 8 == 0)
+        if (take(&f->in, 1) % 8 == 0)
             reload(f);
         break;
     case 9:
-        if (take(f, 1) % 8 == 0)
+        if (take(&f->in, 1) % 8 == 0)
             load_damaged(f);
         break;
     default: put(f); break;
@@ -179,12 +171,12 @@ static void act(struct fuzz *f)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct fuzz f = {data, data + size, fake_guest_new(), NULL};
+    struct fuzz f = {{data, data + size}, fake_guest_new(), NULL};
 
     full = false;
     f.dev = fake_device(f.g, &e1000_type, &config);
     enable(&f);
-    while (f.at < f.end)
+    while (input_left(&f.in))
         act(&f);
     reload(&f);
     fake_device_free(f.dev);

@@ -14,24 +14,12 @@
 #include "base/log.h"
 #include "block/qcow2.h"
 #include "block/sync.h"
+#include "input.h"
 #include "standalone.h"
 
 #define DISK_BYTES (256 * KIB)
 #define IO_BYTES (64 * KIB)
 #define DAMAGES 12
-
-struct input {
-    const uint8_t *at, *end;
-};
-
-static uint64_t take(struct input *in, unsigned bytes)
-{
-    uint64_t value = 0;
-
-    for (; bytes && in->at < in->end; bytes--)
-        value = value << 8 | *in->at++;
-    return value;
-}
 
 static uint8_t buffer[IO_BYTES];
 
@@ -209,9 +197,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     damage(fd, &in);
     enum use use = (enum use)(take(&in, 1) % 3);
-    for (unsigned opens = 0; opens < 3 && in.at < in.end && open_path(fd, use, &block) == OK;
+    for (unsigned opens = 0; opens < 3 && input_left(&in) && open_path(fd, use, &block) == OK;
          opens++) {
-        for (unsigned i = 0; i < 40 && in.at < in.end; i++)
+        for (unsigned i = 0; i < 40 && input_left(&in); i++)
             act(block, &in);
         block_close(block);
     }

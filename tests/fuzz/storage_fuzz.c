@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "device/storage/ahci.h"
 #include "device/storage/nvme.h"
+#include "input.h"
 #include "standalone.h"
 
 #define BAR 0x8000000000ull
@@ -19,27 +20,6 @@
 #define STRUCTURES 0x10000ull // lists, tables, queues and their like: 64 KiB
 #define DATA 0x40000ull
 #define ROUNDS_MAX 4096 // completions that one action may lead to
-
-struct input {
-    const uint8_t *at, *end;
-};
-
-// Zeros follow the end of the input.
-static uint64_t take(struct input *in, unsigned size)
-{
-    uint8_t raw[8] = {0};
-    size_t len = (size_t)(in->end - in->at) < size ? (size_t)(in->end - in->at) : size;
-
-    memcpy(raw, in->at, len);
-    in->at += len;
-    return load_le64(raw);
-}
-
-static void require(bool good)
-{
-    if (!good)
-        abort();
-}
 
 struct fuzz {
     struct input in;
@@ -290,7 +270,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     build(&f);
     start(&f);
-    while (f.in.at < f.in.end)
+    while (input_left(&f.in))
         act(&f);
     reload(&f);
     fake_device_free(f.dev);

@@ -7,45 +7,27 @@
 
 #include "base/bytes.h"
 #include "device/vhost/back.h"
+#include "input.h"
 #include "net/window.h"
 #include "standalone.h"
-
-static void must(bool holds)
-{
-    if (!holds)
-        abort();
-}
-
-struct input {
-    const uint8_t *data;
-    size_t left;
-};
-
-static unsigned next(struct input *in)
-{
-    if (!in->left)
-        return 0;
-    in->left--;
-    return *in->data++;
-}
 
 // Writes into one of the shared structures, where it matters most.
 static void scribble(struct input *in, struct window *w, bool used)
 {
-    struct window_shared *s = w->ring[next(in) % 2].shared;
+    struct window_shared *s = w->ring[(unsigned)take(in, 1) % 2].shared;
     uint8_t *at = used ? (uint8_t *)&s->used : (uint8_t *)s;
     size_t bytes = used ? sizeof s->used : sizeof *s;
-    unsigned how = next(in), where = next(in);
+    unsigned how = (unsigned)take(in, 1), where = (unsigned)take(in, 1);
     if (how < 100)
         s->used.index = (uint16_t)(s->used.index + where % 8);
     else if (how < 140 && !used)
         s->avail.index = (uint16_t)(s->avail.index + where % 8);
     else if (how < 180)
-        store_le32(at + 4 + 4 * where % 512, next(in)); // an entry of a ring
+        store_le32(at + 4 + 4 * where % 512, (unsigned)take(in, 1)); // an entry of a ring
     else if (how < 220)
-        w->at[sizeof *s + (size_t)where % 32 * WINDOW_BUFFER + how % 12] = (uint8_t)next(in);
+        w->at[sizeof *s + (size_t)where % 32 * WINDOW_BUFFER + how % 12] = (uint8_t)take(in, 1);
     else
-        at[(where << 8 | next(in)) % bytes] = (uint8_t)next(in);
+        at[(where << 8 | (unsigned)take(in, 1)) % bytes] = (uint8_t)take(in, 1);
 }
 
 static uint8_t packet[NET_PACKET_MAX + 1];
@@ -55,21 +37,21 @@ static uint8_t packet[NET_PACKET_MAX + 1];
 static void play_back_end(struct input *in)
 {
     struct window w;
-    must(!window_new(&w, NULL));
-    window_start(&w, (uint64_t)next(in) << 29 | (uint64_t)next(in) << 15);
-    while (in->left) {
-        unsigned what = next(in);
+    require(!window_new(&w, NULL));
+    window_start(&w, take(in, 1) << 29 | take(in, 1) << 15);
+    while (input_left(in)) {
+        unsigned what = (unsigned)take(in, 1);
         if (what < 120)
             scribble(in, &w, true);
         else if (what < 170)
-            (void)window_send(&w, packet, 26 + (next(in) << 8 | what));
+            (void)window_send(&w, packet, 26 + ((unsigned)take(in, 1) << 8 | what));
         else if (what < 220)
-            must(window_receive(&w, packet) <= NET_PACKET_MAX);
+            require(window_receive(&w, packet) <= NET_PACKET_MAX);
         else if (what < 235)
             (void)window_room(&w);
         else
             (void)window_wants_kick(&w, what % 2);
-        must(w.ring[1].frees <= WINDOW_ENTRIES);
+        require(w.ring[1].frees <= WINDOW_ENTRIES);
     }
     window_free(&w);
 }
@@ -84,7 +66,7 @@ static void sent(void *opaque)
         ssize_t len = vhost_back_pull(&back, packet, sizeof packet);
         if (len < 0)
             break;
-        must(len <= (ssize_t)sizeof packet);
+        require(len <= (ssize_t)sizeof packet);
     }
     vhost_back_pulled(&back);
 }
@@ -99,7 +81,7 @@ static void room(void *opaque)
 
 static void broken(void *opaque, const char *why)
 {
-    must(*why);
+    require(*why);
 }
 
 static const struct vhost_back_ops ops = {sent, room, broken, broken};
@@ -159,13 +141,13 @@ static void speak(struct input *in, const struct window *w)
     static const uint8_t known[] = {1,  2,  3,  4,  5,  8,  9,  10, 11,
                                     12, 13, 14, 15, 16, 17, 18, 21, 35};
     uint8_t payload[64];
-    unsigned request = next(in), how = next(in);
+    unsigned request = (unsigned)take(in, 1), how = (unsigned)take(in, 1);
     size_t len = how % sizeof payload;
     request = request < 240 ? known[request % ARRAY_LEN(known)] : request;
     for (size_t i = 0; i < len; i++)
-        payload[i] = (uint8_t)(how < 160 && i >= 2 ? 0 : next(in));
+        payload[i] = (uint8_t)(how < 160 && i >= 2 ? 0 : (unsigned)take(in, 1));
     if (request == VHOST_SET_VRING_ADDR)
-        say_address(w, next(in) % 3, how < 200 ? 0 : next(in));
+        say_address(w, (unsigned)take(in, 1) % 3, how < 200 ? 0 : (unsigned)take(in, 1));
     else
         say(request, payload, len, how % 5 ? -1 : w->fd);
 }
@@ -174,18 +156,18 @@ static void play_front_end(struct input *in)
 {
     struct window w;
     int pair[2];
-    must(!window_new(&w, NULL) && !socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    require(!window_new(&w, NULL) && !socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
     window_start(&w, 1ull << 29 | 1ull << 15);
     back = (struct vhost_back){.ops = &ops, .careful = true};
     vhost_back_init(&back);
     back.client.fd = -1;
-    set_up(&w, 1ull << 32 | 1ull << 29 | (uint64_t)(next(in) % 2) << 28 | 1ull << 15);
-    while (in->left) {
-        unsigned what = next(in);
+    set_up(&w, 1ull << 32 | 1ull << 29 | (uint64_t)((unsigned)take(in, 1) % 2) << 28 | 1ull << 15);
+    while (input_left(in)) {
+        unsigned what = (unsigned)take(in, 1);
         if (what < 130)
             scribble(in, &w, false);
         else if (what < 180)
-            (void)window_send(&w, packet, 26 + (next(in) << 8 | what));
+            (void)window_send(&w, packet, 26 + ((unsigned)take(in, 1) << 8 | what));
         else if (what < 220)
             say_ring(VHOST_VRING_KICK, what % 2, 0);
         else if (what < 228)
@@ -203,8 +185,8 @@ static void play_front_end(struct input *in)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct input in = {data, size};
-    if (next(&in) % 2)
+    struct input in = {data, data + size};
+    if (take(&in, 1) % 2)
         play_back_end(&in);
     else
         play_front_end(&in);

@@ -14,25 +14,11 @@
 #include "device/virtio/net.h"
 #include "device/virtio/rng.h"
 #include "device/virtio/virtio_pci.h"
+#include "input.h"
 #include "standalone.h"
 
 #define DISK_BYTES (1 * MIB)
 #define DATA 0x80000ull
-
-struct input {
-    const uint8_t *at, *end;
-};
-
-// Zeros follow the end of the input.
-static uint64_t take(struct input *in, unsigned size)
-{
-    uint8_t raw[8] = {0};
-    size_t len = (size_t)(in->end - in->at) < size ? (size_t)(in->end - in->at) : size;
-
-    memcpy(raw, in->at, len);
-    in->at += len;
-    return load_le64(raw);
-}
 
 // --- Back ends ---
 
@@ -292,7 +278,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     f.d.dev = dev;
     start(&f);
-    while (f.in.at < f.in.end)
+    while (input_left(&f.in))
         act(&f);
     while (f.back_end.queued)
         complete(&f.back_end, 8);

@@ -7,26 +7,12 @@
 #include "../unit/device/fake_driver.h"
 #include "base/bytes.h"
 #include "device/virtio/vsock.h"
+#include "input.h"
 #include "standalone.h"
 
 #define TX 0x80000ull
 #define RX 0x90000ull
 #define HEADER 44
-
-struct input {
-    const uint8_t *at, *end;
-};
-
-// Zeros follow the end of the input.
-static uint64_t take(struct input *in, unsigned size)
-{
-    uint8_t raw[8] = {0};
-    size_t len = (size_t)(in->end - in->at) < size ? (size_t)(in->end - in->at) : size;
-
-    memcpy(raw, in->at, len);
-    in->at += len;
-    return load_le64(raw);
-}
 
 struct fuzz {
     struct fake_driver d;
@@ -180,7 +166,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     f.d.g = g;
     f.d.dev = dev;
     fake_driver_start(&f.d, g, dev, ~0ull, 3, false);
-    while (f.in.at < f.in.end)
+    while (input_left(&f.in))
         act(&f);
     fake_device_free(fake_migrate(other, dev, &there));
     fake_device_free(dev);

@@ -35,6 +35,14 @@ void fake_hide_host(bool hide)
     fake.hide_host = hide;
 }
 
+void fake_memory_reset(void)
+{
+    memset(fake_memory(), 0, FAKE_BYTES);
+    for (unsigned i = 0; i < FAKE_PAGES; i++)
+        fake_protect(i, true, true);
+    fake_hide_host(false);
+}
+
 static void read_features(struct feature_set *out)
 {
     uint32_t regs[4];
@@ -102,6 +110,14 @@ bool fake_run(struct tcpu *c, const uint8_t *code, unsigned len, struct fake_fau
     fpu_to_memory(c);
     *fault = fake.fault;
     return true;
+}
+
+struct fake_fault fake_run_bytes(struct tcpu *c, const char *code, unsigned len)
+{
+    struct fake_fault fault;
+    if (!fake_run(c, (const uint8_t *)code, len, &fault))
+        abort();
+    return fault;
 }
 
 // --- memory --------------------------------------------------------------------------------------

@@ -10,20 +10,9 @@
 #define DATA (FAKE_BASE + PAGE_SIZE)
 #define STACK (FAKE_BASE + 4 * PAGE_SIZE)
 
-static struct fake_fault run(struct tcpu *c, const char *code, unsigned len)
-{
-    struct fake_fault fault;
-    CHECK(fake_run(c, (const uint8_t *)code, len, &fault));
-    return fault;
-}
-#define RUN(c, code) run(c, code, sizeof(code) - 1)
-
 static struct tcpu *start(unsigned mode)
 {
-    memset(fake_memory(), 0, FAKE_BYTES);
-    for (unsigned i = 0; i < FAKE_PAGES; i++)
-        fake_protect(i, true, true);
-    fake_hide_host(false);
+    fake_memory_reset();
     struct tcpu *c = fake_cpu_new(mode);
     c->s.gpr[RSP] = STACK;
     c->s.gpr[RBX] = DATA;

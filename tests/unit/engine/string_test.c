@@ -7,14 +7,6 @@
 #define SOURCE (FAKE_BASE + PAGE_SIZE)
 #define DEST (FAKE_BASE + 4 * PAGE_SIZE)
 
-static struct fake_fault run(struct tcpu *c, const char *code, unsigned len)
-{
-    struct fake_fault fault;
-    CHECK(fake_run(c, (const uint8_t *)code, len, &fault));
-    return fault;
-}
-#define RUN(c, code) run(c, code, sizeof(code) - 1)
-
 // Runs a repeated instruction until it is through.
 #define RUN_OUT(c, code) \
     do {                 \
@@ -24,11 +16,9 @@ static struct fake_fault run(struct tcpu *c, const char *code, unsigned len)
 
 static struct tcpu *start(uint64_t count)
 {
+    fake_memory_reset();
     for (unsigned i = 0; i < FAKE_BYTES; i++)
         fake_memory()[i] = (uint8_t)(i * 7 + (i >> 8));
-    for (unsigned i = 0; i < FAKE_PAGES; i++)
-        fake_protect(i, true, true);
-    fake_hide_host(false);
     struct tcpu *c = fake_cpu_new(8);
     c->s.gpr[RSI] = SOURCE;
     c->s.gpr[RDI] = DEST;

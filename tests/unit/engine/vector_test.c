@@ -7,20 +7,9 @@
 
 #define DATA (FAKE_BASE + PAGE_SIZE)
 
-static struct fake_fault run(struct tcpu *c, const char *code, unsigned len)
-{
-    struct fake_fault fault;
-    CHECK(fake_run(c, (const uint8_t *)code, len, &fault));
-    return fault;
-}
-#define RUN(c, code) run(c, code, sizeof(code) - 1)
-
 static struct tcpu *start(unsigned mode)
 {
-    memset(fake_memory(), 0, FAKE_BYTES);
-    for (unsigned i = 0; i < FAKE_PAGES; i++)
-        fake_protect(i, true, true);
-    fake_hide_host(false);
+    fake_memory_reset();
     struct tcpu *c = fake_cpu_new(mode);
     c->s.gpr[RBX] = DATA;
     c->s.gpr[RDI] = DATA;
@@ -421,8 +410,8 @@ static void more_instructions_than_stubs_still_run(void)
             for (unsigned reg = 0; reg < 4; reg++) {
                 code[3] = (char)(0xf0 | reg), code[4] = (char)i;
                 shuffle[3] = (char)(0xc1 | reg << 3), shuffle[4] = (char)i;
-                CHECK(!run(c, code, 5).raised);
-                CHECK(!run(c, shuffle, 5).raised);
+                CHECK(!fake_run_bytes(c, code, 5).raised);
+                CHECK(!fake_run_bytes(c, shuffle, 5).raised);
             }
     for (unsigned i = 0; i < 4; i++)
         store_le32(xmm(c, 1) + 4 * i, i);
