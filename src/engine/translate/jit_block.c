@@ -69,39 +69,6 @@ static bool undecoded(const struct insn *in)
     return in->form == UINT16_MAX;
 }
 
-// A shift by a constant other than zero changes its flags for certain.
-static unsigned flags_read(const struct insn *in)
-{
-    const struct insn_form *form = insn_form(in);
-    bool shift = in->op == OP_SHL || in->op == OP_SHR || in->op == OP_SAR || in->op == OP_SHLD ||
-                 in->op == OP_SHRD;
-    unsigned mask = in->opsize == 8 ? 63 : 31;
-    if (shift && in->operand[in->operands - 1].kind == OPND_IMM && in->imm & mask)
-        return 0;
-    if (!(form->flags & FORM_COND))
-        return form->flags_read;
-    static const uint16_t of_condition[8] = {
-        FLAG_OF, FLAG_CF, FLAG_ZF,           FLAG_CF | FLAG_ZF,
-        FLAG_SF, FLAG_PF, FLAG_SF | FLAG_OF, FLAG_ZF | FLAG_SF | FLAG_OF};
-    return of_condition[insn_condition(in) >> 1];
-}
-
-static void find_live_flags(struct trans *t)
-{
-    bool all = t->c->vm->config.debug & ENGINE_DEBUG_FLAGS_LIVE;
-    unsigned live = FLAGS_ARITH;
-    t->live[t->count] = FLAGS_ARITH;
-    for (unsigned i = t->count; i-- > 0;) {
-        const struct insn *in = &t->insn[i];
-        const struct insn_form *form = undecoded(in) ? NULL : insn_form(in);
-        if (all || !form || form->flags & (FORM_SYSTEM | FORM_BRANCH))
-            live = FLAGS_ARITH;
-        else
-            live = (live & ~(unsigned)form->flags_written) | flags_read(in);
-        t->live[i] = (uint16_t)(live & FLAGS_ARITH);
-    }
-}
-
 static bool emits_nothing(const struct trans *t, const struct insn *in)
 {
     if (!feature_has(&t->c->features, insn_form(in)->feature) || in->prefix & PREFIX_LOCK)
@@ -265,7 +232,7 @@ static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uin
         return FULL;
     if (!read_source(t))
         return REFUSED;
-    find_live_flags(t);
+    trans_live_flags(t);
     uint32_t sites = jit->sites, links = jit->links;
     struct emit hot = jit->hot, cold = jit->cold;
     emit_block(t);

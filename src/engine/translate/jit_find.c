@@ -233,7 +233,9 @@ static void drop_overlapping(struct tcpu *c, struct jit_page *page, gpa_t at, ui
     uint32_t *next = &page->blocks;
     while (*next) {
         struct jit_block *b = &jit->block[*next];
-        bool hit = ranges_overlap(page->gpa + (b->rip & PAGE_MASK), b->bytes, at, len);
+        bool hit = ranges_overlap(page->gpa + (b->rip & PAGE_MASK), b->bytes, at, len) ||
+                   (b->ahead_to && ranges_overlap(page->gpa + b->ahead_from,
+                                                  b->ahead_to - b->ahead_from, at, len));
         if (hit && !b->dropped)
             drop(c, b);
         if (b->dropped)

@@ -79,6 +79,7 @@ struct jit_block {
     bool fpu;          // has instructions that need the vector state in the machine
     uint8_t ancestors; // dropped blocks that hand visitors on to this one, one after another
     uint8_t pad[2];
+    uint16_t ahead_from, ahead_to; // bytes of the page that were looked at beyond the block
 };
 
 #define JIT_ANCESTORS_MAX 8

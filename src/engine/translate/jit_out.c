@@ -137,7 +137,7 @@ void trans_call_to(struct trans *t, uint64_t target)
 {
     uint32_t link = add_link(t, target);
     if (is_backward(t, target))
-        trans_poll(t, true, trans_stub(t, GATE_POLL, link));
+        trans_poll(t, t->taken[t->i], trans_stub(t, GATE_POLL, link));
     push_return(t, T2);
     const void *known = known_target(t, target);
     emit_call_to(t->e, known ? known : trans_stub(t, GATE_LINK, link));
@@ -162,8 +162,7 @@ void trans_return(struct trans *t)
 void trans_jump(struct trans *t, uint64_t target)
 {
     uint32_t link = add_link(t, target);
-    // Of the flags that other blocks need nothing is known: they may change before they run.
-    bool flags_live = target != t->b->rip || t->live[0] || t->jit->poll_all;
+    bool flags_live = t->i >= t->count || t->taken[t->i];
     if (is_backward(t, target))
         trans_poll(t, flags_live, trans_stub(t, GATE_POLL, link));
     jump_linked(t, target, link);

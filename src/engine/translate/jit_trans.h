@@ -22,6 +22,7 @@ struct trans {
     bool ended;            // the block's last way out is emitted
     struct insn insn[JIT_INSNS];
     uint16_t live[JIT_INSNS + 1]; // flags needed before each instruction
+    uint16_t taken[JIT_INSNS];    // by the target of a branch
 };
 
 // An operand's linear address before translation to a host address.
@@ -50,6 +51,9 @@ static inline struct emit_mem gpr_slot(unsigned guest)
 }
 
 #define GS(field) emit_gs(offsetof(struct tcpu, field))
+
+// jit_flags.c: fills in live and taken, and what of the page that depends on.
+void trans_live_flags(struct trans *t);
 
 // jit_mem.c
 // The address of in's memory operand; false when translated code cannot form it.
