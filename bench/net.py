@@ -94,13 +94,17 @@ class Bench:
         text, out = "", {}
         signal.signal(signal.SIGALRM, lambda *_: os.killpg(child.pid, signal.SIGKILL))
         signal.alarm(120 + 10 * self.args.seconds)
-        for raw in child.stdout:
-            line = raw.decode(errors="replace")
-            text += line
-            if case := re.match(r"CASE (\S+) ([\d.]+)", line):
-                out[case[1]] = float(case[2])
-        child.wait()
-        signal.alarm(0)
+        try:
+            for raw in child.stdout:
+                line = raw.decode(errors="replace")
+                text += line
+                if case := re.match(r"CASE (\S+) ([\d.]+)", line):
+                    out[case[1]] = float(case[2])
+            child.wait()
+        finally:
+            signal.alarm(0)
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
         if "BENCH-END" not in text or set(out) != {"to", "back", "ping"}:
             sys.exit(f"bench: {engine} did not finish (status {child.returncode}): ...{text[-800:]}")
         return out
@@ -167,6 +171,7 @@ def main():
     if not args.kernel:
         args.kernel = subprocess.run([os.path.join(TOP, "tools/fetch-kernel")], check=True, capture_output=True,
                                      text=True).stdout.strip()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended, too
     report = {}
     with tempfile.TemporaryDirectory(prefix="berth-bench.") as work:
         b = Bench(args, work)

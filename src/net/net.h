@@ -31,6 +31,9 @@ enum net_takes {
 // follows here relies on it. num_buffers is not looked at.
 bool net_packet_valid(const uint8_t *packet, size_t len, unsigned takes);
 
+// Which of a receiver's pairs of queues a packet goes to: the same for all of a connection.
+unsigned net_packet_pair(const uint8_t *packet, size_t len, unsigned pairs);
+
 // The abilities that virtio's feature bits stand for: of the device, which takes what the driver
 // leaves to it, and of the driver.
 unsigned net_takes_of_device(uint64_t features);

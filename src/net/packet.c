@@ -185,6 +185,20 @@ static unsigned bit(uint64_t features, unsigned which, unsigned takes)
     return features >> which & 1 ? takes : 0;
 }
 
+unsigned net_packet_pair(const uint8_t *packet, size_t len, unsigned pairs)
+{
+    const uint8_t *frame = packet + NET_HEADER_BYTES;
+    bool v4 = frame[12] == 0x08 && frame[13] == 0x00, v6 = frame[12] == 0x86 && frame[13] == 0xdd;
+    size_t at = v4 ? 26 : 22, end = v4 ? 38 : 58; // addresses, and ports where no options precede
+    uint32_t hash = 2166136261u;
+
+    if (pairs <= 1 || !(v4 || v6) || len < NET_HEADER_BYTES + end)
+        return 0;
+    for (; at < end; at++)
+        hash = (hash ^ frame[at]) * 16777619u;
+    return hash % pairs;
+}
+
 unsigned net_takes_of_device(uint64_t features)
 {
     if (!bit(features, F_CSUM, 1))

@@ -34,6 +34,7 @@ enum vhost_request {
 #define VHOST_F_PROTOCOL_FEATURES (1ull << 30)
 
 // Protocol features.
+#define VHOST_MQ (1ull << 0) // GET_QUEUE_NUM
 #define VHOST_REPLY_ACK (1ull << 3)
 #define VHOST_BACKEND_CHANNEL (1ull << 5)
 #define VHOST_INBAND (1ull << 14) // kicks and calls may be messages

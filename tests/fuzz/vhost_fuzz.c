@@ -147,7 +147,7 @@ static void speak(struct input *in, const struct window *w)
     for (size_t i = 0; i < len; i++)
         payload[i] = (uint8_t)(how < 160 && i >= 2 ? 0 : (unsigned)take(in, 1));
     if (request == VHOST_SET_VRING_ADDR)
-        say_address(w, (unsigned)take(in, 1) % 3, how < 200 ? 0 : (unsigned)take(in, 1));
+        say_address(w, (unsigned)take(in, 1) % 9, how < 200 ? 0 : (unsigned)take(in, 1));
     else
         say(request, payload, len, how % 5 ? -1 : w->fd);
 }

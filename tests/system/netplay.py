@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 
-WAIT = 5
+WAIT = 60  # for what must come, however busy the host is
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 SYN, ACK, FIN, RST, PSH = 2, 16, 1, 4, 8
 
@@ -271,10 +271,10 @@ class Host:
 
     # protocols
 
-    def resolve(self, address):
+    def resolve(self, address, wait=WAIT):
         self.send(ether(BROADCAST, self.mac, 0x806, arp(1, self.mac, self.address, "00:00:00:00:00:00", address)))
         reply = self.receive(lambda f: f.kind == 0x806 and f.payload[6:8] == b"\0\2" and
-                             f.payload[14:18] == ip_bytes(address), 1)
+                             f.payload[14:18] == ip_bytes(address), wait)
         return reply and mac_text(reply.payload[8:14])
 
     def to_mac(self, address):
@@ -298,13 +298,13 @@ class Host:
         reply = self.receive(lambda f: f.protocol == 17 and f.port_to == port and f.port_from == to_port, wait)
         return reply and reply.data
 
-    def dhcp(self, kind, options=b"", mac=None, address="0.0.0.0"):
+    def dhcp(self, kind, options=b"", mac=None, address="0.0.0.0", wait=WAIT):
         """Type and options of the answer, or None."""
         message = struct.pack("!BBBBIHH", 1, 1, 6, 0, 0x1234, 0, 0) + ip_bytes(address) + bytes(12) + \
             mac_bytes(mac or self.mac) + bytes(10 + 192) + b"\x63\x82\x53\x63" + bytes([53, 1, kind]) + options + b"\xff"
         self.send(ether(BROADCAST, self.mac, 0x800, ipv4(address, "255.255.255.255", 17,
                                                          udp(address, "255.255.255.255", 68, 67, message))))
-        reply = self.receive(lambda f: f.protocol == 17 and f.port_to == 68, 1)
+        reply = self.receive(lambda f: f.protocol == 17 and f.port_to == 68, wait)
         if not reply:
             return None
         assert reply.right_sum(), "wrong UDP checksum"

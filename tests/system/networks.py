@@ -305,7 +305,7 @@ class Adapter:
 
 
 def vhost(opts, work):
-    """a VM of QEMU joins the network over vhost-user and fetches a file from one of ours"""
+    """a VM of QEMU joins the network over vhost-user, with two pairs of queues, and fetches a file from one of ours"""
     if not shutil.which("qemu-system-x86_64"):
         raise Skip("no qemu-system-x86_64")
     private_home(work)
@@ -316,13 +316,14 @@ def vhost(opts, work):
     try:
         qemu = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-M", "q35,memory-backend=mem", "-m", "192", "-object",
                 "memory-backend-memfd,id=mem,size=192M,share=on", "-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
-                "-serial", "stdio", "-kernel", kernel("cloud"), "-initrd", initrd, "-append", ARGS + " quiet no_timer_check",
-                "-chardev", f"socket,id=port,path={path}", "-netdev", "vhost-user,id=net,chardev=port", "-device",
-                f"virtio-net-pci,netdev=net,mac={adapter.mac},romfile=,vectors=0"]  # with MSI-X, TCG and vhost QEMU 7.2 crashes
+                "-smp", "2", "-serial", "stdio", "-kernel", kernel("cloud"), "-initrd", initrd, "-append", ARGS + " quiet no_timer_check",
+                "-chardev", f"socket,id=port,path={path}", "-netdev", "vhost-user,id=net,chardev=port,queues=2", "-device",
+                f"virtio-net-pci,netdev=net,mq=on,mac={adapter.mac},romfile=,vectors=0"]  # with MSI-X, TCG and vhost QEMU 7.2 crashes
         with vm(opts, work, "web", "--net", "lan") as web, Guest(opts, timeout=opts.timeout, command=qemu) as other:
             bring_up(web)
             total = serve_file(web)
             bring_up(other)
+            expect(other, "ls -d /sys/class/net/eth0/queues/rx-* | wc -l", "2", "pairs of queues")
             expect(other, "wget -q -O - http://web.berth/file | md5sum | cut -d' ' -f1", total, "HTTP to one of our VMs")
             expect(web, "ping -c 1 -W 5 other.berth >/dev/null && echo yes", "yes", "ping back")
             other.send("poweroff -f\n")

@@ -21,8 +21,9 @@ GUEST = 0x100000  # where the memory is in the guest
 ENTRIES = 8
 FEATURES = 1 << 32 | 1 << 30 | 1 << 15 | 1 << 1 | 1 << 0
 (GET_FEATURES, SET_FEATURES, SET_MEM_TABLE, SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE,
- SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ENABLE) = 1, 2, 5, 8, 9, 10, 11, 12, 13, 18
+ SET_VRING_KICK, SET_VRING_CALL, GET_QUEUE_NUM, SET_VRING_ENABLE) = 1, 2, 5, 8, 9, 10, 11, 12, 13, 17, 18
 NEED_REPLY = 8
+WAIT = 60  # for what must come, however busy the host is
 
 
 class Adapter:
@@ -40,7 +41,7 @@ class Adapter:
                                         pass_fds=(port.fileno(), listener.fileno()), stderr=subprocess.PIPE)
         listener.close()
         port.close()
-        self.net.settimeout(5)
+        self.net.settimeout(WAIT)
 
     def __enter__(self):
         return self
@@ -57,17 +58,18 @@ class Adapter:
 
 
 class FrontEnd:
-    def __init__(self, adapter):
+    def __init__(self, adapter, pairs=1):
+        self.rings = 2 * pairs
         self.s = socket.socket(socket.AF_UNIX)
         self.s.connect(adapter.path)
-        self.s.settimeout(5)
+        self.s.settimeout(WAIT)
         self.file = os.memfd_create("ram")
         os.ftruncate(self.file, RAM)
         self.ram = mmap.mmap(self.file, RAM)
-        self.kick = [os.eventfd(0), os.eventfd(0)]
-        self.call = [os.eventfd(0), os.eventfd(0)]
-        self.given = [0, 0]
-        self.taken = [0, 0]
+        self.kick = [os.eventfd(0) for _ in range(self.rings)]
+        self.call = [os.eventfd(0) for _ in range(self.rings)]
+        self.given = [0] * self.rings
+        self.taken = [0] * self.rings
 
     def close(self):
         self.s.close()
@@ -105,7 +107,7 @@ class FrontEnd:
         assert offered & FEATURES == FEATURES
         self.say(SET_FEATURES, struct.pack("<Q", FEATURES))
         assert self.ask(SET_MEM_TABLE, self.table(), [self.file], 1 | NEED_REPLY) == 0
-        for i in range(2):
+        for i in range(self.rings):
             self.say(SET_VRING_NUM, struct.pack("<II", i, ENTRIES))
             self.say(SET_VRING_BASE, struct.pack("<II", i, 0))
             self.say(SET_VRING_ADDR, self.address(i))
@@ -125,7 +127,7 @@ class FrontEnd:
         if kick:
             os.eventfd_write(self.kick[ring], 1)
 
-    def used(self, ring, timeout=5):
+    def used(self, ring, timeout=WAIT):
         """Bytes written into the next buffer that comes back; None: none does."""
         base = 0x10000 * ring + 0x3000
         while struct.unpack_from("<H", self.ram, base + 2)[0] == self.taken[ring]:
@@ -169,6 +171,33 @@ def packets_pass_both_ways_and_front_ends_may_come_again():
             works(a)
 
 
+def connections_are_spread_over_pairs_of_rings():
+    with Adapter() as a:
+        f = FrontEnd(a, 2).start()
+        assert f.ask(GET_QUEUE_NUM) == 4
+        for ring in (1, 3):
+            packet = frame(b"ring %d" % ring)
+            f.ram[0x50000:0x50000 + len(packet)] = packet
+            f.put(ring, 0, 0x50000, len(packet), False)
+            assert a.net.recv(70000)[12:] == packet[12:]
+            assert f.used(ring) == 0
+        for ring in (0, 2):
+            for slot in range(ENTRIES):
+                f.put(ring, slot, 0x60000 + 0x800 * (ring * ENTRIES + slot), 2000, True)
+        for port in range(ENTRIES):
+            packet = bytes(12) + b"\xff" * 6 + b"\x52\x54\0\0\0\1\x08\0\x45" + bytes(22) + bytes([port]) + bytes(20)
+            a.net.send(packet)
+        got = [0, 0]
+        while sum(got) < ENTRIES:
+            assert (ready := select.select([f.call[0], f.call[2]], [], [], WAIT)[0]), got
+            for ring in (0, 2):
+                if f.call[ring] in ready:
+                    os.eventfd_read(f.call[ring])
+                got[ring // 2] = struct.unpack_from("<H", f.ram, 0x10000 * ring + 0x3002)[0]
+        assert min(got) > 0, got
+        f.close()
+
+
 def a_packet_waits_for_buffers():
     with Adapter() as a:
         f = FrontEnd(a).start()
@@ -201,7 +230,7 @@ def a_client_that_breaks_the_protocol_is_dropped():
         (SET_MEM_TABLE, struct.pack("<II4Q", 1, 0, GUEST, RAM, USER, 4096), 1),  # behind the file's end
         (SET_MEM_TABLE, struct.pack("<II4Q", 1, 0, GUEST, 1 << 63, USER, 1 << 63), 1),
         (SET_MEM_TABLE, struct.pack("<II4Q", 1, 0, GUEST, 0, USER, 0), 1),
-        (SET_VRING_NUM, struct.pack("<II", 2, 8), 0),
+        (SET_VRING_NUM, struct.pack("<II", 8, 8), 0),  # of a fifth pair
         (SET_VRING_NUM, struct.pack("<II", 0, 65536), 0),
         (SET_VRING_NUM, struct.pack("<I", 0), 0),
         (SET_VRING_ADDR, struct.pack("<II", 0, 0), 0),
@@ -268,7 +297,7 @@ def random_front_ends_do_no_harm():
             while a.net.recv(70000):
                 pass
         except BlockingIOError:
-            a.net.settimeout(5)
+            a.net.settimeout(WAIT)
         works(a)
 
 
@@ -276,11 +305,11 @@ def it_ends_with_its_network():
     with Adapter() as a:
         f = FrontEnd(a).start()
         a.net.close()
-        assert a.process.wait(timeout=5) == 0
+        assert a.process.wait(timeout=WAIT) == 0
         f.close()
 
 
-TESTS = [packets_pass_both_ways_and_front_ends_may_come_again, a_packet_waits_for_buffers,
+TESTS = [packets_pass_both_ways_and_front_ends_may_come_again, connections_are_spread_over_pairs_of_rings, a_packet_waits_for_buffers,
          a_flood_is_held_back_and_none_of_it_lost, a_client_that_breaks_the_protocol_is_dropped,
          rings_that_break_the_rules_are_stopped, random_front_ends_do_no_harm, it_ends_with_its_network]
 

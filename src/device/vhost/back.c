@@ -77,21 +77,12 @@ err_t vhost_back_open(struct vhost_back *b, int socket, struct error *e)
 
 // --- kicks
 
-static void kicked(struct vhost_back *b, unsigned ring)
+static void kicked(void *opaque, uint32_t events)
 {
+    struct vhost_ring *r = opaque;
     uint64_t count;
-    if (read(b->ring[ring].kick.fd, &count, sizeof count) == sizeof count)
-        vhost_kicked(b, ring);
-}
-
-static void receive_kicked(void *opaque, uint32_t events)
-{
-    kicked(opaque, 0);
-}
-
-static void transmit_kicked(void *opaque, uint32_t events)
-{
-    kicked(opaque, 1);
+    if (read(r->kick.fd, &count, sizeof count) == sizeof count)
+        vhost_kicked(r->back, (unsigned)(r - r->back->ring));
 }
 
 void vhost_back_init(struct vhost_back *b)
@@ -99,10 +90,10 @@ void vhost_back_init(struct vhost_back *b)
     b->dev = (struct device){.type = &virtqueues, .env = &vhost_memory_env, .owner = &b->memory};
     b->client = (struct loop_fd){.fd = -1, .events = EPOLLIN, .ready = client_ready, .opaque = b};
     b->calls = -1;
-    for (unsigned i = 0; i < VHOST_RINGS; i++)
-        b->ring[i] = (struct vhost_ring){.kick = {.fd = -1,
-                                                  .events = EPOLLIN,
-                                                  .ready = i ? transmit_kicked : receive_kicked,
-                                                  .opaque = b},
-                                         .call = -1};
+    for (unsigned i = 0; i < VHOST_RINGS; i++) {
+        struct vhost_ring *r = &b->ring[i];
+        r->back = b;
+        r->kick = (struct loop_fd){.fd = -1, .events = EPOLLIN, .ready = kicked, .opaque = r};
+        r->call = -1;
+    }
 }

@@ -11,9 +11,13 @@
 #include "net/net.h"
 #include "net/vhost_user.h"
 
-#define VHOST_RINGS 2 // receive, transmit: as the guest calls them
+#define VHOST_PAIRS 4 // of rings; more than one where the front end takes VIRTIO_NET_F_MQ
+#define VHOST_RINGS (2 * VHOST_PAIRS) // receive, transmit, as the guest calls them, and so on
+
+struct vhost_back;
 
 struct vhost_ring {
+    struct vhost_back *back;
     struct virtq q;
     struct loop_fd kick;        // an eventfd; fd -1: none
     int call;                   // likewise
@@ -48,6 +52,7 @@ struct vhost_back {
     uint64_t features;
     bool rings_on; // without VHOST_F_PROTOCOL_FEATURES all rings are
     bool short_of_buffers;
+    unsigned turn; // the ring that packets are pulled from first
     struct virtq_chain chain;
     struct net_ring receive;
     uint8_t part[NET_PACKET_MAX];

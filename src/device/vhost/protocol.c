@@ -2,8 +2,8 @@
 //
 // Specification: "Vhost-user Protocol", QEMU's docs/interop/vhost-user. Offered: split rings with
 // indirect descriptors and event indexes, merged receive buffers, checksums and TCP segmentation,
-// REPLY_ACK; to those that a careful back end serves, kicks and calls as messages. Not offered:
-// packed rings, several pairs of queues, logs of written pages (and so no migration of the front
+// several pairs of queues, REPLY_ACK; to those that a careful back end serves, kicks and calls as
+// messages. Not offered: packed rings, logs of written pages (and so no migration of the front
 // end's guest), an IOMMU, memory in more than 8 regions.
 #include <string.h>
 #include <sys/stat.h>
@@ -16,9 +16,9 @@
 #define RING_FEATURES \
     (1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_INDIRECT_DESC | 1ull << VIRTIO_F_EVENT_IDX)
 #define PACKET_FEATURES (NET_OFFLOAD_FEATURES | 1 << 15) // MRG_RXBUF
-// STATUS, CTRL_VQ, CTRL_RX, CTRL_VLAN, CTRL_RX_EXTRA, GUEST_ANNOUNCE, CTRL_MAC_ADDR: the control
-// queue is the front end's own, but its guest gets only what the back end has, too.
-#define FRONT_END_FEATURES (0x3f << 16 | 1 << 23)
+// STATUS, CTRL_VQ, CTRL_RX, CTRL_VLAN, CTRL_RX_EXTRA, GUEST_ANNOUNCE, MQ, CTRL_MAC_ADDR: the
+// control queue is the front end's own, but its guest gets only what the back end has, too.
+#define FRONT_END_FEATURES (0xff << 16)
 #define OFFERED (RING_FEATURES | VHOST_F_PROTOCOL_FEATURES | PACKET_FEATURES | FRONT_END_FEATURES)
 
 static err_t wrong(const char *what, struct error *e)
@@ -199,10 +199,11 @@ static err_t obey(struct vhost_back *b, struct vhost_message *m, bool *answer, s
         b->rings_on = !(value & VHOST_F_PROTOCOL_FEATURES);
         return OK;
     case VHOST_GET_PROTOCOL_FEATURES:
-        answer_u64(m, VHOST_REPLY_ACK | (b->careful ? VHOST_BACKEND_CHANNEL | VHOST_INBAND : 0),
-                   answer);
+        answer_u64(
+            m, VHOST_MQ | VHOST_REPLY_ACK | (b->careful ? VHOST_BACKEND_CHANNEL | VHOST_INBAND : 0),
+            answer);
         return OK;
-    case VHOST_GET_QUEUE_NUM: answer_u64(m, 1, answer); return OK;
+    case VHOST_GET_QUEUE_NUM: answer_u64(m, VHOST_PAIRS, answer); return OK;
     case VHOST_SET_OWNER:
     case VHOST_SET_PROTOCOL_FEATURES: return OK;
     case VHOST_RESET_OWNER: stop_all(b); return OK;

@@ -5,7 +5,7 @@
 #include "base/bytes.h"
 #include "device/vhost/back.h"
 
-enum { RECEIVE = 0, TRANSMIT = 1, F_MERGEABLE = 15 };
+enum { RECEIVE = 0, TRANSMIT = 1, F_MERGEABLE = 15 }; // of each pair: ring number modulo 2
 
 static bool running(const struct vhost_back *b, unsigned ring)
 {
@@ -63,51 +63,75 @@ void vhost_stop_ring(struct vhost_back *b, unsigned ring)
 void vhost_kicked(struct vhost_back *b, unsigned ring)
 {
     if (running(b, ring))
-        (ring == TRANSMIT ? b->ops->sent : b->ops->room)(b->opaque);
+        (ring % 2 == TRANSMIT ? b->ops->sent : b->ops->room)(b->opaque);
 }
 
 // --- from the guest
 
-ssize_t vhost_back_pull(struct vhost_back *b, uint8_t *packet, size_t room)
+static ssize_t pull(struct vhost_back *b, unsigned ring, uint8_t *packet, size_t room)
 {
-    struct virtq *q = &b->ring[TRANSMIT].q;
+    struct virtq *q = &b->ring[ring].q;
     const char *why;
-    if (!running(b, TRANSMIT))
+    if (!running(b, ring))
         return -1;
     enum virtq_result result = virtq_pop(q, &b->chain, &why);
     if (result == VIRTQ_BROKEN)
-        broken(b, TRANSMIT, why);
+        broken(b, ring, why);
     if (result != VIRTQ_GOT)
         return -1;
     size_t len = virtq_read(&b->chain, 0, packet, room);
     if (!virtq_push(q, &b->chain, 0)) {
-        broken(b, TRANSMIT, "the used ring is not in memory");
+        broken(b, ring, "the used ring is not in memory");
         return -1;
     }
     return (ssize_t)len;
 }
 
+// One ring after the other has its turn. All have been asked for kicks when none has a packet.
+ssize_t vhost_back_pull(struct vhost_back *b, uint8_t *packet, size_t room)
+{
+    for (unsigned i = 0; i < VHOST_PAIRS; i++) {
+        unsigned pair = b->turn++ % VHOST_PAIRS;
+        ssize_t len = pull(b, 2 * pair + TRANSMIT, packet, room);
+        if (len >= 0)
+            return len;
+    }
+    return -1;
+}
+
 void vhost_back_pulled(struct vhost_back *b)
 {
-    if (running(b, TRANSMIT))
-        tell_guest(b, TRANSMIT);
+    for (unsigned i = TRANSMIT; i < VHOST_RINGS; i += 2) {
+        if (running(b, i))
+            tell_guest(b, i);
+    }
 }
 
 // --- to the guest
 
+// A connection keeps to one of the rings that the guest uses, which are the first ones.
+static unsigned receive_ring(const struct vhost_back *b, const uint8_t *packet, size_t len)
+{
+    unsigned pairs = 1;
+    while (pairs < VHOST_PAIRS && running(b, 2 * pairs + RECEIVE))
+        pairs++;
+    return 2 * net_packet_pair(packet, len, pairs) + RECEIVE;
+}
+
 static void deliver(void *opaque, uint8_t *packet, size_t len)
 {
     struct vhost_back *b = opaque;
+    unsigned ring = receive_ring(b, packet, len);
     const char *why;
-    if (b->short_of_buffers || !running(b, RECEIVE))
+    if (b->short_of_buffers || !running(b, ring))
         return;
-    b->receive.q = &b->ring[RECEIVE].q;
+    b->receive.q = &b->ring[ring].q;
     b->receive.mergeable = b->features >> F_MERGEABLE & 1;
     switch (net_ring_receive(&b->receive, packet, len, &why)) {
-    case NET_RING_DONE: tell_guest(b, RECEIVE); break;
+    case NET_RING_DONE: tell_guest(b, ring); break;
     case NET_RING_EMPTY: b->short_of_buffers = true; break;
     case NET_RING_NEVER: break;
-    case NET_RING_BROKEN: broken(b, RECEIVE, why); break;
+    case NET_RING_BROKEN: broken(b, ring, why); break;
     }
 }
 

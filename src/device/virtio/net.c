@@ -133,26 +133,11 @@ static void go_on(struct device *dev)
 
 // --- To the guest ---
 
-// Which pair of queues a packet goes to: the same for all of a connection.
-static unsigned choose_pair(const struct virtio_net *net, const uint8_t *frame, size_t len)
-{
-    bool v4 = frame[12] == 0x08 && frame[13] == 0x00, v6 = frame[12] == 0x86 && frame[13] == 0xdd;
-    size_t at = v4 ? 26 : 22, end = v4 ? 38 : 58; // addresses, and ports where no options precede
-    uint32_t hash = 2166136261u;
-
-    if (net->pairs <= 1 || !(v4 || v6) || len < end)
-        return 0;
-    for (; at < end; at++)
-        hash = (hash ^ frame[at]) * 16777619u;
-    return hash % net->pairs;
-}
-
 static void deliver(void *opaque, uint8_t *packet, size_t len)
 {
     struct virtio_net *net = opaque;
     struct virtio_pci *v = &net->virtio;
-    unsigned pair = choose_pair(net, packet + NET_HEADER_BYTES, len - NET_HEADER_BYTES);
-    unsigned queue = receive_queue(pair);
+    unsigned queue = receive_queue(net_packet_pair(packet, len, net->pairs));
     const char *why;
 
     if (net->short_of_buffers || !virtio_running(v))
