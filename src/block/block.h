@@ -54,7 +54,7 @@ struct block_type {
     const char *name; // "raw", "qcow2"
     void (*submit)(struct block *block, struct block_request *request);
     // Answers a request on the caller's stack where nothing has to be waited for (what the host
-    // has in memory): true, with its result; done() is not called. NULL: never.
+    // has or takes in memory): true, with its result; done() is not called. NULL: never.
     bool (*at_once)(struct block *block, const struct block_request *request, err_t *result);
     void (*drain)(struct block *block); // waits until nothing is in flight
     void (*close)(struct block *block); // after drain; accepts NULL

@@ -21,9 +21,10 @@ struct bfile {
     bool complained;   // an I/O error has been logged
     bool waits_always; // the file system has no reads that do not wait
     bool stop;
-    bool woken;         // a thread was told of work and has not looked yet
-    unsigned resting;   // threads that wait for work
-    unsigned in_flight; // [atomic] submitted, and done() has not returned
+    bool woken;                 // a thread was told of work and has not looked yet
+    unsigned resting;           // threads that wait for work
+    unsigned in_flight;         // [atomic] submitted, and done() has not returned
+    uint64_t writes_wait_until; // [atomic] by host_now(): they are the threads' so long
     struct block_limits limits;
     char name[64]; // for messages
     pthread_mutex_t lock;

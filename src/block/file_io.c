@@ -12,9 +12,11 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "block/file_impl.h"
+#include "host/clock.h"
 
 #define BOUNCE_BYTES (256 * 1024) // per request that is not aligned in memory
 #define AT_ONCE_BYTES (256 * 1024)
+#define WRITE_SLOW_NS 1000000 // more than copying takes
 
 // --- System calls ---
 
@@ -253,21 +255,52 @@ err_t file_result(struct bfile *file, const struct block_request *r, int error)
 
 // --- Without waiting ---
 
-// What the page cache holds is copied here and now: that is less than waking a thread costs. With
-// O_DIRECT the call would wait for the disk.
+// Writes have no RWF_NOWAIT where it would be of use. Most are copied into memory, but one may have
+// to wait while the host has too much to bring to its disks. Then writes are left to the threads,
+// for so long that waiting costs the callers a twentieth of their time at most.
+static bool writes_wait(const struct bfile *file, uint64_t now)
+{
+    return now < __atomic_load_n(&file->writes_wait_until, __ATOMIC_RELAXED);
+}
+
+static ssize_t write_timed(struct bfile *file, const struct iovec *iov, unsigned n, uint64_t offset)
+{
+    uint64_t start = host_now(), took;
+
+    if (writes_wait(file, start))
+        return -1;
+    ssize_t done = pwritev(file->fd, iov, (int)n, (off_t)offset);
+    took = host_now() - start;
+    if (took > WRITE_SLOW_NS)
+        __atomic_store_n(&file->writes_wait_until, start + 20 * took, __ATOMIC_RELAXED);
+    return done;
+}
+
+static ssize_t read_cached(struct bfile *file, const struct iovec *iov, unsigned n, uint64_t offset)
+{
+    if (__atomic_load_n(&file->waits_always, __ATOMIC_RELAXED))
+        return -1;
+    ssize_t done = preadv2(file->fd, iov, (int)n, (off_t)offset, RWF_NOWAIT);
+    if (done < 0 && errno == EOPNOTSUPP)
+        __atomic_store_n(&file->waits_always, true, __ATOMIC_RELAXED);
+    return done;
+}
+
+// What the page cache holds or takes is copied here and now: that is less than waking a thread
+// costs. With O_DIRECT the call would wait for the disk. What came back short is done again by
+// those who know what to make of it.
 bool bfile_at_once(struct bfile *file, const struct block_request *r, err_t *result)
 {
     struct iovec iov[FILE_BUFFERS];
     struct cursor c = cursor_of(r);
 
-    if (r->op != BLOCK_READ || file->direct || !r->len || r->len > AT_ONCE_BYTES ||
-        __atomic_load_n(&file->waits_always, __ATOMIC_RELAXED) || file_allowed(file, r))
+    if ((r->op != BLOCK_READ && r->op != BLOCK_WRITE) || file->direct || !r->len ||
+        r->len > AT_ONCE_BYTES || file_allowed(file, r))
         return false;
     cursor_advance(&c, 0);
     unsigned n = cursor_chunk(&c, iov);
-    ssize_t done = preadv2(file->fd, iov, (int)n, (off_t)c.offset, RWF_NOWAIT);
-    if (done < 0 && errno == EOPNOTSUPP)
-        __atomic_store_n(&file->waits_always, true, __ATOMIC_RELAXED);
+    ssize_t done = r->op == BLOCK_READ ? read_cached(file, iov, n, c.offset)
+                                       : write_timed(file, iov, n, c.offset);
     *result = OK;
     return done == (ssize_t)r->len;
 }

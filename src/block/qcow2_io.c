@@ -226,6 +226,18 @@ static bool goes_straight(struct qcow2 *q, const struct block_request *r, const 
     return ext->kind == UNIT_DATA && ext->copied && !overlaps_metadata(q, ext->host, ext->len);
 }
 
+// A read or write that may be; of what else there is, the worker knows.
+static bool transfers(const struct qcow2 *q, const struct block_request *r)
+{
+    return (r->op == BLOCK_READ || (r->op == BLOCK_WRITE && !q->read_only)) &&
+           range_within(r->offset, r->len, q->block.limits.size_bytes);
+}
+
+static bool may_start(const struct qcow2 *q, const struct block_request *r)
+{
+    return !q->hold && (!q->corrupt || r->op == BLOCK_READ);
+}
+
 // Maps a request by cached tables alone.
 static bool plan_request(struct qcow2 *q, const struct block_request *r, struct plan *plan)
 {
@@ -260,7 +272,7 @@ static void straight(struct qcow2 *q, struct block_request *r, const struct plan
         bfile_answer(q->file, &part_get(q, op, r->offset, 0)->io, OK);
 }
 
-// The extent of a read at offset, of what the host has in memory.
+// The extent of a request at offset, where the host has or takes it in memory.
 static bool extent_at_once(struct qcow2 *q, const struct block_request *r, uint64_t offset,
                            const struct extent *ext)
 {
@@ -283,10 +295,10 @@ bool qcow2_at_once(struct block *block, const struct block_request *r, err_t *re
     uint64_t offset = r->offset;
     struct plan plan;
 
-    if (r->op != BLOCK_READ || !range_within(r->offset, r->len, q->block.limits.size_bytes))
+    if (!transfers(q, r))
         return false;
     pthread_mutex_lock(&q->lock);
-    bool good = !q->hold && plan_request(q, r, &plan);
+    bool good = may_start(q, r) && plan_request(q, r, &plan);
     for (unsigned i = 0; good && i < plan.count; offset += plan.ext[i++].len)
         good = extent_at_once(q, r, offset, &plan.ext[i]);
     pthread_mutex_unlock(&q->lock);
@@ -303,7 +315,7 @@ static bool start_now(struct qcow2 *q, struct block_request *r)
 {
     struct plan plan;
 
-    if (q->hold || (q->corrupt && r->op != BLOCK_READ) || q->parts_free <= PLAN_EXTENTS)
+    if (!may_start(q, r) || q->parts_free <= PLAN_EXTENTS)
         return false;
     if (r->op == BLOCK_FLUSH && clean(q) && q->op_pool) {
         struct op *op = op_get(q, r);
@@ -311,7 +323,7 @@ static bool start_now(struct qcow2 *q, struct block_request *r)
         op->pending--;
         return true;
     }
-    if ((r->op != BLOCK_READ && r->op != BLOCK_WRITE) || !plan_request(q, r, &plan))
+    if (!transfers(q, r) || !plan_request(q, r, &plan))
         return false;
     straight(q, r, &plan);
     return true;
@@ -324,8 +336,7 @@ void qcow2_submit(struct block *block, struct block_request *r)
     pthread_mutex_lock(&q->lock);
     q->active++;
     r->next = NULL;
-    if (!range_within(r->offset, r->len, q->block.limits.size_bytes) ||
-        (q->read_only && r->op != BLOCK_READ && r->op != BLOCK_FLUSH) || !start_now(q, r)) {
+    if (!start_now(q, r)) {
         *q->queue_tail = r;
         q->queue_tail = &r->next;
         pthread_cond_signal(&q->work);

@@ -60,7 +60,9 @@ static void raw_submit(struct block *block, struct block_request *r)
 
 static bool raw_at_once(struct block *block, const struct block_request *r, err_t *result)
 {
-    return bfile_at_once(container_of(block, struct raw, block)->file, r, result);
+    struct raw *raw = container_of(block, struct raw, block);
+
+    return !changes_format(raw, r) && bfile_at_once(raw->file, r, result);
 }
 
 static void raw_drain(struct block *block)

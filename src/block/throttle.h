@@ -59,7 +59,7 @@ void throttle_take(struct throttle *t, enum block_op op, uint64_t len, ns_t now)
 struct block_counters {
     uint64_t reads, read_bytes, writes, written_bytes;
     uint64_t flushes, discards; // discards and writes of zeros
-    uint64_t at_once;           // reads among these that no thread had to be woken for
+    uint64_t at_once;           // of these, those that no thread had to be woken for
     uint64_t delayed;           // requests that a limit made wait
 };
 

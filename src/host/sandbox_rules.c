@@ -250,11 +250,12 @@ static int allow_fstat(scmp_filter_ctx filter)
                             SCMP_A3(SCMP_CMP_EQ, AT_EMPTY_PATH));
 }
 
-// Devices answer their guest from the page cache, where that takes no waiting.
-static int allow_cached_reads(scmp_filter_ctx filter)
+// Devices answer their guest from the page cache, where that takes no waiting, and write to it.
+static int allow_page_cache(scmp_filter_ctx filter)
 {
-    return seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(preadv2), 1,
-                            SCMP_A5(SCMP_CMP_EQ, RWF_NOWAIT));
+    int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(preadv2), 1,
+                                  SCMP_A5(SCMP_CMP_EQ, RWF_NOWAIT));
+    return result ? result : seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(pwritev), 0);
 }
 
 // The main loop's part of the KVM engine: ranges of memory that move while the guest runs, and the
@@ -463,7 +464,7 @@ static int class_filter(scmp_filter_ctx filter, enum host_thread_class thread_cl
     if (!result && thread_class == HOST_THREAD_MAIN)
         result = allow_window(filter);
     if (!result && thread_class != HOST_THREAD_BLOCK)
-        result = allow_cached_reads(filter);
+        result = allow_page_cache(filter);
     if (!result)
         result = thread_class == HOST_THREAD_VCPU ? allow_gs_base(filter) : allow_fstat(filter);
     if (!result && thread_class == HOST_THREAD_VCPU)

@@ -48,7 +48,7 @@ static void submit(struct block *block, struct block_request *r)
 
 static bool at_once(struct block *block, const struct block_request *r, err_t *result)
 {
-    if (!container_of(block, struct back_end, block)->cached || r->op != BLOCK_READ)
+    if (!container_of(block, struct back_end, block)->cached || r->op > BLOCK_WRITE)
         return false;
     transfer(r);
     *result = r->offset & 0x400 ? OK : ERR_IO;

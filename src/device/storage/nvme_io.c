@@ -65,6 +65,20 @@ static bool goes_on(struct nvme_command *c)
     return true;
 }
 
+static unsigned status_of(enum block_op op, err_t result)
+{
+    return result == OK ? SC_OK : op == BLOCK_READ ? SC_READ_ERROR : SC_WRITE_FAULT;
+}
+
+// One of a command's requests has ended with c->status; true when it needs another.
+static bool io_went_on(struct nvme_command *c)
+{
+    if (c->io.op == BLOCK_READ && !c->status)
+        scatter_filled(&c->data, &c->nvme->pci.dev, c->io.len);
+    count(c);
+    return goes_on(c);
+}
+
 static void io_ended(struct device *dev, void *argument)
 {
     struct nvme_command *c = argument;
@@ -72,10 +86,7 @@ static void io_ended(struct device *dev, void *argument)
     unsigned sq = c->sq;
 
     n->in_flight--;
-    if (c->io.op == BLOCK_READ && !c->status)
-        scatter_filled(&c->data, dev, c->io.len);
-    count(c);
-    if (goes_on(c))
+    if (io_went_on(c))
         return;
     nvme_finish(c, c->status, 0);
     if (n->sq[sq].outstanding == 0)
@@ -89,7 +100,7 @@ static void io_done(struct block_request *io, err_t result)
 {
     struct nvme_command *c = container_of(io, struct nvme_command, io);
 
-    c->status = result == OK ? SC_OK : io->op == BLOCK_READ ? SC_READ_ERROR : SC_WRITE_FAULT;
+    c->status = status_of(io->op, result);
     storage_enter(c->nvme->config.enter, &c->nvme->pci.dev, io_ended, c);
 }
 
@@ -115,19 +126,18 @@ static void submit(struct nvme_command *c, enum block_op op, uint64_t offset, ui
     block->type->submit(block, &c->io);
 }
 
-// A read of what the host has in memory.
-static bool read_at_once(struct nvme_command *c, uint64_t offset, uint64_t len)
+// What the host has or takes in memory.
+static bool transfer_at_once(struct nvme_command *c, enum block_op op, uint64_t offset,
+                             uint64_t len)
 {
     err_t result;
 
-    c->io = request(c, BLOCK_READ, offset, len);
+    c->io = request(c, op, offset, len);
     if (!block_at_once(c->nvme->config.block, &c->io, &result))
         return false;
-    c->status = result == OK ? SC_OK : SC_READ_ERROR;
-    if (result == OK)
-        scatter_filled(&c->data, &c->nvme->pci.dev, len);
-    count(c);
-    nvme_finish(c, c->status, 0);
+    c->status = status_of(op, result);
+    if (!io_went_on(c))
+        nvme_finish(c, c->status, 0);
     return true;
 }
 
@@ -150,6 +160,7 @@ static bool must_sync(const struct nvme_command *c)
 
 static void transfer(struct nvme_command *c, bool write)
 {
+    enum block_op op = write ? BLOCK_WRITE : BLOCK_READ;
     uint64_t offset, len;
     unsigned status;
 
@@ -167,8 +178,8 @@ static void transfer(struct nvme_command *c, bool write)
         return;
     }
     c->sync = write && must_sync(c);
-    if (write || !read_at_once(c, offset, len))
-        submit(c, write ? BLOCK_WRITE : BLOCK_READ, offset, len);
+    if (!transfer_at_once(c, op, offset, len))
+        submit(c, op, offset, len);
 }
 
 static void write_zeroes(struct nvme_command *c)

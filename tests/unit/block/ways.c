@@ -201,7 +201,7 @@ static bool ask_at_once(struct block *block, enum block_op op, uint64_t len)
     return answered && result == OK && (op != BLOCK_READ || data[0] == 'x');
 }
 
-static void reads_of_what_the_host_has_in_memory_are_answered_at_once(void)
+static void what_the_host_has_or_takes_in_memory_is_answered_at_once(void)
 {
     char path[64], data[4096];
     struct error e;
@@ -210,12 +210,18 @@ static void reads_of_what_the_host_has_in_memory_are_answered_at_once(void)
     memset(data, 'x', sizeof data);
     CHECK(block_write(block, 8192, data, sizeof data, &e) == OK);
     CHECK(ask_at_once(block, BLOCK_READ, 4096));
-    CHECK(!ask_at_once(block, BLOCK_WRITE, 4096));
     CHECK(!ask_at_once(block, BLOCK_FLUSH, 0));
+    // Unless this host is so slow that writes are left to the threads.
+    if (ask_at_once(block, BLOCK_WRITE, 4096)) {
+        CHECK(block_read(block, 8192, data, sizeof data, &e) == OK);
+        CHECK_EQ(data[0], 0);
+    }
     drop(block, path);
     block = open_new(path, (struct block_options){.direct = true});
-    if (block)
+    if (block) {
         CHECK(!ask_at_once(block, BLOCK_READ, 4096));
+        CHECK(!ask_at_once(block, BLOCK_WRITE, 4096));
+    }
     drop(block, path);
 }
 
@@ -256,5 +262,5 @@ TEST_MAIN(TEST(every_way_carries_more_requests_than_fit_in_a_ring),
           TEST(the_ring_is_used_where_the_host_has_one),
           TEST(threads_do_the_work_where_io_uring_is_refused),
           TEST(what_comes_back_short_is_an_error),
-          TEST(reads_of_what_the_host_has_in_memory_are_answered_at_once),
+          TEST(what_the_host_has_or_takes_in_memory_is_answered_at_once),
           TEST(a_ring_does_what_it_was_made_for_and_nothing_else))

@@ -68,7 +68,7 @@ static bool ram_disk_at_once(struct block *block, const struct block_request *r,
 {
     struct ram_disk *disk = container_of(block, struct ram_disk, block);
 
-    if (!disk->cached || r->op != BLOCK_READ)
+    if (!disk->cached || r->op > BLOCK_WRITE)
         return false;
     *result = !disk->fail && ram_disk_transfer(disk, r) ? OK : ERR_IO;
     return true;
