@@ -3,9 +3,10 @@
 
     bench/disk.py [--pairs N] [--formats raw,qcow2] [--direct] [--cpus N] [--json FILE] [CASE...]
 
-Cases: seq-read, seq-write (128 KiB, 8 at a time), rand-read, rand-write (4 KiB, 32 at a time), rand-read-1,
-rand-write-1 (4 KiB, one at a time), sync-write (4 KiB, each with a flush). Figures are MiB or operations a
-second, of time and of the CPU time that the monitor took on the host, which other work there does not change.
+Cases: seq-read, seq-write (128 KiB, 8 at a time), seq-read-4k, seq-write-4k, rand-read, rand-write (4 KiB, 32 at
+a time), rand-read-1, rand-write-1 (4 KiB, one at a time), sync-write (4 KiB, each with a flush). Figures are
+MiB or operations a second, of time and of the CPU time that the monitor took on the host, which other work there
+does not change.
 The ratio is Berth / QEMU (greater is better), the median of the pairs'. Both monitors use their defaults,
 --direct makes both leave out the host's page cache, and --qemu-aio chooses QEMU's way of I/O.
 """
@@ -28,6 +29,8 @@ from run import KERNEL_ARGS, TOP, geomean, group_cpu, initramfs, module_files, m
 CASES = {
     "seq-read": ("read", "128k", 8, ""),
     "seq-write": ("write", "128k", 8, ""),
+    "seq-read-4k": ("read", "4k", 32, ""),
+    "seq-write-4k": ("write", "4k", 32, ""),
     "rand-read": ("randread", "4k", 32, ""),
     "rand-write": ("randwrite", "4k", 32, ""),
     "rand-read-1": ("randread", "4k", 1, ""),
@@ -49,6 +52,10 @@ $b sleep 1
 $b echo BENCH-END
 $b poweroff -f
 """
+
+
+def in_mib(name):
+    return CASES[name][1] != "4k"
 
 
 def make_initrd(work, kernel, cases, seconds):
@@ -102,7 +109,7 @@ def run_once(engine, args, initrd, image, form):
             name, f = case[1], case[2].split(";")
             first = 5 if "read" in CASES[name][0] else 46
             kbytes, kbytes_a_second, operations, ms = (float(f[first + i]) for i in range(4))
-            rate = kbytes_a_second / 1024 if name.startswith("seq") else operations
+            rate = kbytes_a_second / 1024 if in_mib(name) else operations
             out[name] = rate, rate * ms / 1000 / max(group_cpu(child.pid) - cpu, 0.01)
     child.wait()
     signal.alarm(0)
@@ -129,7 +136,7 @@ def bench(args, form, initrd, image, report):
             ratios[i].append(ratio)
             report[f"disk {form} {name}{what}"] = {"berth": b, "qemu": q, "ratio": ratio}
             print(f"{b:10.0f}{q:9.0f}{ratio:7.2f}", end=" ")
-        print("  MiB" if name.startswith("seq") else "  operations")
+        print("  MiB" if in_mib(name) else "  operations")
     print(f"{'geomean':14}{geomean(ratios[0]):26.2f}{geomean(ratios[1]):27.2f}   times QEMU, "
           f"slowest {min(ratios[0]):.2f} and {min(ratios[1]):.2f}")
 
