@@ -191,6 +191,7 @@ static err_t vcpu_new(struct engine_vm *vm, unsigned index, struct engine_vcpu *
     c->vm = &vm->tvm;
     c->index = index;
     c->tlb_mask = vm->tvm.config.debug & ENGINE_DEBUG_TINY_TLB ? 0 : TLB_ENTRIES - 1;
+    c->hot.pauses = PAUSES_BEFORE_YIELD;
     tvm_leave(c);
     learn_cpuid(c);
     err_t err = vcpu_parts(c, e);

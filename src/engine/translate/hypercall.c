@@ -1,6 +1,9 @@
 // VMCALL and VMMCALL: paravirtual calls, which the machine answers, where CPUID says that there are
 // some. Sources: Linux Documentation/virt/kvm/x86/hypercalls.rst; Intel SDM vol. 3 VMCALL; AMD APM
-// vol. 3 VMMCALL. Either instruction will do on every CPU model, as with KVM.
+// vol. 3 VMMCALL. Either instruction will do on every CPU model, as with KVM. And PAUSE, by which a
+// vCPU says that it waits for another.
+#include <sched.h>
+
 #include "engine/translate/system_impl.h"
 
 void sys_hypercall(struct tcpu *c, const struct insn *insn)
@@ -20,4 +23,16 @@ void sys_hypercall(struct tcpu *c, const struct insn *insn)
         tvm_enter(c);
     }
     c->s.gpr[RAX] = answer & width;
+}
+
+// The one that it waits for may have no CPU of the host just now.
+void sys_pause(struct tcpu *c, const struct insn *insn)
+{
+    if (c->vm->config.vcpus == 1 || c->hot.pauses-- > 1)
+        return;
+    c->hot.pauses = PAUSES_BEFORE_YIELD;
+    fpu_to_memory(c);
+    tvm_leave(c);
+    sched_yield();
+    tvm_enter(c);
 }

@@ -86,7 +86,6 @@ interp_fn *const interp_integer[OP_COUNT] = {
     [OP_LAHF] = op_lahf,
     [OP_SAHF] = op_sahf,
     [OP_NOP] = op_nop,
-    [OP_PAUSE] = op_nop,
     [OP_ENDBR32] = op_nop,
     [OP_ENDBR64] = op_nop,
     [OP_PREFETCH] = op_nop,

@@ -24,6 +24,9 @@ static inline unsigned ibtc_index(uint64_t rip)
     return (low + (low >> 12 | low << 20)) >> 2 & (IBTC_ENTRIES - 1);
 }
 
+// A vCPU waits for another that has no CPU of the host: some 20 microseconds of spinning.
+#define PAUSES_BEFORE_YIELD 512
+
 struct jit_hot {
     struct tcpu *self;
     // FS and GS as seen by 32-bit code: 0, or what makes every address non-canonical because the
@@ -36,7 +39,7 @@ struct jit_hot {
     uint64_t host_rsp;
     uint64_t trap_pc; // where a host signal struck translated code
     uint32_t trap_no; // the host's exception vector
-    uint32_t pad;
+    uint32_t pauses;  // of several vCPUs: PAUSEs until the thread yields
     // [1] for user code. A handle names (linear page, guest-physical page, mode); 0 is none. A code
     // page whose handle is here may be entered without asking the page tables.
     uint32_t ctlb[2][CTLB_ENTRIES];

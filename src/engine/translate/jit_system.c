@@ -212,6 +212,24 @@ static bool trans_read_control(struct trans *t)
     return true;
 }
 
+// Every so often the interpreter's, which yields.
+static bool trans_pause(struct trans *t)
+{
+    struct emit *e = t->e;
+    if (t->c->vm->config.vcpus == 1)
+        return false;
+    emit_bytes(e, "\xf3\x90", 2);
+    emit_load(e, 4, T0, GS(hot.pauses));
+    emit_lea(e, 4, T0, emit_at(T0, -1));
+    uint8_t *last = emit_jrcxz(e);
+    emit_store(e, 4, GS(hot.pauses), T0);
+    uint8_t *done = emit_jmp(e);
+    emit_land_short(e, last);
+    trans_step(t);
+    emit_land(e, done);
+    return true;
+}
+
 bool trans_system(struct trans *t)
 {
     if (t->in->prefix & PREFIX_LOCK)
@@ -222,6 +240,7 @@ bool trans_system(struct trans *t)
     case OP_CLD:
     case OP_STD: return trans_direction(t);
     case OP_MOV_SREG: return trans_selector(t);
+    case OP_PAUSE: return trans_pause(t);
     case OP_SWAPGS: return trans_swapgs(t);
     case OP_SYSCALL: return trans_transfer(t, SITE_SYSCALL);
     case OP_SYSRET: return trans_transfer(t, SITE_SYSRET);

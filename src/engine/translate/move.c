@@ -72,7 +72,7 @@ void op_sahf(struct tcpu *c, const struct insn *insn)
 }
 
 void op_nop(struct tcpu *c,
-            const struct insn *insn) // NOP, PAUSE, ENDBR, PREFETCH: hints that never fault
+            const struct insn *insn) // NOP, ENDBR, PREFETCH: hints that never fault
 {
 }
 

@@ -17,6 +17,7 @@ interp_fn *const interp_system[OP_COUNT] = {
     [OP_UD2] = sys_ud,
     [OP_VMCALL] = sys_hypercall,
     [OP_VMMCALL] = sys_hypercall,
+    [OP_PAUSE] = sys_pause,
     [OP_CLAC] = sys_ud,
     [OP_STAC] = sys_ud,
     [OP_MOV_SREG] = sys_mov_sreg,

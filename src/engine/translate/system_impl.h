@@ -131,6 +131,7 @@ interp_fn sys_jmp_far, sys_call_far, sys_ret_far, sys_iret, sys_int, sys_int3, s
     sys_bound;
 interp_fn sys_ud;
 interp_fn sys_hypercall;
+interp_fn sys_pause;
 interp_fn sys_mov_sreg, sys_lxs, sys_arpl, sys_sldt, sys_str, sys_lldt, sys_ltr;
 interp_fn sys_verr, sys_lar, sys_sgdt, sys_lgdt;
 interp_fn sys_smsw, sys_lmsw, sys_clts, sys_mov_cr, sys_mov_dr, sys_invlpg, sys_invpcid, sys_xgetbv,
