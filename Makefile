@@ -25,6 +25,11 @@ TIME ?= 600
 soak: all
 	@$(BUILD)/tests/cpu/oracle --count 1 --streams 20000 --seconds $(TIME) --seed $(or $(SEED),$(shell date +%s))
 
+# stress-ng's stressors, all of them and verified, in a guest with four vCPUs, for TIME seconds.
+soak-guest: all
+	@tools/install-packages test
+	@tests/system/stress_ng.py --berth $(BUILD)/berth --seconds $(TIME)
+
 bench: all
 	@tools/install-packages bench
 	@bench/run.py
@@ -58,4 +63,4 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all test fuzz soak bench bench-disk bench-net check check-deep demo install clean
+.PHONY: all test fuzz soak soak-guest bench bench-disk bench-net check check-deep demo install clean

@@ -1,4 +1,5 @@
-// A vCPU that has halted: what ends the wait, and whether its thread looks for that before it sleeps.
+// A vCPU that has halted: what ends the wait, and whether its thread looks for that before it
+// sleeps.
 //
 // To wake a thread on another CPU of the host takes some 50 to 100 microseconds; one that still
 // looks answers at once, but uses a CPU meanwhile. So how long it looks adapts: longer while waits

@@ -1,5 +1,5 @@
-// What Linux knows from KVM: IPIs to many processors by one call, and a call that ends the halt of a
-// processor whose interrupts are off. Needs --cpus 2.
+// What Linux knows from KVM: IPIs to many processors by one call, and a call that ends the halt of
+// a processor whose interrupts are off. Needs --cpus 2.
 
 #include "guest.h"
 
@@ -17,9 +17,15 @@ static u64 call(u64 number, u64 a, u64 b, u64 c, u64 d)
 {
     u64 result;
     if (amd) {
-        __asm__ volatile("vmmcall" : "=a"(result) : "a"(number), "b"(a), "c"(b), "d"(c), "S"(d) : "memory");
+        __asm__ volatile("vmmcall"
+                         : "=a"(result)
+                         : "a"(number), "b"(a), "c"(b), "d"(c), "S"(d)
+                         : "memory");
     } else {
-        __asm__ volatile("vmcall" : "=a"(result) : "a"(number), "b"(a), "c"(b), "d"(c), "S"(d) : "memory");
+        __asm__ volatile("vmcall"
+                         : "=a"(result)
+                         : "a"(number), "b"(a), "c"(b), "d"(c), "S"(d)
+                         : "memory");
     }
     return result;
 }

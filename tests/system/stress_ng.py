@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""Runs stress-ng's stressors, verified, in a Debian kernel with four vCPUs: none may compute anything wrong.
+
+    stress_ng.py [--berth FILE] [--seconds N] [--cpus N] [--class LIST] [--log FILE] [STRESSOR...]
+
+Every stressor runs once with as many instances as there are vCPUs; they share --seconds. Reported as TAP. Whatever cannot run
+in this kernel, or runs out of its memory, is skipped with stress-ng's word for it; a wrong result, a crash, a guest that
+ends or a stressor that does not is a failure. Exit status: 0 none, 1 some, 77 nothing could run.
+"""
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import boot
+
+# These take the machine itself away, or need somebody at the other end.
+EXCLUDED = {"watchdog", "reboot", "sysinval", "softlockup", "smi", "oom-pipe", "bad-altstack"}
+SKIPPED = {3: "no resources", 4: "not implemented", 6: "ended early", 7: "its figures are not trustworthy"}
+INIT = """#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/tmp TMPDIR=/tmp
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/shm /dev/mqueue /dev/pts
+mount -t tmpfs tmp /tmp
+mount -t tmpfs shm /dev/shm
+mount -t devpts pts /dev/pts
+mount -t mqueue mqueue /dev/mqueue
+ip link set lo up
+cd /tmp
+echo 3 > /proc/sys/kernel/printk
+echo READY
+while read name seconds; do
+    echo "BEGIN $name"
+    timeout -s KILL $((seconds + 200)) stress-ng --$name %(cpus)d --verify --timeout $seconds --temp-path /tmp --oomable < /dev/null 2>&1
+    echo "END $name $?"
+    rm -rf /tmp/* /dev/shm/*
+done
+poweroff -f
+"""
+
+
+def ask(pattern, *args):
+    run = subprocess.run(["stress-ng", *args], capture_output=True, text=True)
+    found = re.search(pattern, run.stdout + run.stderr)
+    if not found:
+        sys.exit(f"stress_ng: stress-ng {' '.join(args)}: {run.stderr.strip()}")
+    return found[1].split()
+
+
+def stressors(classes):
+    names = []
+    for name in classes.split(",") if classes else ask(r"classes: (.*)", "--class", "none"):
+        names += [n for n in ask(r"stressors: (.*)", "--class", name + "?") if n not in names and n not in EXCLUDED]
+    return names
+
+
+def libraries(program):
+    text = subprocess.run(["ldd", program], capture_output=True, text=True).stdout
+    return [(path, path.lstrip("/")) for path in re.findall(r"(/\S+)", text)]
+
+
+class Run:
+    """A guest that does as it is told, and is started again when it has ended."""
+
+    def __init__(self, opts, work):
+        self.opts, self.guest = opts, None
+        program = shutil.which("stress-ng")
+        self.initrd = boot.initramfs(work, INIT % {"cpus": opts.cpus}, files=[(program, "bin/stress-ng")] + libraries(program))
+
+    def start(self):
+        self.guest = boot.Guest(self.opts, "-c", str(self.opts.cpus), "-m", "1536", "--kernel", boot.kernel("cloud"),
+                                "--initrd", self.initrd, "--append", boot.ARGS + " loglevel=3", timeout=300)
+        self.guest.expect("READY")
+
+    def end(self):
+        if self.guest:
+            self.guest.__exit__()
+        self.guest = None
+
+    def one(self, name, seconds):
+        """(status, what it said)"""
+        if not self.guest:
+            self.start()
+        self.guest.deadline = boot.time.monotonic() + seconds + 400
+        begin = len(self.guest.output)
+        self.guest.send(f"{name} {seconds}\n")
+        try:
+            self.guest.expect(f"END {name} ")
+            self.guest.expect("\n")
+        except boot.Failure as failure:
+            said = self.guest.output[begin:]
+            self.end()
+            return None, f"{said}\n{failure}"
+        said = self.guest.output[begin:self.guest.seen]
+        return int(re.search(rf"END {re.escape(name)} (\d+)", said)[1]), said
+
+
+def judge(status, said):
+    """'ok', a reason to skip, or None for a failure."""
+    if "disabled '" in said:
+        return "may take the machine away"
+    if status == 0 or status in SKIPPED:
+        failed = re.search(r"fail: ", said) and not status
+        return None if failed else SKIPPED.get(status, "ok")
+    return None
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--berth", default=os.path.join(boot.TOP, "build/berth"))
+    p.add_argument("--engine", default="translate")
+    p.add_argument("--debug", default="")
+    p.add_argument("--seconds", type=int, default=3600)
+    p.add_argument("--cpus", type=int, default=4)
+    p.add_argument("--class", dest="classes", help="of stress-ng; all without it")
+    p.add_argument("--log", help="file for all that stress-ng says")
+    p.add_argument("names", nargs="*")
+    opts = p.parse_args()
+    if not shutil.which("stress-ng"):
+        print("1..0 # SKIP stress-ng is not installed")
+        return 77
+    names = opts.names or stressors(opts.classes)
+    each = max(1, opts.seconds // len(names))
+    log = open(opts.log or os.devnull, "a", buffering=1)
+    failed = ran = 0
+    print(f"1..{len(names)}")
+    with tempfile.TemporaryDirectory(prefix="berth-stress-") as work:
+        try:
+            run = Run(opts, work)
+            for number, name in enumerate(names, 1):
+                status, said = run.one(name, each)
+                log.write(said)
+                verdict = judge(status, said)
+                ran += verdict == "ok"
+                failed += verdict is None
+                skip = f" # SKIP {verdict}" if verdict not in ("ok", None) else ""
+                print(f"{'not ok' if verdict is None else 'ok'} {number} - {name}{skip}", flush=True)
+                if verdict is None:
+                    print("".join(f"# {line}\n" for line in said.splitlines()[-12:]), flush=True)
+        except boot.Skip as skip:
+            print(f"Bail out! # SKIP {skip}")
+            return 77
+        finally:
+            run.end()
+    return 1 if failed else 0 if ran else 77
+
+
+if __name__ == "__main__":
+    sys.exit(main())
