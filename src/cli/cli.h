@@ -85,6 +85,7 @@ struct run_given { // what the person said, rather than a default
     bool snapshot;                    // of all disks
     bool net;                         // some network card, or none
     char forwards[FORWARDS_MAX];      // a list for the first one
+    const char *egress;               // a policy for all; NULL: none
     const char *cloud_init, *ssh_key; // paths for a seed; NULL: none
     // Where an image lies that is given by a name; NULL: it is a file. May be NULL itself.
     const char *(*image_path)(void *opaque, const char *name);

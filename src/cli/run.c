@@ -19,6 +19,7 @@
 #include "host/file.h"
 #include "machine/config.h"
 #include "net/forward.h"
+#include "net/tap.h"
 
 const char run_help[] =
     "usage: berth run [OPTION...] [IMAGE]\n"
@@ -56,6 +57,8 @@ const char run_help[] =
     "                        vhost-user:PATH, another program's back end; with the rights for it\n"
     "                        tap:NAME, bridge:NAME or macvtap:NAME, of the host; or none\n"
     "                        (default where firmware boots, else none)\n"
+    "      --egress POLICY   where the guest may connect to beyond its networks: open, none, or\n"
+    "                        rules, 'allow *.debian.org:443; deny all' (berth net --help)\n"
     "  -p, --publish HOST:GUEST  lead a port of the host's loopback to the guest: 8080:80,\n"
     "                        0.0.0.0:8080:80, 5353:53/udp\n"
     "      --cloud-init FILE user-data for the guest's cloud-init, on a seed disk\n"
@@ -104,6 +107,7 @@ enum option_id {
     OPT_CDROM,
     OPT_SNAPSHOT,
     OPT_NET,
+    OPT_EGRESS,
     OPT_CLOUD_INIT,
     OPT_SSH_KEY,
     OPT_AGENT,
@@ -143,6 +147,7 @@ static const struct option options[] = {
     {"cdrom", required_argument, NULL, OPT_CDROM},
     {"snapshot", no_argument, NULL, OPT_SNAPSHOT},
     {"net", required_argument, NULL, OPT_NET},
+    {"egress", required_argument, NULL, OPT_EGRESS},
     {"publish", required_argument, NULL, 'p'},
     {"cloud-init", required_argument, NULL, OPT_CLOUD_INIT},
     {"ssh-key", required_argument, NULL, OPT_SSH_KEY},
@@ -207,6 +212,22 @@ static err_t take_forward(const char *value, struct run_given *given, struct err
     return OK;
 }
 
+// For all cards that have no policy of their own.
+static err_t settle_egress(struct vm_config *config, const struct run_given *given, struct error *e)
+{
+    err_t err = OK;
+    for (uint32_t i = 0; !err && given->egress && i < config->nics; i++) {
+        struct vm_nic *nic = &config->nic[i];
+        if (nic->network && (vm_network_vhost(nic->network) || tap_named(nic->network)))
+            return error_set(e, ERR_INVALID,
+                             "--egress holds in virtual networks; it cannot keep anything from %s",
+                             nic->network);
+        if (!nic->policy)
+            err = vm_config_set(&nic->policy, given->egress, e);
+    }
+    return err;
+}
+
 // Who says nothing about networks gets the default one where an operating system starts from a
 // disk, and none with a bare kernel.
 static err_t settle_networks(struct vm_config *config, const struct run_given *given,
@@ -216,6 +237,8 @@ static err_t settle_networks(struct vm_config *config, const struct run_given *g
     err_t err = OK;
     if (!given->net && (boots || given->forwards[0]))
         err = vm_nic_parse(config, "default", e);
+    if (!err)
+        err = settle_egress(config, given, e);
     if (err || !given->forwards[0])
         return err;
     if (!config->nics)
@@ -264,6 +287,7 @@ static err_t take_option(struct vm_config *config, int id, char *value, struct r
     case OPT_CDROM: return vm_cdrom_parse(config, value, e);
     case OPT_SNAPSHOT: given->snapshot = true; return OK;
     case OPT_NET: return take_net(config, value, given, e);
+    case OPT_EGRESS: given->egress = value; return OK;
     case 'p': return take_forward(value, given, e);
     case OPT_CLOUD_INIT: given->cloud_init = value; return OK;
     case OPT_SSH_KEY: given->ssh_key = value; return OK;

@@ -173,6 +173,14 @@ def what_a_card_is_given_at_its_start_outlives_the_networks_process():
     assert "allow or deny" in berth("run", "--kernel", GUEST, "--net", "default,policy=permit", status=2)
 
 
+def egress_closes_all_cards_that_say_nothing_else():
+    with Vm("web", "--net", "default", "--net", "default,policy=deny host", "--egress", "none"):
+        until(lambda: len(ask("net", "info", "default")["ports"]) == 2)
+        assert [p["policy"] for p in ask("net", "info", "default")["ports"]] == ["none", "deny host"]
+    assert "allow or deny" in berth("run", "--kernel", GUEST, "--net", "default", "--egress", "permit", status=2)
+    assert "cannot keep" in berth("run", "--kernel", GUEST, "--net", "tap:x", "--egress", "none", status=2)
+
+
 def ports_of_the_host_lead_to_vms_until_they_are_removed():
     first, second = free_port(), free_port()
     with Vm("web", "--net", "default", "-p", f"{first}:80"):
@@ -210,6 +218,7 @@ CASES = [
     cards_come_and_go_while_the_vm_runs,
     policies_and_limits_change_while_the_vm_runs,
     what_a_card_is_given_at_its_start_outlives_the_networks_process,
+    egress_closes_all_cards_that_say_nothing_else,
     ports_of_the_host_lead_to_vms_until_they_are_removed,
     a_capture_is_written_until_it_is_interrupted,
 ]
