@@ -128,6 +128,18 @@ static const char *image_path(void *opaque, const char *name)
     return NULL;
 }
 
+// Nobody writes to an image: the VM gets a disk over it.
+static err_t check_files(struct vm_config *config, bool on_image, struct error *e)
+{
+    if (!on_image)
+        return run_check_files(config, e);
+    bool read_only = config->disk[0].read_only;
+    config->disk[0].read_only = true;
+    err_t err = run_check_files(config, e);
+    config->disk[0].read_only = read_only;
+    return err;
+}
+
 // The VM gets a disk of its own in the image's place.
 static err_t take_image(struct vm_config *config, const struct lookup *lookup, struct error *e)
 {
@@ -234,7 +246,7 @@ static err_t create(int argc, char **argv, const struct create_words *w, json_t 
     if (!err)
         err = run_parse_options(argc, argv, &config, &given, e);
     if (!err)
-        err = run_check_files(&config, e);
+        err = check_files(&config, lookup.name[0] != '\0', e);
     if (!err)
         err = create_whole_paths(&config, e);
     if (!err && lookup.name[0])

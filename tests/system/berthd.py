@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 
+import tap
 from http_client import Client, once
 
 # Writes its words by the BIOS and stops.
@@ -87,16 +88,4 @@ class Manager:
 
 def run_all(tests, context, only, keep=False):
     """Prints TAP; the exit status. keep: a test goes on where the one before it ended, though it failed."""
-    tests = [test for test in tests if not only or test.__name__ in only]
-    print(f"1..{len(tests)}")
-    failed = 0
-    for i, test in enumerate(tests):
-        try:
-            skip = test(context)
-            print(f"ok {i + 1} - {test.__name__}{f' # SKIP {skip}' if skip else ''}", flush=True)
-        except Exception as error:  # the next one may still say something
-            failed += 1
-            print(f"not ok {i + 1} - {test.__name__}\n# {type(error).__name__}: {json.dumps(str(error)[:600])}", flush=True)
-            if not keep:
-                context.clear()
-    return failed != 0
+    return tap.run(tests, only, lambda test: test(context), (lambda: None) if keep else context.clear)

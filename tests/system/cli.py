@@ -19,13 +19,12 @@ import tempfile
 import termios
 import time
 
+import tap
+from tap import Skip
+
 BERTH, VMM, GUEST = (os.path.abspath(path) for path in sys.argv[1:4])
 SANITIZED = b"__asan_init" in open(VMM, "rb").read()
 WAIT = 30
-
-
-class Skip(Exception):
-    pass
 
 
 def run(*args, **kwargs):
@@ -482,22 +481,5 @@ CASES = [
 ]
 
 
-def main():
-    failed = 0
-    print(f"1..{len(CASES)}", flush=True)
-    for number, case in enumerate(CASES, 1):
-        try:
-            case()
-            line = f"ok {number} - {case.__name__}"
-        except Skip as why:
-            line = f"ok {number} - {case.__name__} # SKIP {why}"
-        except (AssertionError, OSError, ValueError, subprocess.TimeoutExpired) as why:
-            failed += 1
-            print(f"# {type(why).__name__}: {why}")
-            line = f"not ok {number} - {case.__name__}"
-        print(line, flush=True)
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tap.run(CASES))

@@ -14,14 +14,13 @@ import sys
 import tempfile
 import time
 
+import tap
+from tap import Skip
+
 BERTH, VMM, GUEST = (os.path.abspath(path) for path in sys.argv[1:4])
 SANITIZED = b"__asan_init" in open(VMM, "rb").read()
 WAIT = 30
 OWN = ["own users", "own mounts", "own network", "own IPC", "own host name", "own control groups", "own processes"]
-
-
-class Skip(Exception):
-    pass
 
 
 class Guest:
@@ -187,22 +186,5 @@ CASES = [
 ]
 
 
-def main():
-    failed = 0
-    print(f"1..{len(CASES)}", flush=True)
-    for number, case in enumerate(CASES, 1):
-        try:
-            case()
-            line = f"ok {number} - {case.__name__}"
-        except Skip as why:
-            line = f"ok {number} - {case.__name__} # SKIP {why}"
-        except (AssertionError, OSError, ValueError, KeyError, subprocess.TimeoutExpired) as why:
-            failed += 1
-            print(f"# {type(why).__name__}: {why}")
-            line = f"not ok {number} - {case.__name__}"
-        print(line, flush=True)
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tap.run(CASES))

@@ -6,6 +6,8 @@ import random
 import subprocess
 import sys
 
+import tap
+
 try:
     import tomllib
 except ImportError:
@@ -168,18 +170,5 @@ CASES = [what_is_right_is_read_as_python_reads_it, what_is_wrong_is_refused_with
          what_is_written_is_read_again_by_both, changed_documents_are_judged_as_python_judges_them]
 
 
-def main():
-    failed = 0
-    print(f"1..{len(CASES)}")
-    for number, case in enumerate(CASES, 1):
-        try:
-            case()
-            print(f"ok {number} - {case.__name__}", flush=True)
-        except AssertionError as why:
-            failed += 1
-            print(f"not ok {number} - {case.__name__}\n# {str(why)[:600]!r}", flush=True)
-    return failed != 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tap.run(CASES))
