@@ -305,7 +305,8 @@ static void add_paravirtual(struct build *b)
     memcpy(&leaf->edx, "M\0\0\0", 4);
     leaf = add(b, CPUID_KVM_FEATURES, -1);
     if (r->pv_clock)
-        leaf->eax = KVM_CLOCKSOURCE2 | (r->tsc_reliable ? KVM_CLOCKSOURCE_STABLE : 0);
+        leaf->eax =
+            KVM_CLOCKSOURCE2 | KVM_STEAL_TIME | (r->tsc_reliable ? KVM_CLOCKSOURCE_STABLE : 0);
     if (r->pv_calls)
         leaf->eax |= KVM_PV_UNHALT | KVM_PV_SEND_IPI;
     leaf = add(b, 0x40000010, -1);

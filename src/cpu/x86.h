@@ -187,11 +187,13 @@ enum vector {
 
 #define MSR_KVM_WALL_CLOCK 0x4b564d00
 #define MSR_KVM_SYSTEM_TIME 0x4b564d01
+#define MSR_KVM_STEAL_TIME 0x4b564d03
 
 // KVM's paravirtual features, EAX of their CPUID leaf; hypercalls and their errors. Linux
 // Documentation/virt/kvm/x86/cpuid.rst and hypercalls.rst.
 #define CPUID_KVM_FEATURES 0x40000001
 #define KVM_CLOCKSOURCE2 BIT(3)
+#define KVM_STEAL_TIME BIT(5)
 #define KVM_PV_UNHALT BIT(7)
 #define KVM_PV_SEND_IPI BIT(11)
 #define KVM_CLOCKSOURCE_STABLE BIT(24)

@@ -232,6 +232,9 @@ struct engine {
     // The guest's TSC is the host's plus this, plus the guest's own TSC_ADJUST: the same on all
     // vCPUs to the tick, which set() cannot be. NULL: set() is all there is.
     void (*tsc_offset)(struct engine_vcpu *vcpu, uint64_t offset);
+    // The guest's MSR_KVM_STEAL_TIME. True: halts are within run(), and the engine adds by itself
+    // to the guest's record what the thread waits for the host's CPUs. NULL: no engine's matter.
+    bool (*steal_time)(struct engine_vcpu *vcpu, uint64_t msr);
     enum engine_exit (*run)(struct engine_vcpu *vcpu);
     const char *(*vcpu_error)(struct engine_vcpu *vcpu); // words after ENGINE_FAILED
 

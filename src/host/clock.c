@@ -23,6 +23,11 @@ uint64_t host_cpu_now(void)
     return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 }
 
+uint64_t host_thread_cpu_now(void)
+{
+    return clock_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
 int64_t host_wall_now(void)
 {
     return (int64_t)clock_ns(CLOCK_REALTIME);

@@ -6,7 +6,8 @@
 uint64_t host_now(void);     // ns, CLOCK_MONOTONIC
 int64_t host_wall_now(void); // ns since 1970 UTC
 
-uint64_t host_cpu_now(void); // ns that all threads of this process have used a CPU
+uint64_t host_cpu_now(void);        // ns that all threads of this process have used a CPU
+uint64_t host_thread_cpu_now(void); // ns that this thread has
 
 static inline uint64_t host_tsc(void)
 {

@@ -45,12 +45,17 @@ static bool look_for_work(const struct vcpu *vcpu, const struct cpu_state *s, ui
 
 static void sleep_until_woken(struct vcpu *vcpu, const struct cpu_state *s)
 {
+    uint64_t since = host_now();
     __atomic_fetch_sub(&vcpu->vm->awake, 1, __ATOMIC_RELAXED);
     pthread_mutex_lock(&vcpu->lock);
     vcpu->asleep = true;
-    while (!must_wake(vcpu, s))
+    vcpu->woken_at = since;
+    while (!must_wake(vcpu, s)) {
+        vcpu->woken_at = 0;
         pthread_cond_wait(&vcpu->wake, &vcpu->lock);
+    }
     vcpu->asleep = false;
+    steal_rested(vcpu, (vcpu->woken_at ? vcpu->woken_at : host_now()) - since);
     pthread_mutex_unlock(&vcpu->lock);
     __atomic_fetch_add(&vcpu->vm->awake, 1, __ATOMIC_RELAXED);
 }

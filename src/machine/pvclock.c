@@ -7,11 +7,13 @@
 #define TIME_BYTES 32
 #define WALL_BYTES 12
 #define FLAG_TSC_STABLE 1
+#define STEAL_RESERVED 0x3e
 
 static const struct state_field pvclock_fields[] = {
     FIELD(struct pvclock, wall_clock), ARRAY(struct pvclock, system_time),
-    ARRAY_SINCE(struct pvclock, unhalted, 2), FIELDS_END};
-const struct state_desc pvclock_state = STATE_DESC("pvclock", struct pvclock, 2, pvclock_fields);
+    ARRAY_SINCE(struct pvclock, unhalted, 2), ARRAY_SINCE(struct pvclock, steal_time, 3),
+    FIELDS_END};
+const struct state_desc pvclock_state = STATE_DESC("pvclock", struct pvclock, 3, pvclock_fields);
 
 // ns = (ticks << shift) * mul >> 32, with as many bits in mul as fit.
 static void scale(uint64_t tsc_khz, uint32_t *mul, int8_t *shift)
@@ -55,6 +57,7 @@ err_t pvclock_msr_read(struct vm *vm, unsigned vcpu, uint32_t msr, uint64_t *val
     switch (msr) {
     case MSR_KVM_WALL_CLOCK: *value = vm->pvclock.wall_clock; return OK;
     case MSR_KVM_SYSTEM_TIME: *value = vm->pvclock.system_time[vcpu]; return OK;
+    case MSR_KVM_STEAL_TIME: *value = vm->pvclock.steal_time[vcpu]; return OK;
     default: return ERR_NOT_FOUND;
     }
 }
@@ -70,6 +73,12 @@ err_t pvclock_msr_write(struct vm *vm, unsigned vcpu, uint32_t msr, uint64_t val
         vm->pvclock.system_time[vcpu] = value;
         if (value & TIME_ENABLE)
             write_time(vm, value & ~(uint64_t)TIME_ENABLE);
+        return OK;
+    case MSR_KVM_STEAL_TIME:
+        if (value & STEAL_RESERVED)
+            return ERR_INVALID;
+        vm->pvclock.steal_time[vcpu] = value;
+        steal_changed(&vm->vcpu[vcpu]);
         return OK;
     default: return ERR_NOT_FOUND;
     }

@@ -14,6 +14,7 @@ struct vm;
 struct pvclock {
     uint64_t wall_clock;                 // MSR value
     uint64_t system_time[PVCLOCK_VCPUS]; // MSR values; bit 0 enables
+    uint64_t steal_time[PVCLOCK_VCPUS];  // likewise (steal.h)
     uint8_t unhalted[PVCLOCK_VCPUS];     // [any] the vCPU's next HLT, or this one, ends at once
 };
 

@@ -98,6 +98,7 @@ static void tsc_adjusted(void *opaque, unsigned vcpu, uint64_t adjust)
 static int intr_ack(void *opaque, unsigned vcpu)
 {
     struct vm *vm = opaque;
+    steal_look(&vm->vcpu[vcpu]); // the guest's tick reads it
     return irq_ack(&vm->irq, vcpu);
 }
 

@@ -14,8 +14,10 @@ static uint32_t take_attention(struct vcpu *vcpu, uint32_t bits)
 static void wake(struct vcpu *vcpu)
 {
     pthread_mutex_lock(&vcpu->lock);
-    if (vcpu->asleep)
+    if (vcpu->asleep) {
+        vcpu->woken_at = vcpu->woken_at ? vcpu->woken_at : host_now();
         pthread_cond_signal(&vcpu->wake);
+    }
     pthread_mutex_unlock(&vcpu->lock);
 }
 
@@ -139,6 +141,7 @@ static void wait_at_gate(struct vcpu *vcpu)
 {
     struct vm *vm = vcpu->vm;
     struct error e = {0};
+    uint64_t since = host_now();
     pthread_mutex_lock(&vm->park);
     vm->parked++;
     pthread_cond_broadcast(&vm->parked_changed);
@@ -151,6 +154,8 @@ static void wait_at_gate(struct vcpu *vcpu)
     if (initial && vm->engine->set(vcpu->engine, ENGINE_ALL, initial, &e) != OK)
         vcpu_fail(vcpu, &e);
     free(initial);
+    steal_rested(vcpu, host_now() - since);
+    steal_changed(vcpu);
 }
 
 // The TSC follows virtual time across pauses.
@@ -193,6 +198,7 @@ static void vcpu_main(void *opaque)
     if (!s || vm->engine->vcpu_attach(vcpu->engine, &e) != OK)
         vm_fail(vm, VM_END_FAILED, s ? e.text : "no memory for a vCPU's state");
     host_thread_confine(HOST_THREAD_VCPU);
+    steal_begin(vcpu);
     while (s && !(__atomic_load_n(&vcpu->attention, __ATOMIC_SEQ_CST) & VCPU_QUIT)) {
         if (take_attention(vcpu, VCPU_PAUSE)) {
             wait_at_gate(vcpu);
@@ -213,6 +219,7 @@ static void vcpu_main(void *opaque)
             stand_held(vcpu);
             continue;
         }
+        steal_look(vcpu);
         __atomic_store_n(&vcpu->nmi, false, __ATOMIC_SEQ_CST);
         act_on_exit(vcpu, vm->engine->run(vcpu->engine), s);
     }

@@ -14,6 +14,7 @@
 #include "machine/irq.h"
 #include "machine/memory.h"
 #include "machine/pvclock.h"
+#include "machine/steal.h"
 #include "machine/vm.h"
 
 // What a vCPU's thread must look at besides running guest code. [any]
@@ -45,7 +46,9 @@ struct vcpu {
     unsigned host_cpus;  // how many there are in cpus
     uint64_t held_ns;    // [any] time that it was ready but held
     uint64_t held_since; // [any] host time; 0: it is not held now
-    cpu_set_t cpus;      // of the host, where it may run (guarded by lock)
+    uint64_t woken_at;   // host time of the first wake() while it sleeps; 0: none (guarded by lock)
+    struct steal steal;
+    cpu_set_t cpus; // of the host, where it may run (guarded by lock)
 
     struct cpu_state
         *initial; // reset state to load before the next run; NULL: none (guarded by vm->park)

@@ -445,7 +445,7 @@ class Linux(Worker):
 
     def shell(self, command):
         self.console.sendall(command.encode() + b"; echo DO''NE\n")
-        self.read(rb"\nDONE")
+        self.said = self.read(rb"(?s)(.*)\nDONE").group(1)
 
 
 def linux(host, name, **more):
@@ -453,6 +453,31 @@ def linux(host, name, **more):
     vm = Linux(host, name, {"kernel": kernel, "initrd": initrd, "append": append, "memory_mib": 384, **more})
     host.vms.append(vm)
     return vm
+
+
+def a_guest_sees_what_its_limit_takes(host):
+    """as steal time in /proc/stat: most of its time with a limit, little without"""
+    host.start_manager()
+    vm = linux(host, "a")
+
+    def stolen():
+        """Of the time in which its only process wanted to run; what was not stolen it ran."""
+        ran, began = vcpu_seconds(vm.pid), time.monotonic()
+        vm.shell("cat /proc/stat; timeout -s KILL 5 sh -c 'while :; do :; done'; cat /proc/stat")
+        ran, took = vcpu_seconds(vm.pid) - ran, time.monotonic() - began
+        first, last = ([int(n) for n in line.split()[:8]] for line in re.findall(rb"\ncpu (.*)", vm.said))
+        times = [b - a for a, b in zip(first, last)]
+        part = times[7] / sum(times)
+        print(f"# stolen {part:.0%} (ticks {times}); its vCPU ran {ran / took:.0%} of the time")
+        assert abs(1 - part - ran / took) < 0.15, "it was told something else than what happened"
+        return part
+
+    host.ask("share", vm="a", cpu_limit=200)
+    time.sleep(1)
+    assert stolen() > 0.6, "with a limit of 20 % it was told of less"
+    host.ask("share", vm="a", cpu_limit=0)
+    until("without a limit it has what the host has", lambda: vm.control.ask("cpu")["rate"] == 0)
+    stolen()
 
 
 def memory_that_guests_do_without_goes_back(host):
@@ -489,7 +514,7 @@ def main():
         what_one_does_not_want_goes_to_the_others, a_reservation_holds_while_others_flood,
         pools_divide_before_their_members, limits_hold_within_five_percent,
         the_limit_of_a_pool_holds_from_the_first_instant, vms_go_on_without_the_manager,
-        reservations_are_never_oversold, memory_that_guests_do_without_goes_back) if len(sys.argv) == 3 or case.__name__ in sys.argv[3:]]
+        reservations_are_never_oversold, a_guest_sees_what_its_limit_takes, memory_that_guests_do_without_goes_back) if len(sys.argv) == 3 or case.__name__ in sys.argv[3:]]
     failed = 0
     print(f"1..{len(cases)}")
     for number, case in enumerate(cases, 1):

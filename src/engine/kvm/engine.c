@@ -271,6 +271,7 @@ const struct engine engine_kvm = {
     .set = kvm_set,
     .scale_tsc = kvm_scale_tsc,
     .tsc_offset = kvm_tsc_offset,
+    .steal_time = kvm_steal_time,
     .run = kvm_run,
     .vcpu_error = vcpu_error,
     .watch = kvm_watch,

@@ -162,6 +162,7 @@ err_t kvm_set_msrs(struct engine_vcpu *v, const struct cpu_state *in, struct err
 err_t kvm_scale_tsc(struct engine_vm *vm, uint64_t khz, struct tsc_ratio *out, struct error *e);
 struct tsc_ratio kvm_tsc_ratio(uint64_t host_khz, uint64_t guest_khz, bool intel);
 void kvm_tsc_offset(struct engine_vcpu *v, uint64_t offset);
+bool kvm_steal_time(struct engine_vcpu *v, uint64_t msr);
 bool kvm_write_tsc(struct engine_vcpu *v, uint32_t msr, uint64_t value); // false: another register
 
 // state.c, event.c

@@ -247,6 +247,14 @@ void kvm_tsc_offset(struct engine_vcpu *v, uint64_t offset)
     set_adjust(v, v->adjust, offset + v->adjust);
 }
 
+bool kvm_steal_time(struct engine_vcpu *v, uint64_t msr)
+{
+    if (v->vm->chips == ENGINE_CHIPS_NONE)
+        return false;
+    (void)!kvm_set_msr(v, MSR_KVM_STEAL_TIME, msr); // a kernel that does not count says nothing
+    return true;
+}
+
 // A write to either register moves the other along, as on a real CPU. SDM vol. 3 section 18.17.3.
 bool kvm_write_tsc(struct engine_vcpu *v, uint32_t msr, uint64_t value)
 {

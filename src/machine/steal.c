@@ -1,0 +1,74 @@
+#include "machine/steal.h"
+
+#include "base/bits.h"
+#include "base/bytes.h"
+#include "host/clock.h"
+#include "machine/vm_impl.h"
+
+#define ENABLE 1
+#define ADDRESS (~(uint64_t)0x3f)
+#define VERSION_AT 8
+#define LOOK_NS (2 * NS_PER_MS) // a guest's tick is longer
+
+static uint64_t msr_of(const struct vcpu *v)
+{
+    return v->vm->pvclock.steal_time[v->index];
+}
+
+// Since the thread began. Never exactly the same clock: now and then a little less than before.
+static uint64_t stolen(const struct vcpu *v, uint64_t now)
+{
+    uint64_t had = v->steal.rested + host_thread_cpu_now(), been = now - v->steal.began;
+    if (v->steal.engine)
+        return vcpu_held(v);
+    return been > had ? been - had : 0;
+}
+
+// The count is the guest's to keep, as it goes with its memory from host to host.
+static void add(struct vcpu *v, uint64_t ns)
+{
+    const struct memory *memory = &v->vm->memory;
+    gpa_t at = msr_of(v) & ADDRESS;
+    uint8_t record[12], version[4];
+    if (memory_read(memory, at, record, sizeof record))
+        return;
+    uint32_t even = load_le32(record + VERSION_AT) & ~1u;
+    store_le32(version, even + 1); // is being written
+    (void)!memory_write(memory, at + VERSION_AT, version, sizeof version);
+    store_le64(record, load_le64(record) + ns);
+    (void)!memory_write(memory, at, record, 8);
+    store_le32(version, even + 2);
+    (void)!memory_write(memory, at + VERSION_AT, version, sizeof version);
+}
+
+void steal_begin(struct vcpu *v)
+{
+    v->steal = (struct steal){.began = host_now() - host_thread_cpu_now()};
+}
+
+void steal_rested(struct vcpu *v, uint64_t ns)
+{
+    v->steal.rested += ns;
+}
+
+void steal_changed(struct vcpu *v)
+{
+    const struct engine *engine = v->vm->engine;
+    v->steal.engine = engine->steal_time && engine->steal_time(v->engine, msr_of(v));
+    v->steal.told = stolen(v, host_now());
+}
+
+void steal_look(struct vcpu *v)
+{
+    if (!(msr_of(v) & ENABLE))
+        return;
+    uint64_t now = host_now();
+    if (now - v->steal.at < LOOK_NS)
+        return;
+    uint64_t all = stolen(v, now);
+    v->steal.at = now;
+    if (all <= v->steal.told)
+        return;
+    add(v, all - v->steal.told);
+    v->steal.told = all;
+}
