@@ -126,8 +126,7 @@ static bool trans_ret(struct trans *t)
     emit_load(t->e, width(t), T1, mem);
     unsigned rsp = host_reg(RSP);
     emit_lea(t->e, width(t), rsp, emit_at(rsp, (int32_t)(width(t) + extra)));
-    trans_return(t);
-    trans_indirect(t, (int)(width(t) + extra), false);
+    trans_return(t, (int)(width(t) + extra));
     t->ended = true;
     return true;
 }

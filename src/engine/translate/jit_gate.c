@@ -139,6 +139,17 @@ static void emit_bottom(struct jit *jit, struct emit *e)
     emit_jmp_to(e, jit->gate[GATE_RETURN]);
 }
 
+// What returns share that do not go by the shadow stack.
+static void emit_shared_lookup(struct jit *jit, struct emit *e, unsigned user)
+{
+    const void *miss = emit_exec(e);
+    emit_load(e, 4, T0, GS(hot.site));
+    emit_jmp_to(e, jit->gate[GATE_INDIRECT]);
+    jit->lookup[user] = emit_exec(e);
+    jit_emit_lookup(jit, e, user, miss);
+    emit_jmp_r(e, T2);
+}
+
 void jit_emit_gates(struct jit *jit)
 {
     struct emit *e = &jit->hot;
@@ -152,5 +163,7 @@ void jit_emit_gates(struct jit *jit)
         emit_jmp_to(e, common);
     }
     emit_bottom(jit, e);
+    emit_shared_lookup(jit, e, 0);
+    emit_shared_lookup(jit, e, 1);
     emit_align(e, 64);
 }

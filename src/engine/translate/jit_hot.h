@@ -40,6 +40,8 @@ struct jit_hot {
     uint64_t trap_pc; // where a host signal struck translated code
     uint32_t trap_no; // the host's exception vector
     uint32_t pauses;  // of several vCPUs: PAUSEs until the thread yields
+    uint32_t site;    // of a return that does not go by the shadow stack
+    uint32_t pad;
     // [1] for user code. A handle names (linear page, guest-physical page, mode); 0 is none. A code
     // page whose handle is here may be entered without asking the page tables.
     uint32_t ctlb[2][CTLB_ENTRIES];

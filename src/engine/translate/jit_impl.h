@@ -147,6 +147,7 @@ struct jit {
     uint32_t mode;      // of the entries in it
     const void *leave;  // returns from enter()
     const void *gate[GATE_COUNT];
+    const void *lookup[2]; // goes to the guest address in T1 by ibtc; hot.site; [1] for user code
 
     struct jit_page *page;
     struct jit_block *block;
@@ -173,6 +174,9 @@ static inline uint32_t jit_offset(const struct jit *jit, const struct emit *e)
 
 // jit_gate.c: emits enter, leave and the gates at the start of an empty cache.
 void jit_emit_gates(struct jit *jit);
+// jit_out.c: finds the block for the guest address in T1: its checked entry in T2. Goes to `miss`
+// when it is not known, or something is pending.
+void jit_emit_lookup(const struct jit *jit, struct emit *e, unsigned user, const void *miss);
 
 // jit_block.c: translates the block at offset in page; 0 when it cannot (cache full: after a flush
 // too; the code is not in RAM). May flush.

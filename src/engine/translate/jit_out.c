@@ -38,17 +38,17 @@ void trans_step(struct trans *t)
     emit_jmp_to(t->e, t->jit->gate[GATE_STEP]);
 }
 
-void trans_poll(struct trans *t, bool flags_live, const void *stub)
+static void poll(struct emit *e, bool flags_live, const void *stub)
 {
     if (!flags_live) {
-        emit_alu_mi(t->e, ALU_CMP, 4, GS(pending), 0);
-        emit_jcc_to(t->e, COND_NE, stub);
+        emit_alu_mi(e, ALU_CMP, 4, GS(pending), 0);
+        emit_jcc_to(e, COND_NE, stub);
         return;
     }
-    emit_load(t->e, 4, T0, GS(pending));
-    uint8_t *nothing = emit_jrcxz(t->e);
-    emit_jmp_to(t->e, stub);
-    emit_land_short(t->e, nothing);
+    emit_load(e, 4, T0, GS(pending));
+    uint8_t *nothing = emit_jrcxz(e);
+    emit_jmp_to(e, stub);
+    emit_land_short(e, nothing);
 }
 
 void trans_fpu(struct trans *t)
@@ -137,7 +137,7 @@ void trans_call_to(struct trans *t, uint64_t target)
 {
     uint32_t link = add_link(t, target);
     if (is_backward(t, target))
-        trans_poll(t, t->taken[t->i], trans_stub(t, GATE_POLL, link));
+        poll(t->e, t->taken[t->i], trans_stub(t, GATE_POLL, link));
     push_return(t, T2);
     const void *known = known_target(t, target);
     emit_call_to(t->e, known ? known : trans_stub(t, GATE_LINK, link));
@@ -145,18 +145,20 @@ void trans_call_to(struct trans *t, uint64_t target)
     land_return(t);
 }
 
-void trans_return(struct trans *t)
+void trans_return(struct trans *t, int popped)
 {
     struct emit *e = t->e;
     emit_load(e, 8, T0, emit_at(RSP, 8));
     emit_op_rr(e, 8, 0, MAP_ONE, 0xf7, 2, T0); // not
     emit_lea(e, 8, T0, emit_indexed(T0, T1, 1, 1));
     uint8_t *match = emit_jrcxz(e);
-    uint8_t *other = emit_jmp(e);
+    emit_jmp_to(e, emit_exec(t->cold));
     emit_land_short(e, match);
     emit_bytes(e, "\xc2\x08", 3); // ret 8
-    emit_land(e, other);
-    emit_load(e, 8, RSP, GS(hot.shadow_base));
+    uint32_t site = trans_site(t, ACCESS_READ, (uint16_t)popped);
+    emit_load(t->cold, 8, RSP, GS(hot.shadow_base));
+    emit_store_i(t->cold, 4, GS(hot.site), (int32_t)site);
+    emit_jmp_to(t->cold, t->jit->lookup[t->c->user]);
 }
 
 void trans_jump(struct trans *t, uint64_t target)
@@ -164,7 +166,7 @@ void trans_jump(struct trans *t, uint64_t target)
     uint32_t link = add_link(t, target);
     bool flags_live = t->i >= t->count || t->taken[t->i];
     if (is_backward(t, target))
-        trans_poll(t, flags_live, trans_stub(t, GATE_POLL, link));
+        poll(t->e, flags_live, trans_stub(t, GATE_POLL, link));
     jump_linked(t, target, link);
 }
 
@@ -187,54 +189,52 @@ void trans_jump_if(struct trans *t, enum condition condition, uint64_t target)
 }
 
 // ibtc_index() of the target in T1, times two: to be scaled by 8.
-static void emit_ibtc_index(struct trans *t)
+static void emit_ibtc_index(struct emit *e, bool bmi2)
 {
-    struct emit *e = t->e;
-    if (t->jit->bmi2) {
+    if (bmi2) {
         emit_rorx(e, 4, T2, T1, 12);
         emit_lea(e, 4, T0, emit_indexed(T1, T2, 1, 0));
         emit_movzx(e, T0, T0, 2);
         emit_mov_ri(e, T2, 2);
         emit_shrx(e, 4, T0, T0, T2);
         emit_lea(e, 4, T0, emit_indexed(T0, T0, 1, 0));
-    } else { // the flags are on the host's stack
-        emit_mov_rr(e, 4, T0, T1);
-        emit_shift_ri(e, SHIFT_ROR, 4, T0, 12);
-        emit_alu_rr(e, ALU_ADD, 4, T0, T1);
-        emit_movzx(e, T0, T0, 2);
-        emit_shift_ri(e, SHIFT_SHR, 4, T0, 2);
-        emit_shift_ri(e, SHIFT_SHL, 4, T0, 1);
+        return;
     }
+    emit_u8(e, 0x9c); // pushf
+    emit_mov_rr(e, 4, T0, T1);
+    emit_shift_ri(e, SHIFT_ROR, 4, T0, 12);
+    emit_alu_rr(e, ALU_ADD, 4, T0, T1);
+    emit_movzx(e, T0, T0, 2);
+    emit_shift_ri(e, SHIFT_SHR, 4, T0, 2);
+    emit_shift_ri(e, SHIFT_SHL, 4, T0, 1);
+    emit_u8(e, 0x9d); // popf
 }
 
-void trans_indirect(struct trans *t, int pushed, bool call)
+void jit_emit_lookup(const struct jit *jit, struct emit *e, unsigned user, const void *miss)
 {
-    struct emit *e = t->e;
-    size_t table = offsetof(struct tcpu, hot.ibtc) + t->c->user * sizeof t->c->hot.ibtc[0];
-    bool save = !t->jit->bmi2;
-    uint32_t site = trans_site(t, ACCESS_READ, (uint16_t)pushed);
-    const void *stub = trans_stub(t, GATE_INDIRECT, site);
-    trans_poll(t, true, stub);
-    if (save)
-        emit_u8(e, 0x9c); // pushf
-    emit_ibtc_index(t);
-    if (save)
-        emit_u8(e, 0x9d); // popf
-    struct emit_mem entry = {REG_NONE, T0, 8, true, (int32_t)table};
-    struct emit_mem host = entry;
+    size_t table = offsetof(struct tcpu, hot.ibtc) + user * IBTC_ENTRIES * sizeof(struct ibtc_entry);
+    struct emit_mem entry = {REG_NONE, T0, 8, true, (int32_t)table}, host = entry;
     host.disp += (int32_t)offsetof(struct ibtc_entry, host);
+    poll(e, true, miss);
+    emit_ibtc_index(e, jit->bmi2);
     emit_load(e, 8, T2, host);
     emit_load(e, 8, T0, entry);
     emit_op_rr(e, 8, 0, MAP_ONE, 0xf7, 2, T0); // not
     emit_lea(e, 8, T0, emit_indexed(T0, T1, 1, 1));
     uint8_t *hit = emit_jrcxz(e);
-    emit_jmp_to(e, stub);
+    emit_jmp_to(e, miss);
     emit_land_short(e, hit);
+}
+
+void trans_indirect(struct trans *t, int pushed, bool call)
+{
+    uint32_t site = trans_site(t, ACCESS_READ, (uint16_t)pushed);
+    jit_emit_lookup(t->jit, t->e, t->c->user, trans_stub(t, GATE_INDIRECT, site));
     if (!call) {
-        emit_jmp_r(e, T2);
+        emit_jmp_r(t->e, T2);
         return;
     }
     push_return(t, T0);
-    emit_call_r(e, T2);
+    emit_call_r(t->e, T2);
     land_return(t);
 }

@@ -71,8 +71,6 @@ uint32_t trans_site(struct trans *t, enum access access, unsigned size);
 // A stub that enters a gate with an id.
 const void *trans_stub(struct trans *t, enum gate gate, uint32_t id);
 void trans_step(struct trans *t); // the interpreter runs the current instruction
-// Jumps to the stub when something is pending.
-void trans_poll(struct trans *t, bool flags_live, const void *stub);
 void trans_fpu(struct trans *t); // brings the vector state into the machine, once a block
 // Direct branches, unconditional or on a condition.
 void trans_jump(struct trans *t, uint64_t target);
@@ -82,9 +80,9 @@ void trans_jump_if(struct trans *t, enum condition condition, uint64_t target);
 void trans_indirect(struct trans *t, int pushed, bool call);
 // A direct call, its return address pushed; it comes back to the instruction after it.
 void trans_call_to(struct trans *t, uint64_t target);
-// To the guest address in T1 if the last call that did not return pushed it; else goes on, the
-// shadow stack emptied.
-void trans_return(struct trans *t);
+// To the guest address in T1: by the shadow stack if the last call that did not return pushed it;
+// else that is emptied. popped: as above.
+void trans_return(struct trans *t, int popped);
 
 // jit_insn.c: instructions that the host runs as they are, with other operands. False: not this
 // one, and nothing is emitted.
