@@ -11,6 +11,9 @@
 #include "engine/translate/jit_trans.h"
 #include "engine/translate/perfmap.h"
 
+#define LANDING_BYTES 32 // of the jump that a call comes back to, and of its stub
+#define RUN_BLOCKS 8     // translated at once, each where a call in the one before comes back to
+
 // Guest bytes from which the block is made: a copy, because other processors may be writing there.
 struct source {
     uint8_t code[JIT_SOURCE_BYTES];
@@ -174,7 +177,7 @@ static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
     t->block = jit->blocks;
     t->b = &jit->block[t->block];
     *t->b = (struct jit_block){.rip = rip, .page = page, .tail = tail, .marks = jit->marks};
-    t->fpu_checked = t->ended = false;
+    t->fpu_checked = t->ended = t->returns = false;
     return true;
 }
 
@@ -225,6 +228,13 @@ static bool read_source(struct trans *t)
 
 enum outcome { DONE, REFUSED, FULL };
 
+// For what a call comes back to, once its block is done.
+static bool room_to_land(const struct trans *t)
+{
+    return t->e->end - t->e->at >= LANDING_BYTES && t->cold->end - t->cold->at >= LANDING_BYTES &&
+           t->jit->links + 1 < t->jit->max_links;
+}
+
 static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
 {
     struct jit *jit = t->jit;
@@ -236,7 +246,7 @@ static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uin
     uint32_t sites = jit->sites, links = jit->links;
     struct emit hot = jit->hot, cold = jit->cold;
     emit_block(t);
-    if (jit->hot.overflow || jit->cold.overflow) {
+    if (jit->hot.overflow || jit->cold.overflow || (t->returns && !room_to_land(t))) {
         jit->hot = hot;
         jit->cold = cold;
         jit->sites = sites;
@@ -251,7 +261,35 @@ static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uin
     jit->page[page].blocks = t->block;
     t->b->next_tail = jit->page[tail].tails; // those of page 0, which is none, are never looked at
     jit->page[tail].tails = t->block;
+    jit_add_block(jit, t->block);
+    t->c->counter[COUNTER_BLOCKS]++;
+    t->c->counter[COUNTER_INSNS] += t->count;
     return DONE;
+}
+
+// What follows a call is translated with it where that is a new block of the same page: then the
+// host's return comes straight to its checked entry.
+static bool can_follow(const struct trans *t, uint64_t rip)
+{
+    return !t->jit->poll_all && align_down(rip, PAGE_SIZE) == t->jit->page[t->page].at &&
+           (rip & PAGE_MASK) + INSN_MAX <= PAGE_SIZE && !jit_known_block(t->jit, t->page, rip);
+}
+
+// The block at rip and, where it is a call, what it comes back to.
+static enum outcome translate_run(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip,
+                                  uint32_t *block)
+{
+    enum outcome outcome = translate(t, page, tail, rip);
+    *block = t->block;
+    for (unsigned n = 0; outcome == DONE && t->returns; n++) {
+        uint64_t next = t->next;
+        if (n < RUN_BLOCKS && can_follow(t, next) && translate(t, page, 0, next) == DONE)
+            continue;
+        t->next = next;
+        trans_land(t);
+        break;
+    }
+    return outcome;
 }
 
 // The page of the rest of the instruction at rip, where it crosses the end of its page; 0 if it
@@ -280,10 +318,11 @@ uint32_t jit_translate(struct tcpu *c, uint32_t page, uint64_t rip)
     t.cold = &jit->cold;
     t.code64 = (c->mode & MODE_CODE_SIZE) == MODE_CODE64;
     enum outcome outcome = FULL;
+    uint32_t block = 0;
     for (unsigned tries = 0; outcome == FULL; tries++) {
         uint32_t generation = jit->generation, tail = find_tail(c, page, rip);
         if (jit->generation == generation)
-            outcome = translate(&t, page, tail, rip);
+            outcome = translate_run(&t, page, tail, rip, &block);
         if (outcome != FULL)
             break;
         if (jit->generation == generation)
@@ -292,11 +331,7 @@ uint32_t jit_translate(struct tcpu *c, uint32_t page, uint64_t rip)
         if (!page || tries == 2)
             return 0;
     }
-    if (outcome != DONE)
-        return 0;
-    c->counter[COUNTER_BLOCKS]++;
-    c->counter[COUNTER_INSNS] += t.count;
-    return t.block;
+    return outcome == DONE ? block : 0;
 }
 
 int jit_insn_at(const struct jit *jit, const struct jit_block *b, uint32_t offset)

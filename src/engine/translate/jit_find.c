@@ -160,19 +160,17 @@ uint32_t jit_known_block(const struct jit *jit, uint32_t page, uint64_t rip)
     return i;
 }
 
+void jit_add_block(struct jit *jit, uint32_t block)
+{
+    uint32_t bucket = block_bucket(jit->block[block].page, jit->block[block].rip);
+    jit->block[block].next = jit->block_hash[bucket];
+    jit->block_hash[bucket] = block;
+}
+
 uint32_t jit_find_block(struct tcpu *c, uint32_t page, uint64_t rip)
 {
-    struct jit *jit = c->jit;
-    uint32_t known = jit_known_block(jit, page, rip);
-    if (known)
-        return known;
-    uint32_t index = jit_translate(c, page, rip);
-    if (index) {
-        uint32_t bucket = block_bucket(jit->block[index].page, rip);
-        jit->block[index].next = jit->block_hash[bucket];
-        jit->block_hash[bucket] = index;
-    }
-    return index;
+    uint32_t known = jit_known_block(c->jit, page, rip);
+    return known ? known : jit_translate(c, page, rip);
 }
 
 void jit_forget_returns(struct tcpu *c)

@@ -34,8 +34,7 @@ static bool near_target(const struct trans *t, const struct insn *in, uint64_t n
     if (in->operand[0].kind != OPND_REL || in->opsize != (t->code64 ? 8 : 4))
         return false;
     *to = (unsigned)(target & PAGE_MASK);
-    return align_down(t->code64 ? target : (uint32_t)target, PAGE_SIZE) ==
-           t->jit->page[t->page].at;
+    return align_down(t->code64 ? target : (uint32_t)target, PAGE_SIZE) == t->jit->page[t->page].at;
 }
 
 // The instruction at an offset in the page; false when it is not one that lies in it.
@@ -89,9 +88,8 @@ static unsigned needed_after(struct trans *t, const struct insn *in, uint64_t ne
 static unsigned needed_at_end(struct trans *t)
 {
     uint64_t end = (t->b->rip & PAGE_MASK) + t->b->bytes;
-    return t->b->tail || end >= PAGE_SIZE
-               ? FLAGS_ARITH
-               : needed_at(t, (unsigned)end, FLAGS_ARITH, AHEAD_FORKS);
+    return t->b->tail || end >= PAGE_SIZE ? FLAGS_ARITH
+                                          : needed_at(t, (unsigned)end, FLAGS_ARITH, AHEAD_FORKS);
 }
 
 // The flags that the target of a branch needs. Not asked where it would change nothing: nothing is

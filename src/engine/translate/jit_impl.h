@@ -192,6 +192,7 @@ void jit_start_empty(struct tcpu *c);
 uint32_t jit_find_page(struct tcpu *c, uint64_t rip);
 // The block at rip in a page whose handle is given, translated if need be; 0: interpreter.
 uint32_t jit_find_block(struct tcpu *c, uint32_t page, uint64_t rip);
+void jit_add_block(struct jit *jit, uint32_t block); // to those that are found
 uint32_t jit_known_block(const struct jit *jit, uint32_t page, uint64_t rip);
 // Empties the shadow stack.
 void jit_forget_returns(struct tcpu *c);

@@ -125,8 +125,13 @@ static void push_return(struct trans *t, unsigned scratch)
     }
 }
 
-static void land_return(struct trans *t)
+void trans_land(struct trans *t)
 {
+    uint32_t known = near(t, t->next) ? jit_known_block(t->jit, t->page, t->next) : 0;
+    if (known && !t->jit->poll_all) {
+        emit_jmp_to(t->e, jit_exec(t->jit, t->jit->block[known].checked));
+        return;
+    }
     uint32_t link = add_link(t, t->next);
     t->jit->link[link].checked = 1;
     emit_jmp_to(t->e, trans_stub(t, GATE_LINK, link));
@@ -142,7 +147,7 @@ void trans_call_to(struct trans *t, uint64_t target)
     const void *known = known_target(t, target);
     emit_call_to(t->e, known ? known : trans_stub(t, GATE_LINK, link));
     t->jit->link[link].patch = jit_offset(t->jit, t->e) - 4;
-    land_return(t);
+    t->returns = true;
 }
 
 void trans_return(struct trans *t, int popped)
@@ -212,7 +217,8 @@ static void emit_ibtc_index(struct emit *e, bool bmi2)
 
 void jit_emit_lookup(const struct jit *jit, struct emit *e, unsigned user, const void *miss)
 {
-    size_t table = offsetof(struct tcpu, hot.ibtc) + user * IBTC_ENTRIES * sizeof(struct ibtc_entry);
+    size_t table =
+        offsetof(struct tcpu, hot.ibtc) + user * IBTC_ENTRIES * sizeof(struct ibtc_entry);
     struct emit_mem entry = {REG_NONE, T0, 8, true, (int32_t)table}, host = entry;
     host.disp += (int32_t)offsetof(struct ibtc_entry, host);
     poll(e, true, miss);
@@ -236,5 +242,5 @@ void trans_indirect(struct trans *t, int pushed, bool call)
     }
     push_return(t, T0);
     emit_call_r(t->e, T2);
-    land_return(t);
+    t->returns = true;
 }

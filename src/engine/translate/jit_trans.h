@@ -20,6 +20,7 @@ struct trans {
     bool flags_live;       // the guest's arithmetic flags are needed from `in` on
     bool fpu_checked;      // the vector state is known to be in the machine
     bool ended;            // the block's last way out is emitted
+    bool returns;          // it is a call, which comes back to what follows the block's code
     struct insn insn[JIT_INSNS];
     uint16_t live[JIT_INSNS + 1]; // flags needed before each instruction
     uint16_t taken[JIT_INSNS];    // by the target of a branch
@@ -80,6 +81,8 @@ void trans_jump_if(struct trans *t, enum condition condition, uint64_t target);
 void trans_indirect(struct trans *t, int pushed, bool call);
 // A direct call, its return address pushed; it comes back to the instruction after it.
 void trans_call_to(struct trans *t, uint64_t target);
+// What a call comes back to, unless the next block is emitted there: a jump to its checked entry.
+void trans_land(struct trans *t);
 // To the guest address in T1: by the shadow stack if the last call that did not return pushed it;
 // else that is emptied. popped: as above.
 void trans_return(struct trans *t, int popped);

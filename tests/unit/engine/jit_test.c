@@ -385,6 +385,74 @@ static void swapgs_exchanges_bases(void)
     RUN64(swap);
 }
 
+// What a block's branches lead to needs the carry, both ways, by way of others, round a loop.
+SNIPPET(beyond,
+        "mov ebx, 6; xor ebp, ebp; 1: clc; mov rdx, [rsi]; jmp 2f; .balign 64; 2: mov rax, [rdi]; "
+        "jmp 3f; .balign 64; 3: adc r12, rdx; stc; mov rax, [rsi+8]; jnc 4f; mov rdx, [rsi]; "
+        "adc r13, rdx; 4: dec ebx; jnz 1b; clc; mov ecx, 5; 5: mov rax, [rsi+rcx*8]; "
+        "adc [rdi+rcx*8], rax; dec ecx; mov rdx, [rsi]; jnz 5b; adc r14, 0; clc; mov [rsi], rdx; "
+        "call 6f; adc r15, 0; stc; jmp 7f; .balign 64; 6: adc r8, [rsi]; mov [rsi], r8; ret; "
+        "7: mov rax, [rsi]; jrcxz 8f; 8: adc r9, 0; cmp r9, r8; mov rax, [rsi]; jmp 9f; "
+        ".balign 64; 9: mov [rsi], rax; cmovb r10, r8; seta r11b; pushf; pop rcx");
+
+static void flags_reach_the_blocks_that_need_them(void)
+{
+    RUN64(beyond);
+}
+
+// A block that left the flags to its target, which overwrites them, until that is patched not to.
+// A check of memory leaves a carry behind.
+SNIPPET(unneeded,
+        "xor ecx, ecx; mov ebx, 6; 1: clc; mov rdx, [rsi]; jmp 2f; .balign 64; 2: test eax, eax; "
+        "setc cl; add r12, rcx; cmp ebx, 3; jne 3f; mov word ptr [rip+2b], 0x9090; 3: dec ebx; "
+        "jnz 1b; mov ebx, 6; 4: clc; mov rdx, [rsi]; cmp ebx, 3; clc; mov rdx, [rsi]; jc 5f; "
+        "jmp 5f; .balign 64; 5: nop; jmp 6f; .balign 64; 6: test eax, eax; setc cl; add r13, rcx; "
+        "cmp ebx, 3; jne 7f; mov word ptr [rip+6b], 0x9090; 7: dec ebx; jnz 4b");
+
+static void flags_are_kept_once_a_patched_target_needs_them(void)
+{
+    RUN64(unneeded);
+}
+
+// Calls that come back to code that is new, known, patched meanwhile, or in another page.
+SNIPPET(landings,
+        "mov ebx, 5; jmp 2f; 1: add r12, rbx; ret; 2: call 1b; call 1b; inc r13; call 1b; "
+        "3: add r14, 1; dec ebx; jnz 4f; jmp 6f; 4: lea rdx, [rip+3b+3]; call 5f; inc r15; "
+        "jmp 2b; 5: inc byte ptr [rdx]; lea rax, [rip+1b]; call rax; ret; .balign 4096; "
+        ".skip 4091; 6: call 1b; mov ecx, 3; 7: lea rax, [rip+1b]; push rcx; call rax; pop rcx; "
+        "loop 7b");
+
+static void calls_come_back_to_what_follows_them(void)
+{
+    RUN64(landings);
+}
+
+// Into a handler and back by IRET, with flags and control registers looked at on the way; by SYSRET
+// to ring 3 and out of it.
+SNIPPET(transfers,
+        "mov ecx, 0xc0000081; xor eax, eax; mov edx, 8; wrmsr; mov ecx, 0xc0000082; lea rax, "
+        "[rip+2f]; xor edx, edx; wrmsr; mov ecx, 0xc0000084; mov eax, 0x401; xor edx, edx; wrmsr; "
+        "mov ebp, 3; 1: stc; std; syscall; setc r8b; lea rsi, [rsi+8]; lodsb; dec ebp; jnz 1b; "
+        "mov rax, cr0; mov r9, cr3; mov r10, cr4; mov r11, 0x1234; mov cr2, r11; mov rbx, cr2; "
+        "mov ecx, 0xc0000081; mov edx, 0x00100008; xor eax, eax; wrmsr; "
+        "mov ecx, 0xc0000082; lea rax, [rip+4f]; xor edx, edx; wrmsr; lea rcx, [rip+3f]; mov r11d, "
+        "0x3002; sysretq; 2: mov r12, rcx; mov r13, r11; adc r14, 0; mov r15, [rsi]; "
+        "mov eax, 0x10; push rax; lea rax, [rsp+8]; push rax; push r11; push 8; push rcx; "
+        "cld; cmp eax, eax; std; cld; iretq; 3: pushf; pop rdi; mov edx, 7; "
+        "syscall; 4: nop");
+
+static void far_transfers_change_flags_and_levels(void)
+{
+    struct guest g;
+    RUN64(transfers);
+    guest_init(&g, 0, true);
+    guest_code(&g, transfers_start, (size_t)(transfers_end - transfers_start));
+    CHECK_EQ(guest_run(&g), ENGINE_HALTED);
+    CHECK(guest_counter(&g, "transfers") >= 7);
+    CHECK_EQ(g.state.gpr[RDX], 7);
+    guest_release(&g);
+}
+
 int main(void)
 {
     static const struct test tests[] = {
@@ -414,6 +482,10 @@ int main(void)
         TEST(high_bytes_are_stored),
         TEST(swapgs_exchanges_bases),
         TEST(an_emptied_tlb_entry_matches_no_address),
+        TEST(flags_reach_the_blocks_that_need_them),
+        TEST(flags_are_kept_once_a_patched_target_needs_them),
+        TEST(calls_come_back_to_what_follows_them),
+        TEST(far_transfers_change_flags_and_levels),
     };
     return test_main(tests, ARRAY_LEN(tests));
 }
