@@ -31,11 +31,11 @@ SILENCE = 120
 KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_CREATE_IRQCHIP = 0xAE01, 0xAE41, 0xAE60
 # name: options of run-guest.py besides the guest's file
 GUESTS = {
-    "boot": ["--append", "hello"], "clocks": [], "debug": [], "devices": [], "exceptions": [], "fpu": [], "hpet": [],
-    "hostile": ["--disk", "2"], "ioapic": [], "lapic": [],
-    "litmus": ["--cpus", "4"], "paging": [], "paravirt": ["--cpus", "2"], "pci": [], "pic": [],
-    "poweroff": ["--end", "poweroff"], "random_code": [], "rtc": [], "smc": [], "smp": ["--cpus", "2"], "stress": [],
-    "strings": [], "task": [], "uart": [], "user": [], "v86": [], "vga": ["--vga", "std"], "virtio_blk": ["--disk", "2"],
+    "boot": ["--append", "hello"], "clocks": [], "debug": [], "devices": [], "exceptions": [], "fpu": [],
+    "hostile": ["--disk", "2"], "hpet": [], "ioapic": [], "lapic": [], "litmus": ["--cpus", "4"], "paging": [],
+    "paravirt": ["--cpus", "2"], "pci": [], "pic": [], "poweroff": ["--end", "poweroff"], "random_code": [], "rtc": [],
+    "smc": [], "smp": ["--cpus", "2"], "stress": [], "strings": [], "task": [], "uart": [], "user": [], "v86": [],
+    "vga": ["--vga", "std"], "virtio_blk": ["--disk", "2"],
 }
 OTHER_GUESTS = {"reset", "moved", "signals"}  # run by tests of their own
 RESETS = ("cf9", "fast", "keyboard", "triple")

@@ -61,8 +61,11 @@ err_t kvm_map(struct engine_vm *vm, gpa_t at, uint64_t len, void *host, enum eng
     err_t err = tell(vm, slot, "map guest memory", e);
     if (!err && (vm->logging || slot->logged))
         err = set_logging(vm, slot, true, e);
-    if (err)
+    if (err) {
+        struct error ignored;
         slot->len = 0;
+        (void)!tell(vm, slot, "unmap guest memory", &ignored);
+    }
     return err;
 }
 
