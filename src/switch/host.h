@@ -10,6 +10,7 @@
 #include "switch/dns.h"
 
 #define HOST_ASKED6 64
+#define HOST_ANSWERED 64
 
 // A question that came over IPv6 and went to the host's name server over IPv4.
 struct host_asked6 {
@@ -18,6 +19,13 @@ struct host_asked6 {
     uint16_t from;  // its UDP port
     uint16_t id;    // the question's
     uint8_t to[16]; // the asker's address
+};
+
+// A connection to the host's name server that was answered here instead.
+struct host_answered {
+    bool used;
+    uint8_t port;  // of the switch
+    uint16_t from; // TCP port of the asker
 };
 
 struct host {
@@ -32,6 +40,8 @@ struct host {
     uint8_t scratch[NET_PACKET_MAX];
     struct host_asked6 asked6[HOST_ASKED6]; // a ring: the oldest is forgotten
     unsigned next_asked6;
+    struct host_answered answered[HOST_ANSWERED]; // likewise
+    unsigned next_answered;
 };
 
 // Once, before any other; the members above are set by the caller.
@@ -56,6 +66,13 @@ bool host_discovery_outside(struct host *host, const struct frame *f, uint64_t n
 bool host_services(struct host *host, struct port *from, struct frame *f, uint64_t now);
 // An answer of the host's name server; true: the question had come over IPv6, and it is answered.
 bool host_answer6(struct host *host, const struct port *to, const struct frame *f, uint64_t now);
+// The answer to a question about the network's own names, into reply (DNS_REPLY_MAX bytes); returns
+// its length, 0: it is about others.
+size_t host_answer_name(struct host *host, const struct dns_question *q, const uint8_t *query,
+                        uint8_t *reply);
+// host_tcp.c: a segment for the switch's DNS port, which may be changed; false: it is for the
+// host's name server.
+bool host_dns_tcp(struct host *host, struct port *from, struct frame *f, uint64_t now);
 // host_gateway.c
 void host_gateway(struct host *host, struct port *from, struct frame *f, uint64_t now);
 void host_gateway_back(struct host *host, struct frame *f, uint64_t now);

@@ -128,12 +128,18 @@ static bool name_of(void *opaque, const uint32_t *ipv4, const uint8_t *ipv6, boo
     return true;
 }
 
+size_t host_answer_name(struct host *host, const struct dns_question *q, const uint8_t *query,
+                        uint8_t *reply)
+{
+    const struct dns_zone zone = {addresses, name_of, host};
+    return dns_answer(&zone, q, query, reply);
+}
+
 // The switch's answer into reply; 0: the question is for the host's name server.
 static size_t answer(struct host *host, const struct port *from, const struct dns_question *q,
                      const uint8_t *query, uint8_t *reply)
 {
-    const struct dns_zone zone = {addresses, name_of, host};
-    size_t len = dns_answer(&zone, q, query, reply);
+    size_t len = host_answer_name(host, q, query, reply);
     if (!len && !host_may_ask(host, from, q->name))
         len = dns_refuse(q, query, reply);
     return len;
@@ -249,13 +255,15 @@ bool host_services(struct host *host, struct port *from, struct frame *f, uint64
             dhcp6_input(host, from, f, now);
         else if (f->protocol == PROTOCOL_UDP && f->to == DNS_PORT && !frame_is_multicast(f))
             dns_input6(host, from, f, now);
+        else if (f->protocol == PROTOCOL_TCP && f->to == DNS_PORT && !frame_is_multicast(f))
+            (void)host_dns_tcp(host, from, f, now);
         return true;
     }
     if (f->protocol == PROTOCOL_UDP && f->to == DHCP_SERVER_PORT) {
         dhcp_input(host, from, f, now);
         return true;
     }
-    if (frame_is_multicast(f))
+    if (frame_is_multicast(f) || load_be32(f->l3 + 16) != host->site->self)
         return true;
     if (f->protocol == PROTOCOL_UDP && f->to == DNS_PORT)
         return dns_input(host, from, f, now);
@@ -263,6 +271,5 @@ bool host_services(struct host *host, struct port *from, struct frame *f, uint64
         ping(host, f, now);
         return true;
     }
-    // Long answers are asked for by TCP.
-    return !(f->protocol == PROTOCOL_TCP && f->to == DNS_PORT && host_may_ask(host, from, NULL));
+    return f->protocol != PROTOCOL_TCP || f->to != DNS_PORT || host_dns_tcp(host, from, f, now);
 }

@@ -212,9 +212,12 @@ static size_t make(struct ctx *ctx, uint8_t *packet, unsigned what, unsigned i)
                                     i < PORTS ? (uint16_t[]){5000, 53} : (uint16_t[]){53, 5000},
                                     payload);
     case 3: return ETH_BYTES + datagram(at, PROTOCOL_TCP, address, far, (uint16_t[]){9, 80}, 60);
-    case 4:
-        return ETH_BYTES +
-               datagram(at, PROTOCOL_TCP, address, ctx->site.self, (uint16_t[]){9, 53}, 10);
+    case 4: // DNS over TCP: its beginning, or a question
+        memcpy(at + 40, "\0\23\0\7\1\0\0\1\0\0\0\0\0\0\1a\0\0\1\0\1", 21);
+        payload = datagram(at, PROTOCOL_TCP, address, ctx->site.self, (uint16_t[]){9, 53},
+                           i & 1 ? 21 : 0);
+        at[33] = i & 1 ? TCP_ACK : TCP_SYN;
+        return ETH_BYTES + payload;
     case 5: // to another port
         memcpy(all, other->mac, 6);
         return ETH_BYTES +

@@ -373,8 +373,11 @@ class Tcp:
             frame.ip_from == self.peer
 
     def put(self, flags, data=b""):
-        body = tcp(self.host.address, self.peer, self.port, self.peer_port, self.seq, self.ack, flags, data)
-        self.host.send_ip(self.peer, 6, body, self.host.gateway_mac)
+        v6 = ":" in self.peer
+        own = self.host.address6 if v6 else self.host.address
+        body = tcp(own, self.peer, self.port, self.peer_port, self.seq, self.ack, flags, data)
+        self.host.send(ether(self.host.gateway_mac, self.host.mac, 0x86dd if v6 else 0x800,
+                             (ipv6 if v6 else ipv4)(own, self.peer, 6, body)))
         self.seq += len(data) + (1 if flags & (SYN | FIN) else 0)
 
     @classmethod

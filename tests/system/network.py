@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 
-from netplay import (ACK, BROADCAST, FIN, PSH, RST, SYN, WAIT, Frame, Host, Refused, Switch, Tcp, arp, ether, icmp6,
+from netplay import (ACK, BROADCAST, FIN, PSH, RST, SYN, WAIT, Frame, Host, Refused, Switch, Tcp, arp, dns_name, ether, icmp6,
                      ip_bytes, ipv4, ipv6, mac_bytes, mac_text, tcp, udp)
 
 if sys.argv[1] == "--rings":
@@ -223,6 +223,34 @@ def names_are_answered_over_ipv6():
         evil = ether(web.gateway_mac, web.mac, 0x86dd, ipv6(web.address6, web.dns6, 17, udp(web.address6, web.dns6, 9, 53, b"junk")))
         web.send(evil)
         assert web.ask_dns("gateway", 28, over6=True) == (0, [web.info["gateway6"]])
+
+
+def ask_by_tcp(host, server, name, wait=WAIT):
+    """The answer to a question for an IPv4 address: its status and all of it."""
+    c = Tcp.connect(host, server, 53, wait)
+    query = b"\0\7\1\0\0\1\0\0\0\0\0\0" + dns_name(name) + b"\0\1\0\1"
+    c.put(ACK | PSH, struct.pack("!H", len(query)) + query)
+    while len(c.data) < 2 or len(c.data) < 2 + struct.unpack("!H", c.data[:2])[0]:
+        assert c.take()
+    assert c.data[2:4] == b"\0\7"
+    c.put(ACK | FIN)
+    while not c.ended:
+        assert c.take()
+    assert host.receive(lambda f: c.mine(f) and f.ack == c.seq)
+    return c.data[5] & 15, c.data
+
+
+def names_are_answered_over_tcp():
+    with network(kind="private") as net:
+        web, db = net.plug("web"), net.plug("db")
+        for server in (web.dns, web.dns6):
+            status, answer = ask_by_tcp(web, server, "db.berth")
+            assert status == 0 and ip_bytes(db.address) in answer
+            assert ask_by_tcp(web, server, "nobody.berth")[0] == 3
+            assert ask_by_tcp(web, server, "example.org")[0] == 5
+        c = Tcp.connect(web, web.dns, 53)
+        c.put(ACK | PSH, b"\0\5junk")  # is not answered
+        assert not c.take(0.3) and web.ask_dns("db") == (0, [db.address])
 
 
 def ports_of_the_host_lead_to_vms_over_ipv6():
@@ -725,8 +753,12 @@ def name_server(asked):
     def streams(s):
         while True:
             with s.accept()[0] as c:
-                query = c.recv(1000)[2:]
-                c.sendall(struct.pack("!H", len(answer(query))) + answer(query))
+                try:
+                    query = c.recv(1000)[2:]
+                except ConnectionResetError:  # the switch has answered
+                    continue
+                if query:
+                    c.sendall(struct.pack("!H", len(answer(query))) + answer(query))
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     s.bind((LOOPBACK, 53))
     threading.Thread(target=datagrams, args=(s,), daemon=True).start()
@@ -771,10 +803,11 @@ def in_an_internet_of_its_own():
             assert Tcp.connect(web, OUTSIDE, 80) is not None
             assert Tcp.connect(web, HIDDEN, 80, 0.5) is None
             assert web.ask_dns("secret.example.com")[0] == 5
-            assert Tcp.connect(web, web.dns, 53, 0.5) is None  # where names could not be looked at
+            assert ask_by_tcp(web, web.dns, "secret.example.com")[0] == 5
             net.ask("set", vm="web", policy="open")
             assert Tcp.connect(web, HIDDEN, 80) is not None
             assert web.ask_dns("other.example.com") == (0, [OUTSIDE])
+            assert ip_bytes(web.address) in ask_by_tcp(web, web.dns, "web.berth")[1]
             c = Tcp.connect(web, web.dns, 53)  # a long answer, by TCP
             query = b"\0\7\1\0\0\1\0\0\0\0\0\0\3www\7example\3org\0\0\1\0\1"
             c.put(ACK | PSH, struct.pack("!H", len(query)) + query)
@@ -835,6 +868,7 @@ CASES = [
     the_process_locks_itself_in,
     names_of_vms_are_answered_both_ways,
     names_are_answered_over_ipv6,
+    names_are_answered_over_tcp,
     ports_of_the_host_lead_to_vms_over_ipv6,
     a_private_network_answers_for_its_own_only,
     hosts_reach_the_hosts_loopback_through_the_gateway,
