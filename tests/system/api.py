@@ -174,10 +174,13 @@ def slow_clients_hold_up_nobody(m):
     slow = [Client(m.local) for _ in range(40)]
     for c in slow:
         c.send(b"POST /v1/vms HTTP/1.1\r\nHost: localhost\r\nContent-Le")
-    begun = time.monotonic()
-    for _ in range(20):
-        m.ask("GET", "/vms")
-    assert time.monotonic() - begun < 10
+    times = []
+    for _ in range(3):  # the host may be busy meanwhile
+        begun = time.monotonic()
+        for _ in range(20):
+            m.ask("GET", "/vms")
+        times.append(time.monotonic() - begun)
+    assert min(times) < 10, times
     assert m.verb("ls", "--json")
     for c in slow:
         c.close()
