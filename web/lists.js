@@ -1,13 +1,17 @@
 // Networks, pools and events.
 import { get } from '/api.js';
 import { bytes, el } from '/dom.js';
+import { editNetwork, editPool, remove } from '/forms.js';
 
-function page(place, title, fill) {
+function page(place, title, fill, more = null) {
   const content = el('div', { class: 'card' });
-  place.replaceChildren(el('div', { class: 'head' }, el('h1', { class: 'grow' }, title)), content);
+  place.replaceChildren(el('div', { class: 'head' }, el('h1', { class: 'grow' }, title), more), content);
   fill(content).catch(error => content.replaceChildren(el('p', { class: 'empty' }, error.message)));
   return content;
 }
+
+const group = (...buttons) => el('div', { class: 'group' }, buttons.filter(Boolean));
+const button = (words, what, run, kind = '') => el('button', { class: kind, 'data-do': what, onclick: run }, words);
 
 function table(heads, rows) {
   return el('table', {}, el('thead', {}, el('tr', {}, heads.map(head => el('th', {}, head)))),
@@ -15,17 +19,21 @@ function table(heads, rows) {
 }
 
 export function networks(place, usage) {
-  page(place, 'Networks', async content => {
+  const fill = async content => {
     const { networks: all } = await get('/networks');
     const { vms } = await get('/vms');
     const definitions = await Promise.all(vms.map(vm => get(`/vms/${vm.id}`).catch(() => null)));
     const members = name => definitions.filter(info => info?.definition?.nics?.some(nic => nic.network === name)).map(info => info.name);
-    content.replaceChildren(table(['Name', 'State', 'Kind', 'Subnet', 'Machines'], all.map(n => [
+    content.replaceChildren(table(['Name', 'State', 'Kind', 'Subnet', 'Machines', ''], all.map(n => [
       el('span', { class: 'name' }, n.name), el('span', { class: `state ${n.running ? 'running' : ''}` }, n.running ? 'running' : 'idle'),
       { nat: 'to the outside (NAT)', host: 'with the host', private: 'private' }[n.kind] ?? n.kind,
-      el('span', { class: 'mono' }, n.subnet), members(n.name).join(', ') || '–'])));
-  });
-  return {};
+      el('span', { class: 'mono' }, n.subnet), members(n.name).join(', ') || '–',
+      n.name !== 'default' && group(button('Change', `change ${n.name}`, () => editNetwork(n, again)),
+        button('Remove', `remove ${n.name}`, () => remove(n.name, `/networks/${encodeURIComponent(n.name)}`, again), 'bad'))])));
+  };
+  const again = () => fill(content).catch(() => {});
+  const content = page(place, 'Networks', fill, el('button', { class: 'main', id: 'new', onclick: () => editNetwork(null, again) }, 'New network'));
+  return { event: event => event.event.startsWith('network-') && again() };
 }
 
 function share(used, all) {
@@ -35,17 +43,22 @@ function share(used, all) {
 }
 
 export function pools(place) {
+  let all = [];
   const fill = async content => {
-    const { pools: all, host } = await get('/pools');
-    content.replaceChildren(table(['Pool', 'Machines', 'CPU used', '', 'CPU promised', 'CPU limit', 'Shares', 'Memory used', ''], all.map(p => {
+    const answer = await get('/pools'), { host } = answer;
+    all = answer.pools;
+    content.replaceChildren(table(['Pool', 'Machines', 'CPU used', '', 'CPU promised', 'CPU limit', 'Shares', 'Memory used', '', ''], all.map(p => {
       const name = el('span', { class: 'name' }, p.pool);
       name.style.paddingLeft = `${p.depth * 1.2}rem`;
       return [name, p.vms.map(t => t.vm).join(', ') || '–', `${(p.cpu_used / 1000).toFixed(2)} CPUs`, share(p.cpu_used, p.cpu_limit || host.cpu),
         p.cpu_reservation ? `${p.cpu_reservation / 1000} CPUs` : '–', p.cpu_limit ? `${p.cpu_limit / 1000} CPUs` : 'none', String(p.cpu_shares ?? 100),
-        bytes(p.memory_used), share(p.memory_used, p.memory_limit || host.memory)];
+        bytes(p.memory_used), share(p.memory_used, p.memory_limit || host.memory),
+        group(button('Change', `change ${p.pool}`, () => editPool(p, all, again)),
+          p.pool !== 'host' && button('Remove', `remove ${p.pool}`, () => remove(p.pool, `/pools/${encodeURIComponent(p.pool)}`, again), 'bad'))];
     })));
   };
-  const content = page(place, 'Pools', fill);
+  const again = () => fill(content).catch(() => {});
+  const content = page(place, 'Pools', fill, el('button', { class: 'main', id: 'new', onclick: () => editPool(null, all, again) }, 'New pool'));
   const timer = setInterval(() => fill(content).catch(() => {}), 3000);
   return { leave: () => clearInterval(timer) };
 }

@@ -2,6 +2,7 @@
 import { get, vmPath } from '/api.js';
 import { buttons, runs } from '/actions.js';
 import { bytes, duration, el, percent, rate } from '/dom.js';
+import { commands } from '/commands.js';
 import { openConsole } from '/console.js';
 import { openScreen } from '/screen.js';
 import { eventLine } from '/lists.js';
@@ -62,6 +63,8 @@ export function machine(place, usage, name) {
       if (which === 'console' && shown && !runs(shown)) pane.replaceChildren(el('p', { class: 'soft' }, 'It does not run.'));
       else if (which === 'console') left = await openConsole(pane, name);
       else if (which === 'screen') left = (await openScreen(pane, name)).leave;
+      else if (which === 'commands' && !shown?.agent) pane.replaceChildren(el('p', { class: 'soft' }, 'Its guest has no agent that is ready.'));
+      else if (which === 'commands') commands(pane, name);
       else if (which === 'events') await history(pane, name);
       else await details(pane, name);
       if (now()) leave = left;
@@ -71,7 +74,7 @@ export function machine(place, usage, name) {
     }
   }
 
-  for (const [which, words] of [['console', 'Console'], ['screen', 'Screen'], ['details', 'Details'], ['events', 'Events']]) {
+  for (const [which, words] of [['console', 'Console'], ['screen', 'Screen'], ['commands', 'Commands'], ['details', 'Details'], ['events', 'Events']]) {
     tabs.append(el('button', { 'data-tab': which, role: 'tab', onclick: () => open(which) }, words));
   }
   place.replaceChildren(el('div', { class: 'head' }, title, state, up, actions), el('div', { class: 'plots' }, plots.map(p => p.node)),
@@ -87,7 +90,7 @@ export function machine(place, usage, name) {
       }
       return;
     }
-    const other = !shown || shown.state !== vm.state, began = !shown || runs(shown) !== runs(vm);
+    const other = !shown || shown.state !== vm.state, began = !shown || runs(shown) !== runs(vm), agent = !shown?.agent !== !vm.agent;
     shown = vm;
     if (other) {
       state.className = `state ${vm.state}`;
@@ -96,7 +99,7 @@ export function machine(place, usage, name) {
     }
     up.textContent = runs(vm) && vm.uptime_seconds !== undefined ? `up ${duration(vm.uptime_seconds)}` : '';
     for (const p of plots) p.update(vm, usage.of(vm.id).points);
-    if (began) open(tab ?? 'console');
+    if (began || (tab === 'commands' && agent)) open(tab ?? 'console');
   };
   return { changed, leave: () => { tab = null; leave?.(); } };
 }

@@ -2,6 +2,7 @@
 import { get, post } from '/api.js';
 import { buttons, runs } from '/actions.js';
 import { bytes, dialog, duration, el, note, percent } from '/dom.js';
+import { NAME, field } from '/forms.js';
 import { draw } from '/plot.js';
 
 const link = vm => `#/vm/${encodeURIComponent(vm.name)}`;
@@ -34,8 +35,7 @@ function row(vm) {
 async function create(list) {
   const images = await get('/images').then(answer => answer.images ?? [], () => []);
   const { networks } = await get('/networks');
-  const field = (words, input, wide) => el('label', { class: wide ? 'wide' : '' }, words, input);
-  const name = el('input', { name: 'name', required: true, pattern: '[A-Za-z0-9][A-Za-z0-9._\\-]{0,62}', placeholder: 'web-1', autofocus: true });
+  const name = el('input', { name: 'name', required: true, pattern: NAME, placeholder: 'web-1', autofocus: true });
   const vcpus = el('input', { name: 'vcpus', type: 'number', min: '1', max: '64', value: '1' });
   const memory = el('input', { name: 'memory', type: 'number', min: '16', value: '512' });
   const image = el('select', { name: 'image' }, el('option', { value: '' }, 'none'), images.map(i => el('option', { value: i.name }, i.name)));

@@ -12,7 +12,8 @@
 static const char *const kind_names[] = {[FIELD_TEXT] = "text",
                                          [FIELD_NUMBER] = "number",
                                          [FIELD_BOOL] = "bool",
-                                         [FIELD_OBJECT] = "object"};
+                                         [FIELD_OBJECT] = "object",
+                                         [FIELD_TEXTS] = "texts"};
 
 // --- answers
 
@@ -95,13 +96,30 @@ static const struct request_field *find_field(const struct request *request, con
     return NULL;
 }
 
+static bool is_text(const json_t *value, size_t max)
+{
+    size_t len = json_string_length(value);
+    return json_is_string(value) && len <= max && strlen(json_string_value(value)) == len;
+}
+
+static bool are_texts(const json_t *list, size_t max)
+{
+    size_t i;
+    json_t *value;
+    json_array_foreach(list, i, value)
+    {
+        if (!is_text(value, max))
+            return false;
+    }
+    return json_is_array(list);
+}
+
 static err_t check_value(const struct request_field *f, const json_t *value, struct error *e)
 {
     long long n = json_integer_value(value);
     switch (f->kind) {
     case FIELD_TEXT:
-        if (json_is_string(value) && json_string_length(value) <= (size_t)f->max &&
-            strlen(json_string_value(value)) == json_string_length(value))
+        if (is_text(value, (size_t)f->max))
             return OK;
         return error_set(e, ERR_INVALID, "%s: give a text of at most %lld bytes", f->name,
                          (long long)f->max);
@@ -118,6 +136,11 @@ static err_t check_value(const struct request_field *f, const json_t *value, str
         if (json_is_object(value))
             return OK;
         return error_set(e, ERR_INVALID, "%s: give an object", f->name);
+    case FIELD_TEXTS:
+        if (are_texts(value, (size_t)f->max))
+            return OK;
+        return error_set(e, ERR_INVALID, "%s: give a list of texts of at most %lld bytes", f->name,
+                         (long long)f->max);
     }
     return ERR_INVALID;
 }

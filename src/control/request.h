@@ -14,6 +14,7 @@ enum field_kind {
     FIELD_NUMBER, // min..max
     FIELD_BOOL,
     FIELD_OBJECT, // whatever is in it is the handler's to check
+    FIELD_TEXTS,  // a list of texts, each of at most max bytes
 };
 
 // One argument.

@@ -15,6 +15,9 @@ static json_t *schema_of(const struct request_field *f)
                          (json_int_t)f->min, "maximum", (json_int_t)f->max);
     case FIELD_BOOL: return json_pack("{s:s}", "type", "boolean");
     case FIELD_OBJECT: return json_pack("{s:s}", "type", "object");
+    case FIELD_TEXTS:
+        return json_pack("{s:s, s:{s:s, s:I}}", "type", "array", "items", "type", "string",
+                         "maxLength", (json_int_t)f->max);
     }
     return json_object();
 }

@@ -130,6 +130,8 @@ static void vm_event(void *opaque, json_t *event)
 {
     struct managed *m = opaque;
     const char *name = json_string_value(json_object_get(event, "event"));
+    if (!strcmp(name, "agent"))
+        m->agent = json_is_true(json_object_get(event, "ready"));
     if (!may_tell(m) || !strcmp(name, "counter"))
         return;
     if (!strcmp(name, "paused") && m->state == MANAGED_RUNNING)
@@ -156,9 +158,11 @@ static void got_info(void *opaque, json_t *info, const struct error *e)
         return;
     const char *state = json_string_value(json_object_get(info, "state"));
     const char *engine = json_string_value(json_object_get(info, "engine"));
+    const char *agent = json_string_value(json_object_get(info, "agent"));
     json_int_t pid = json_integer_value(json_object_get(info, "pid"));
     m->pid = pid <= INT_MAX && process_has_child(&m->process, (pid_t)pid) ? (int)pid : 0;
     snprintf(m->engine, sizeof m->engine, "%s", engine ? engine : "");
+    m->agent = agent && !strcmp(agent, "ready");
     if (m->state != MANAGED_STOPPING)
         set_state(m, state && !strcmp(state, "paused") ? MANAGED_PAUSED : MANAGED_RUNNING);
     json_decref(info);
@@ -282,6 +286,7 @@ static err_t begin(struct managed *m, struct error *e)
     m->ended = 0;
     m->forced = 0;
     m->pid = 0;
+    m->agent = false;
     set_timer(m, &m->timer, NS_NEVER);
     err = write_definition(m, e);
     if (!err)

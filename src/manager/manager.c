@@ -171,6 +171,7 @@ err_t manager_serve(struct manager *manager, struct error *e)
 
 void manager_close(struct manager *manager)
 {
+    executions_end(manager);
     web_close(manager);
     server_free(manager->server, FLUSH_MS);
     manager->server = NULL;

@@ -65,6 +65,7 @@ struct managed {
     struct process process;  // its supervisor
     int pid;                 // its own process; 0: not known
     char engine[16];         // likewise ""
+    bool agent;              // its guest's agent is ready
     struct loop_fd ready;    // the supervisor's standard output until the VM listens; -1
     struct link *link;       // to its control socket; NULL: not yet, or it does not answer
     struct loop_timer timer; // stopping: by force; restarting: now
@@ -94,6 +95,7 @@ struct manager {
     char state[PATH_MAX - 256];      // the directory of everything that lasts
     char berth[PATH_MAX];            // the program that supervises
     char web[PATH_MAX];              // the folder of the web page
+    struct execution *executions;    // commands that run in guests (guest.c)
     int64_t began;                   // ms since 1970 UTC
     struct {
         manager_listen_fn *fn;
@@ -194,6 +196,21 @@ err_t token_ls(void *context, const json_t *args, struct reply *reply, struct er
 err_t token_rm(void *context, const json_t *args, struct reply *reply, struct error *e);
 enum http_role token_role(void *manager, const char *token);
 
+// --- networks.c
+
+extern const struct request_field network_fields[], network_name_fields[];
+err_t networks_request(void *context, const json_t *args, struct reply *reply, struct error *e);
+err_t network_create_request(void *context, const json_t *args, struct reply *reply,
+                             struct error *e);
+err_t network_set_request(void *context, const json_t *args, struct reply *reply, struct error *e);
+err_t network_rm_request(void *context, const json_t *args, struct reply *reply, struct error *e);
+
+// --- guest.c: programs in guests
+
+err_t exec_request(void *context, const json_t *args, struct reply *reply, struct error *e);
+err_t agent_request(void *context, const json_t *args, struct reply *reply, struct error *e);
+void executions_end(struct manager *manager);
+
 // --- web.c: HTTP
 
 struct web_options {
@@ -203,7 +220,6 @@ struct web_options {
 err_t web_open(struct manager *manager, const struct web_options *options, struct error *e);
 void web_close(struct manager *manager);
 err_t screen_request(void *context, const json_t *args, struct reply *reply, struct error *e);
-err_t networks_request(void *context, const json_t *args, struct reply *reply, struct error *e);
 err_t openapi_request(void *context, const json_t *args, struct reply *reply, struct error *e);
 
 // --- requests.c

@@ -386,6 +386,14 @@ static const struct request_field import_fields[] = {
     {"hash", FIELD_TEXT, true, 0, 64, "its SHA-256"},
     {0},
 };
+static const struct request_field exec_fields[] = {
+    VM_FIELD,
+    {"command", FIELD_TEXTS, true, 0, 4096, "the program's name or path, and its arguments"},
+    {"user", FIELD_TEXT, false, 0, 64, "of the guest; root when missing"},
+    {"dir", FIELD_TEXT, false, 0, 1024, "where; the user's home when missing"},
+    {"seconds", FIELD_NUMBER, false, 1, 3600, "how long it may take; 60 when missing"},
+    {0},
+};
 static const struct request_field image_fields[] = {
     {"image", FIELD_TEXT, true, 0, NAME_BYTES, "its name"}, {0}};
 
@@ -413,6 +421,10 @@ const struct request manager_requests[] = {
      "GET /v1/vms/{vm}/stats"},
     {"console", "its shared console: a socket of raw bytes in the descriptor", vm_fields, console,
      "GET /v1/vms/{vm}/console", ANSWER_STREAM},
+    {"exec", "runs a command in its guest, by the agent there: status, stdout and stderr",
+     exec_fields, exec_request, "POST /v1/vms/{vm}/exec"},
+    {"agent", "its guest's agent, for streams and files: docs/formats/agent.md in the descriptor",
+     vm_fields, agent_request, "GET /v1/vms/{vm}/agent", ANSWER_STREAM},
     {"pool-ls", "pools, and the VMs in them, with what they use", NULL, pool_ls_request,
      "GET /v1/pools"},
     {"pool-create", "makes a pool", pool_fields, pool_create_request, "POST /v1/pools"},
@@ -440,6 +452,12 @@ const struct request manager_requests[] = {
     {"usage", "what the manager and all VMs take: CPU, memory, disks, networks, exits", NULL,
      usage_request, "GET /v1/usage"},
     {"networks", "the virtual networks", NULL, networks_request, "GET /v1/networks"},
+    {"network-create", "defines a virtual network; what is not given follows from its name",
+     network_fields, network_create_request, "POST /v1/networks"},
+    {"network-set", "changes one that does not run; what is not given stays", network_fields,
+     network_set_request, "PATCH /v1/networks/{network}"},
+    {"network-rm", "removes one that does not run", network_name_fields, network_rm_request,
+     "DELETE /v1/networks/{network}"},
     {"token-create", "a token for HTTP over TCP; it is told this once", token_create_fields,
      token_create, "POST /v1/tokens"},
     {"token-ls", "whose tokens there are", NULL, token_ls, "GET /v1/tokens"},

@@ -123,11 +123,12 @@ static void answered(void *opaque, json_t *stats, const struct error *e)
 
 static json_t *describe(const struct managed *m)
 {
-    return json_pack(
-        "{s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I}", "name", m->name, "id", m->id, "state",
-        managed_states[m->state], "pid", managed_runs(m) ? m->pid : 0, "vcpus", (int)m->vcpus,
-        "memory_bytes", (json_int_t)m->memory_mib * (json_int_t)MIB, "memory_resident_bytes",
-        (json_int_t)resident(managed_runs(m) ? m->pid : 0), "restarts", (json_int_t)m->restarts);
+    return json_pack("{s:s, s:s, s:s, s:b, s:i, s:i, s:I, s:I, s:I}", "name", m->name, "id", m->id,
+                     "state", managed_states[m->state], "agent", managed_runs(m) && m->agent, "pid",
+                     managed_runs(m) ? m->pid : 0, "vcpus", (int)m->vcpus, "memory_bytes",
+                     (json_int_t)m->memory_mib * (json_int_t)MIB, "memory_resident_bytes",
+                     (json_int_t)resident(managed_runs(m) ? m->pid : 0), "restarts",
+                     (json_int_t)m->restarts);
 }
 
 static void ask(struct survey *survey, struct managed *m)

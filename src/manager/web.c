@@ -14,7 +14,6 @@
 #include "base/log.h"
 #include "host/file.h"
 #include "manager/manager.h"
-#include "net/network.h"
 
 #define PEM_MAX (256 * KIB)
 #define PATIENCE_SECONDS 2
@@ -58,45 +57,6 @@ err_t screen_request(void *context, const json_t *args, struct reply *reply, str
         close(fd);
     return error_set(e, ERR_NOT_FOUND,
                      "'%s' shows no screen now; a VM that runs and has a vga std does", m->name);
-}
-
-static void add_running(void *opaque, const char *name)
-{
-    json_object_set_new(opaque, name, json_true());
-}
-
-struct networks {
-    json_t *list, *running;
-};
-
-static void add_network(void *opaque, const char *name)
-{
-    struct networks *all = opaque;
-    struct network *network = malloc(sizeof *network);
-    if (network && !network_find(name, network, NULL)) {
-        char subnet[40];
-        uint32_t s = network->subnet;
-        snprintf(subnet, sizeof subnet, "%u.%u.%u.%u/%u", s >> 24, s >> 16 & 255, s >> 8 & 255,
-                 s & 255, network->prefix);
-        json_array_append_new(all->list,
-                              json_pack("{s:s, s:s, s:s, s:b, s:b, s:i, s:b}", "name", name, "kind",
-                                        network_kinds[network->kind], "subnet", subnet, "ipv6",
-                                        network->ipv6, "isolated", network->isolated, "mtu",
-                                        (int)network->mtu, "running",
-                                        json_object_get(all->running, name) != NULL));
-    }
-    free(network);
-}
-
-err_t networks_request(void *context, const json_t *args, struct reply *reply, struct error *e)
-{
-    struct networks all = {json_array(), json_object()};
-    err_t err = registry_each(REGISTRY_NETWORK, add_running, all.running, e);
-    if (!err)
-        err = network_each(add_network, &all, e);
-    json_object_set_new(reply->result, "networks", all.list);
-    json_decref(all.running);
-    return err;
 }
 
 // --- certificates

@@ -72,6 +72,8 @@ err_t network_load(struct network *network, const char *text, size_t len, struct
 err_t network_find(const char *name, struct network *out, struct error *e);
 // ERR_EXISTS: one of this name is defined.
 err_t network_store(const struct network *network, struct error *e);
+// The same, in the place of one that is there.
+err_t network_replace(const struct network *network, struct error *e);
 err_t network_remove(const char *name, struct error *e);
 // Calls found() for each name, in their order; "default" is always one of them.
 err_t network_each(void (*found)(void *opaque, const char *name), void *opaque, struct error *e);

@@ -87,8 +87,8 @@ static err_t failed(const char *what, const char *path, struct error *e)
     return error_set(e, err_from_errno(errno), "cannot %s '%s': %s", what, path, strerror(errno));
 }
 
-// link(2), not rename(2): of two that create the same network, one is told.
-static err_t put(const char *path, const char *text, struct error *e)
+// A new one is linked, not renamed: of two that create the same network, one is told.
+static err_t put(const char *path, const char *text, bool over, struct error *e)
 {
     char draft[PATH_MAX + 16];
     snprintf(draft, sizeof draft, "%s.%d", path, (int)getpid());
@@ -99,13 +99,13 @@ static err_t put(const char *path, const char *text, struct error *e)
     if (err || fsync(fd) < 0)
         err = failed("write", draft, e);
     close(fd);
-    if (!err && link(draft, path) < 0)
+    if (!err && (over ? rename : link)(draft, path) < 0)
         err = failed("make", path, e);
     unlink(draft);
     return err;
 }
 
-err_t network_store(const struct network *network, struct error *e)
+static err_t store(const struct network *network, bool over, struct error *e)
 {
     char path[PATH_MAX], *text = NULL;
     err_t err = network_check(network, e);
@@ -116,12 +116,22 @@ err_t network_store(const struct network *network, struct error *e)
     if (!err)
         err = network_save(network, &text, e);
     if (!err)
-        err = put(path, text, e);
+        err = put(path, text, over, e);
     if (err == ERR_EXISTS)
         err = error_set(e, ERR_EXISTS, "the network '%s' is there; berth net rm %s removes it",
                         network->name, network->name);
     free(text);
     return err;
+}
+
+err_t network_store(const struct network *network, struct error *e)
+{
+    return store(network, false, e);
+}
+
+err_t network_replace(const struct network *network, struct error *e)
+{
+    return store(network, true, e);
 }
 
 err_t network_remove(const char *name, struct error *e)

@@ -21,6 +21,7 @@ import threading
 import time
 
 import boot
+from http_client import Client
 
 BERTH, PEER = sys.argv[1:3]
 ARGS = "console=ttyS0 panic=-1 random.trust_cpu=on quiet"
@@ -387,6 +388,94 @@ def stop_goes_through_the_agent():
     need(ready[0] is True and ready[-1] is False, ready)
 
 
+# --- over the manager's HTTP
+
+
+def http(method, path, body=None, status=200):
+    client = Client(f"{WORK}/run/berth/manager/berthd/http.sock", timeout=200)
+    reply = client.ask(method, "/v1" + path, body)
+    client.close()
+    need(reply.status == status, f"{method} {path}: {reply.status} {reply.body[:300]!r}")
+    return reply.json()
+
+
+def fields(**values):
+    return b"".join(f"{key}={value}".encode() + b"\0" for key, many in values.items()
+                    for value in (many if isinstance(many, list) else [many]))
+
+
+class AgentStream:
+    """The agent's protocol (docs/formats/agent.md) in a WebSocket."""
+
+    def __init__(self, vm):
+        self.client = Client(f"{WORK}/run/berth/manager/berthd/http.sock", timeout=200)
+        need(self.client.upgrade(f"/v1/vms/{vm}/agent").status == 101, "no stream")
+        need(b"version=1\0" in self.receive(1), "no greeting")
+
+    def send(self, kind, data=b""):
+        self.client.send_frame(struct.pack("<IB3x", len(data), kind) + data)
+
+    def receive(self, want=None):
+        while len(self.waiting) < 8 or len(self.waiting) < 8 + struct.unpack("<I", self.waiting[:4])[0]:
+            self.waiting += self.client.stream(1)
+        size, kind = struct.unpack("<IB3x", self.waiting[:8])
+        data, self.waiting = self.waiting[8:8 + size], self.waiting[8 + size:]
+        need(want in (None, kind), f"frame {kind} in place of {want}: {data[:200]!r}")
+        return data if want else (kind, data)
+
+    waiting = b""
+
+
+def commands_and_files_go_over_http():
+    try:
+        check_commands_and_files()
+    finally:
+        run("rm", "--force", "kept")
+        run("daemon", "stop")
+
+
+def check_commands_and_files():
+    create = run("create", "-n", "kept", "--engine", "translate", "--agent", "--kernel", boot.kernel("cloud"), "--initrd", VM_RUNS.initrd,
+                 "--append", ARGS, "--start")
+    expect(create, 0)
+    wait_for(lambda: http("GET", "/vms/kept")["agent"], "the agent is not told to be ready", 400)
+    done = http("POST", "/vms/kept/exec", {"command": ["sh", "-c", "echo out; echo $PWD >&2; id -un; exit 7"], "user": "anna", "dir": "/etc"})
+    need(done == {"status": 7, "stdout": "out\nanna\n", "stderr": "/etc\n"}, done)
+    need("no-such-command" in http("POST", "/vms/kept/exec", {"command": ["no-such-command"]}, 422)["error"]["text"], "words")
+    http("POST", "/vms/kept/exec", {"command": []}, 400)
+    http("POST", "/vms/kept/exec", {"command": ["a", 7]}, 400)
+    http("POST", "/vms/kept/exec", {"command": ["sleep", "1000"], "seconds": 1}, 409)
+    http("POST", "/vms/kept/exec", {"command": ["sh", "-c", "yes | head -c 3000000"]}, 422)
+    need(http("POST", "/vms/kept/exec", {"command": ["echo", "--help"]})["stdout"] == "--help\n", "a command's own options")
+    stream = AgentStream("kept")
+    stream.send(16, fields(request="exec", arg=["sh", "-c", "cat; echo end >&2; exit 3"]))
+    stream.receive(2)
+    stream.send(17, b"through\0both")
+    stream.send(17)
+    seen = {}
+    while 7 not in seen:
+        kind, data = stream.receive()
+        seen[kind] = seen.get(kind, b"") + data
+    need(seen[4] == b"through\0both" and seen[5] == b"end\n" and seen[7] == b"status=3\0", seen)
+    stream = AgentStream("kept")  # a file in
+    stream.send(16, fields(request="put", path="/tmp/over-http", name="x"))
+    stream.receive(2)
+    data = os.urandom(200000)
+    stream.send(32, fields(path=".", type="file", mode=0o640, size=len(data), time=1000000000))
+    for at in range(0, len(data), 60000):
+        stream.send(33, data[at:at + 60000])
+    stream.send(34)
+    stream.receive(2)
+    stream = AgentStream("kept")  # and out
+    stream.send(16, fields(request="get", path="/tmp/over-http"))
+    stream.receive(2)
+    need(b"mode=416\0" in stream.receive(32), "its mode")
+    back = b""
+    while (frame := stream.receive())[0] == 33:
+        back += frame[1]
+    need(back == data, "another file came back")
+
+
 def a_guest_without_an_agent_is_told_apart():
     VM_RUNS.start()
     begun = time.monotonic()
@@ -536,7 +625,7 @@ TESTS = [
     file_systems_freeze_and_thaw, a_freeze_that_nobody_ends_ends_itself, a_port_without_a_listener_refuses,
     a_program_of_the_guest_reaches_the_host, a_program_of_the_guest_is_reached, any_program_can_use_the_sockets, a_killed_agent_is_noticed_and_so_is_its_return,
     a_hung_agent_is_given_up, stop_works_without_an_answer_from_the_agent,
-    stop_goes_through_the_agent, a_guest_without_an_agent_is_told_apart, an_agent_that_says_nothing_is_given_up,
+    stop_goes_through_the_agent, commands_and_files_go_over_http, a_guest_without_an_agent_is_told_apart, an_agent_that_says_nothing_is_given_up,
     nonsense_from_an_agent_is_refused, an_agents_words_do_not_command_the_terminal, a_status_out_of_range_is_no_status,
     copies_stay_in_their_folder,
 ]

@@ -273,6 +273,48 @@ def one_that_answers_nothing_holds_no_survey_up(m):
     attack(m, "mute", during)
 
 
+# --- agents
+
+def execute(m, name, status, **more):
+    client = Client(m.local, timeout=WAIT)
+    reply = client.ask("POST", f"/v1/vms/{name}/exec", {"command": ["true", "--json"], **more})
+    client.close()
+    assert reply.status == status, (reply.status, reply.body[:300])
+    return reply.json()
+
+
+@test
+def an_agents_answer_is_the_commands(m):
+    def during(m, name):
+        assert m.ask("GET", f"/vms/{name}")["agent"] is True
+        assert execute(m, name, 200) == {"status": 7, "stdout": "out\n", "stderr": "err\n"}
+        client = Client(m.local, timeout=WAIT)
+        assert client.upgrade(f"/v1/vms/{name}/agent").status == 101
+        assert client.stream(8)[4] == 1  # its greeting comes as it is
+        client.close()
+        for wrong in ({"command": []}, {"command": ["x", 7]}, {"command": "x"}, {"command": ["x" * 5000]}, {"seconds": 0}, {"command": ["x"] * 65}):
+            execute(m, name, 400, **wrong)
+    attack(m, "agent-obeys", during)
+    assert "agent" in m.ask("POST", "/vms/witness/exec", {"command": ["true"]}, status=422)["error"]["text"]
+
+
+@test
+def an_agent_that_floods_fills_nothing(m):
+    attack(m, "agent-floods", lambda m, name: [execute(m, name, 422) for _ in range(3)])
+
+
+@test
+def an_agent_that_babbles_is_refused(m):
+    attack(m, "agent-babbles", lambda m, name: execute(m, name, 422))
+
+
+@test
+def an_agent_that_hangs_is_given_up(m):
+    def during(m, name):
+        assert "time" in execute(m, name, 409, seconds=1)["error"]["text"]
+    attack(m, "agent-hangs", during)
+
+
 # --- two VMs
 
 def target(m):

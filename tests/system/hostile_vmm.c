@@ -23,7 +23,9 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "control/agent_wire.h"
 #include "host/isolate.h"
+#include "host/passing.h"
 #include "host/sandbox.h"
 
 #define CLIENTS 8
@@ -142,10 +144,25 @@ static void send_descriptors(int fd)
 static void send_wrong_json(int fd)
 {
     static const char *const lines[] = {
-        "\n", "null\n", "7\n", "[]\n", "{}\n", "{\n", "}{\n", "\"ok\"\n", "{\"ok\":7}\n",
-        "{\"error\":7}\n", "{\"error\":{\"code\":[],\"text\":{}}}\n", "{\"event\":{}}\n",
-        "{\"event\":7}\n", "{\"event\":\"\"}\n", "{\"event\":\"\\u0000\"}\n", "{\"ok\":{},\"ok\":{}}\n",
-        "{\"ok\":1e999}\n", "{\"ok\":{\"a\":99999999999999999999}}\n", "\xff\xfe\n",
+        "\n",
+        "null\n",
+        "7\n",
+        "[]\n",
+        "{}\n",
+        "{\n",
+        "}{\n",
+        "\"ok\"\n",
+        "{\"ok\":7}\n",
+        "{\"error\":7}\n",
+        "{\"error\":{\"code\":[],\"text\":{}}}\n",
+        "{\"event\":{}}\n",
+        "{\"event\":7}\n",
+        "{\"event\":\"\"}\n",
+        "{\"event\":\"\\u0000\"}\n",
+        "{\"ok\":{},\"ok\":{}}\n",
+        "{\"ok\":1e999}\n",
+        "{\"ok\":{\"a\":99999999999999999999}}\n",
+        "\xff\xfe\n",
         "{\"event\":\"\xed\xa0\x80\"}\n",
     };
     static size_t next;
@@ -171,10 +188,65 @@ static void nothing(int fd)
 {
 }
 
+// --- what answers in the place of the guest's agent (docs/formats/agent.md)
+
+static void frame(int fd, uint8_t type, const char *data, size_t len)
+{
+    uint8_t head[AGENT_HEADER] = {len & 0xff, (len >> 8) & 0xff, (len >> 16) & 0xff, 0, type};
+    (void)!write(fd, head, sizeof head);
+    (void)!write(fd, data, len);
+}
+
+static void begin_agent(int fd)
+{
+    static const char hello[] = "version=1\0agent=none";
+    char request[4096];
+    frame(fd, AGENT_HELLO, hello, sizeof hello);
+    (void)!read(fd, request, sizeof request);
+    frame(fd, AGENT_OK, "", 0);
+}
+
+static void await_end(int fd)
+{
+    char data[4096];
+    while (read(fd, data, sizeof data) > 0)
+        ;
+}
+
+static void agent_obeys(int fd)
+{
+    begin_agent(fd);
+    frame(fd, AGENT_STDOUT, "out\n", 4);
+    frame(fd, AGENT_STDERR, "err\n", 4);
+    frame(fd, AGENT_EXIT, "status=7", 9);
+    await_end(fd);
+}
+
+static void agent_floods(int fd)
+{
+    begin_agent(fd);
+    for (int i = 0; i < 100; i++)
+        frame(fd, AGENT_STDOUT, block, 60000);
+    frame(fd, AGENT_EXIT, "status=0", 9);
+    await_end(fd);
+}
+
+static void agent_babbles(int fd)
+{
+    (void)!write(fd, block, sizeof block);
+}
+
+static void agent_hangs(int fd)
+{
+    begin_agent(fd);
+    await_end(fd);
+}
+
 static const struct attack {
     const char *name;
     void (*begin)(int fd);
-    const char *answer; // to all requests; NULL: none
+    const char *answer;        // to all requests; NULL: none
+    void (*agent)(int stream); // there is one in its guest; NULL: there is none
 } attacks[] = {
     {"crash", crash, NULL},
     {"spin", spin, NULL},
@@ -189,6 +261,10 @@ static const struct attack {
     {"descriptors", send_descriptors, NULL},
     {"json", send_wrong_json, NULL},
     {"lies", nothing, lie},
+    {"agent-obeys", nothing, NULL, agent_obeys},
+    {"agent-floods", nothing, NULL, agent_floods},
+    {"agent-babbles", nothing, NULL, agent_babbles},
+    {"agent-hangs", nothing, NULL, agent_hangs},
     {"mute", nothing, NULL},
 };
 
@@ -240,15 +316,20 @@ static const struct reach {
     const char *name;
     long (*try)(const struct target *t);
 } reaches[] = {
-    {"open-disk", open_disk},     {"open-memory", open_memory}, {"connect", connect_to_socket},
-    {"read-memory", read_memory}, {"trace", trace},             {"signal", send_signal},
+    {"open-disk", open_disk},
+    {"open-memory", open_memory},
+    {"connect", connect_to_socket},
+    {"read-memory", read_memory},
+    {"trace", trace},
+    {"signal", send_signal},
 };
 
 static void report(const char *what, long result)
 {
     char line[128];
-    snprintf(line, sizeof line, "{\"event\":\"reached\",\"what\":\"%s\",\"result\":%ld,\"errno\":%d}\n",
-             what, result, result < 0 ? errno : 0);
+    snprintf(line, sizeof line,
+             "{\"event\":\"reached\",\"what\":\"%s\",\"result\":%ld,\"errno\":%d}\n", what, result,
+             result < 0 ? errno : 0);
     say(STDOUT_FILENO, line);
 }
 
@@ -316,16 +397,22 @@ static void lock_in(int control, bool filtered)
         isolate_drop_capabilities(0);
 }
 
-static void obey(const struct vm *vm, int fd, const char *request)
+// stream: a descriptor that came along, or -1.
+static void obey(const struct vm *vm, int fd, const char *request, int stream)
 {
-    char info[128];
-    if (vm->attack->answer) {
+    char info[160];
+    if (stream >= 0 && vm->attack->agent) {
+        say(fd, "{\"ok\":{}}\n");
+        vm->attack->agent(stream);
+    } else if (vm->attack->answer) {
         say(fd, vm->attack->answer);
     } else if (strstr(request, "\"events\"")) {
         say(fd, "{\"ok\":{}}\n");
     } else if (strstr(request, "\"info\"")) {
-        snprintf(info, sizeof info, "{\"ok\":{\"pid\":%d,\"state\":\"running\",\"engine\":\"none\"}}\n",
-                 host_pid);
+        snprintf(
+            info, sizeof info,
+            "{\"ok\":{\"pid\":%d,\"state\":\"running\",\"engine\":\"none\",\"agent\":\"%s\"}}\n",
+            host_pid, vm->attack->agent ? "ready" : "absent");
         say(fd, info);
         vm->attack->begin(fd);
     }
@@ -335,14 +422,18 @@ static void obey(const struct vm *vm, int fd, const char *request)
 static bool hear(const struct vm *vm, int fd)
 {
     static char lines[BLOCK];
-    ssize_t len = read(fd, lines, sizeof lines - 1);
+    int stream = -1;
+    unsigned count = 0;
+    ssize_t len = passing_receive(fd, lines, sizeof lines - 1, &stream, 1, &count, 0);
     if (len <= 0)
         return false;
     lines[len] = '\0';
     for (char *line = lines, *end; (end = strchr(line, '\n')); line = end + 1) {
         *end = '\0';
-        obey(vm, fd, line);
+        obey(vm, fd, line, count ? stream : -1);
     }
+    if (count)
+        close(stream);
     return true;
 }
 
