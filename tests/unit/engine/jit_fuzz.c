@@ -12,6 +12,7 @@
 #include "cpu/insn.h"
 
 #define STREAM_INSNS 24
+#define BRANCH_MAX 10
 
 struct random {
     uint64_t state;
@@ -26,7 +27,7 @@ static uint64_t draw(struct random *r)
 }
 
 struct stream {
-    uint8_t code[STREAM_INSNS * 16 + 16];
+    uint8_t code[STREAM_INSNS * (16 + BRANCH_MAX) + 16];
     unsigned len;
     unsigned undefined; // flags
 };
@@ -104,6 +105,16 @@ static bool random_insn(struct random *r, bool code64, unsigned undefined, uint8
     return insn_decode(out, 15, code64 ? 8 : 4, in) == INSN_OK && wanted(in, undefined);
 }
 
+// A jump or a call over a few bytes, so that blocks end and flags pass from one to the next.
+static void add_branch(struct random *r, struct stream *s)
+{
+    unsigned skipped = (unsigned)(draw(r) % 6);
+    s->code[s->len] = draw(r) % 4 ? 0xe9 : 0xe8;
+    store_le32(s->code + s->len + 1, skipped);
+    store_le64(s->code + s->len + 5, draw(r));
+    s->len += 5 + skipped;
+}
+
 static void make_stream(struct random *r, bool code64, struct stream *s)
 {
     *s = (struct stream){0};
@@ -114,6 +125,8 @@ static void make_stream(struct random *r, bool code64, struct stream *s)
         s->undefined = next_undefined(&in, s->undefined);
         s->len += in.len;
         n++;
+        if (draw(r) % 6 == 0)
+            add_branch(r, s);
     }
     s->code[s->len++] = 0xf4;
 }
