@@ -56,18 +56,22 @@ static void split_buffer(struct jit *jit)
     jit->cold_chunk = jit_offset(jit, &jit->cold) / CODEBUF_CHUNK;
 }
 
-// Returns push a pair of addresses; the guards catch both ends.
+// Calls push a pair of addresses; the guards catch both ends.
 static bool make_shadow(struct tcpu *c, struct jit *jit)
 {
-    jit->shadow = reserve(SHADOW_BYTES + 2 * PAGE_SIZE);
+    jit->shadow = reserve(SHADOW_ALL);
     if (!jit->shadow)
         return false;
-    uint8_t *end = jit->shadow + PAGE_SIZE + SHADOW_BYTES;
-    if (mprotect(jit->shadow, PAGE_SIZE, PROT_NONE) || mprotect(end, PAGE_SIZE, PROT_NONE))
-        return false;
-    store_le64(end - 16, (uint64_t)(uintptr_t)jit->bottom);
-    store_le64(end - 8, SHADOW_BOTTOM);
-    c->hot.shadow_base = c->hot.shadow_rsp = (uint64_t)(uintptr_t)(end - 16);
+    for (unsigned i = 0; i < 3; i++)
+        if (mprotect(jit->shadow + i * SHADOW_STEP, PAGE_SIZE, PROT_NONE))
+            return false;
+    for (unsigned user = 0; user < 2; user++) {
+        uint8_t *last = jit->shadow + (user + 1) * SHADOW_STEP - 16;
+        store_le64(last, (uint64_t)(uintptr_t)jit->bottom);
+        store_le64(last + 8, SHADOW_BOTTOM);
+        jit->shadow_base[user] = jit->shadow_rsp[user] = (uint64_t)(uintptr_t)last;
+    }
+    c->hot.shadow_base = c->hot.shadow_rsp = jit->shadow_base[0];
     return true;
 }
 
@@ -106,7 +110,7 @@ void jit_free(struct jit *jit)
     unreserve(jit->mark, jit->max_marks * sizeof *jit->mark);
     unreserve(jit->site, jit->max_sites * sizeof *jit->site);
     unreserve(jit->link, jit->max_links * sizeof *jit->link);
-    unreserve(jit->shadow, SHADOW_BYTES + 2 * PAGE_SIZE);
+    unreserve(jit->shadow, SHADOW_ALL);
     codebuf_release(&jit->buf);
     unreserve(jit, sizeof *jit);
 }

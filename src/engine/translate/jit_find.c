@@ -175,16 +175,32 @@ uint32_t jit_find_block(struct tcpu *c, uint32_t page, uint64_t rip)
 
 void jit_forget_returns(struct tcpu *c)
 {
+    copy_bytes(c->jit->shadow_rsp, c->jit->shadow_base, sizeof c->jit->shadow_rsp);
     c->hot.shadow_rsp = c->hot.shadow_base;
+}
+
+// Brings the shadow stack of this privilege into use; its entries are of one mode.
+static void match_returns(struct tcpu *c)
+{
+    struct jit *jit = c->jit;
+    unsigned user = c->user;
+    uint32_t mode = c->mode & KEY_MASK;
+    if (jit->shadow_user != user) {
+        jit->shadow_rsp[jit->shadow_user] = c->hot.shadow_rsp;
+        jit->shadow_user = user;
+        c->hot.shadow_rsp = jit->shadow_rsp[user];
+        c->hot.shadow_base = jit->shadow_base[user];
+    }
+    if (jit->shadow_mode[user] != mode) {
+        jit->shadow_mode[user] = mode;
+        c->hot.shadow_rsp = c->hot.shadow_base;
+    }
 }
 
 const void *jit_continue(struct tcpu *c)
 {
     struct jit *jit = c->jit;
-    if (jit->mode != (c->mode & KEY_MASK)) {
-        jit->mode = c->mode & KEY_MASK;
-        jit_forget_returns(c);
-    }
+    match_returns(c);
     c->insn_rip = c->s.rip;
     c->s.rflags &= ~FLAG_RF; // matters only to breakpoints, and none is armed
     if (__atomic_load_n(&c->pending, __ATOMIC_RELAXED) || !jit_eligible(c))

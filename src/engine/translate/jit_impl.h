@@ -114,6 +114,8 @@ struct jit_link {
 };
 
 #define SHADOW_BYTES 65536u
+#define SHADOW_STEP (SHADOW_BYTES + PAGE_SIZE) // from one shadow stack to the next
+#define SHADOW_ALL (2 * SHADOW_STEP + PAGE_SIZE)
 #define SHADOW_BOTTOM (1ull << 63) // guest address of the last entry: not canonical
 
 #define JIT_PAGES 65536u
@@ -142,9 +144,13 @@ struct jit {
     uint32_t seen[2]; // mode that ctlb and ibtc hold, for supervisor and user
 
     void (*enter)(struct tcpu *c, const void *host);
-    uint8_t *shadow;    // the shadow stack, a guard page at either end
+    // The shadow stacks of supervisor and user code, a guard page before, between and after them.
+    uint8_t *shadow;
+    uint64_t shadow_base[2]; // where they are empty
+    uint64_t shadow_rsp[2];  // of the one that is not in use
+    uint32_t shadow_mode[2]; // of the code that the entries lead to
+    uint32_t shadow_user;    // which one is in use
     const void *bottom; // host address of its last entry
-    uint32_t mode;      // of the entries in it
     const void *leave;  // returns from enter()
     const void *gate[GATE_COUNT];
     const void *lookup[2]; // goes to the guest address in T1 by ibtc; hot.site; [1] for user code
@@ -194,7 +200,7 @@ uint32_t jit_find_page(struct tcpu *c, uint64_t rip);
 uint32_t jit_find_block(struct tcpu *c, uint32_t page, uint64_t rip);
 void jit_add_block(struct jit *jit, uint32_t block); // to those that are found
 uint32_t jit_known_block(const struct jit *jit, uint32_t page, uint64_t rip);
-// Empties the shadow stack.
+// Empties the shadow stacks.
 void jit_forget_returns(struct tcpu *c);
 // Where to go on for s.rip: host code, or jit->leave.
 const void *jit_continue(struct tcpu *c);

@@ -36,7 +36,7 @@ static bool in_cache(const struct tcpu *c, uint64_t pc)
 static bool in_guards(const struct tcpu *c, uint64_t address)
 {
     uint64_t from_start = address - (uint64_t)(uintptr_t)c->jit->shadow;
-    return from_start < PAGE_SIZE || from_start - PAGE_SIZE - SHADOW_BYTES < PAGE_SIZE;
+    return from_start < SHADOW_ALL && from_start % SHADOW_STEP < PAGE_SIZE;
 }
 
 static void handle(int number, siginfo_t *info, void *context)
