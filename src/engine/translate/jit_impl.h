@@ -150,8 +150,8 @@ struct jit {
     uint64_t shadow_rsp[2];  // of the one that is not in use
     uint32_t shadow_mode[2]; // of the code that the entries lead to
     uint32_t shadow_user;    // which one is in use
-    const void *bottom; // host address of its last entry
-    const void *leave;  // returns from enter()
+    const void *bottom;      // host address of its last entry
+    const void *leave;       // returns from enter()
     const void *gate[GATE_COUNT];
     const void *lookup[2]; // goes to the guest address in T1 by ibtc; hot.site; [1] for user code
 
