@@ -162,6 +162,26 @@ static void rule_translation(struct view *v)
               rate(v, "translated_blocks"));
 }
 
+// What translated code cannot do in line.
+static void rule_detours(struct view *v)
+{
+    if (rate(v, "slow_accesses") > 200000)
+        found(v,
+              "programs whose data lies beside code that runs do that, and drivers of devices "
+              "without virtio",
+              "%.0f accesses a second are to devices, across pages or beside code, one at a time",
+              rate(v, "slow_accesses"));
+    if (rate(v, "steps") > 500000)
+        found(v,
+              "berth stats and perf with perf-map=none say which program; another build of it "
+              "may use other instructions",
+              "%.0f instructions a second are ones that the translator only interprets",
+              rate(v, "steps"));
+    if (rate(v, "transfers") > 1000000)
+        found(v, "let programs read and write more at a time",
+              "the guest enters and leaves its kernel %.0f times a second", rate(v, "transfers"));
+}
+
 static void rule_memory(struct view *v)
 {
     if (rate(v, "page_walks") > 500000)
@@ -190,8 +210,8 @@ static void rule_events(struct view *v)
 }
 
 static void (*const rules[])(struct view *v) = {rule_host_cpus,   rule_host_memory, rule_devices,
-                                                rule_translation, rule_memory,      rule_events,
-                                                rule_engine};
+                                                rule_translation, rule_detours,     rule_memory,
+                                                rule_events,      rule_engine};
 
 // --- looking
 

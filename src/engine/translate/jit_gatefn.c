@@ -109,6 +109,7 @@ static const void *gate_poll(struct tcpu *c, uint32_t id, uint64_t value)
 {
     if (!is_pending(c))
         return gate_link(c, id, value);
+    c->counter[COUNTER_POLLS]++;
     c->s.rip = c->jit->link[id].rip;
     return c->jit->leave;
 }
@@ -128,7 +129,11 @@ static const void *gate_indirect(struct tcpu *c, uint32_t id, uint64_t target)
     if (!canonical(target))
         return bad_target(c, &jit->site[id]);
     c->s.rip = c->insn_rip = target;
-    if (is_pending(c) || leaves_always(jit))
+    if (is_pending(c)) {
+        c->counter[COUNTER_POLLS]++;
+        return jit->leave;
+    }
+    if (leaves_always(jit))
         return jit->leave;
     c->counter[COUNTER_INDIRECT]++;
     uint32_t page = jit_find_page(c, target);
@@ -191,6 +196,7 @@ static const void *gate_return(struct tcpu *c, uint32_t id, uint64_t target)
 
 static const void *gate_fpu(struct tcpu *c, uint32_t id, uint64_t value)
 {
+    c->counter[COUNTER_FPU_LOADS]++;
     fpu_to_machine(c);
     return jit_exec(c->jit, c->jit->site[id].resume);
 }
@@ -216,6 +222,7 @@ static const void *gate_trap(struct tcpu *c, uint32_t id, uint64_t value)
     uint32_t offset = (uint32_t)(c->hot.trap_pc - (uint64_t)(uintptr_t)jit->buf.exec);
     uint32_t block = block_at(jit, offset);
     int insn = block ? jit_insn_at(jit, &jit->block[block], offset) : -1;
+    c->counter[COUNTER_TRAPS]++;
     if (insn < 0 || c->hot.trap_no == VEC_PF)
         abort();
     c->s.rip = c->insn_rip = insn_rip(jit, &jit->block[block], (unsigned)insn);

@@ -81,6 +81,7 @@ const void *jit_gate_string(struct tcpu *c, uint32_t id, uint64_t value)
     const struct jit_block *b = &jit->block[site.block];
     uint64_t left = site.access & SITE_REP ? c->s.gpr[RCX] & register_mask(site.access) : 1;
     uint64_t done = 0;
+    c->counter[COUNTER_STRINGS]++;
     c->s.rip = c->insn_rip = b->rip + jit->mark[b->marks + site.insn].guest;
     if (c->s.rflags & FLAG_DF)
         return jit_step(c, site.block, site.insn);

@@ -77,6 +77,10 @@ enum tcpu_counter {
     COUNTER_SLOW_ACCESSES, // accesses by translated code that the interpreter had to make
     COUNTER_TRANSFERS,     // SYSCALL, SYSRET and IRET by translated code
     COUNTER_STEPS,         // single instructions that translated code left to the interpreter
+    COUNTER_STRINGS,       // string instructions by translated code that went to C
+    COUNTER_FPU_LOADS,     // times that it asked for the vector state
+    COUNTER_POLLS,         // times that it was left because something was pending
+    COUNTER_TRAPS,         // host exceptions in it
     COUNTER_INVALIDATED,   // blocks dropped because their bytes changed
     COUNTER_CACHE_FLUSHES,
     COUNTER_LOCKSTEP, // blocks compared with the interpreter
