@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "machine/config.h"
+#include "net/network.h"
 
 static err_t shares(const char *option, const char *text, uint64_t *out, struct error *e)
 {
@@ -32,17 +33,19 @@ static err_t amount(const char *what, const char *option, const char *text, uint
         *out = millis;
         return err;
     }
+    if (!strcmp(what, "net"))
+        return network_rate_parse(text, out, e);
     return vm_rate_parse(option + 2, strlen(option + 2), text, strlen(text), out, e);
 }
 
 err_t allot_take(json_t *args, const char *option, const char *value, bool *known, struct error *e)
 {
-    static const char *const kinds[] = {"cpu", "memory", "disk"};
+    static const char *const kinds[] = {"cpu", "memory", "net", "disk"};
     static const char *const tails[] = {"-shares", "-limit", "-reservation"};
     uint64_t n;
     *known = false;
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
-        for (size_t k = 0; k < (i < 2 ? 3 : 2); k++) {
+        for (size_t k = 0; k < (i < 3 ? 3 : 2); k++) {
             char name[40];
             snprintf(name, sizeof name, "--%s%s", kinds[i], tails[k]);
             if (strcmp(name, option))

@@ -14,8 +14,6 @@ static void follow(struct coordinator *c)
         int pid = m->link ? m->pid : 0;
         if (!t || t->use.pid == pid)
             continue;
-        if (t->use.in_group)
-            groups_leave(c->groups, m->id);
         t->use = (struct tenant_use){.pid = pid, .group = -1, .bound_told = BOUND_UNKNOWN};
     }
 }
@@ -31,6 +29,7 @@ static void beat(void *opaque)
         c->slow_at = now;
         coordinate_memory(c);
         coordinate_disks(c, now);
+        coordinate_nets(c, now);
     }
     loop_timer_set(c->pools->manager->loop, &c->timer, now + (busy ? TICK_NS : TICK_QUIET_NS));
 }
@@ -53,6 +52,7 @@ void coordinator_free(struct coordinator *c)
     if (!c)
         return;
     loop_timer_set(c->pools->manager->loop, &c->timer, NS_NEVER);
+    coordinator_leave_nets(c);
     groups_close(c->groups);
     free(c);
 }
@@ -61,6 +61,18 @@ void coordinator_changed(struct coordinator *c)
 {
     c->slow_at = 0;
     loop_timer_set(c->pools->manager->loop, &c->timer, c->beat_at + TICK_SOONEST_NS);
+}
+
+void coordinator_began(struct coordinator *c, struct managed *vm, pid_t pid)
+{
+    if (c && c->groups)
+        groups_join(c->groups, vm->id, pid);
+}
+
+void coordinator_ended(struct coordinator *c, struct managed *vm)
+{
+    if (c && c->groups)
+        groups_leave(c->groups, vm->id);
 }
 
 bool coordinator_has_groups(const struct coordinator *c)

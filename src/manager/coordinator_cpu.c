@@ -21,6 +21,7 @@
 #define WANTED_FALLS 0.7 // at most, a look
 #define AT_BOUND 0.85    // of its bound: who uses so much may want any amount
 #define BOUND_NEWS_PART 50
+#define PROCESS_MEMORY (64 * MIB)
 #define SLACK_PART 20 // of a limit is more than a VM that does little is thought to want
 
 // --- looking
@@ -273,16 +274,30 @@ static uint64_t quota(const struct tenant *t)
     return limit && bound ? min_u64(limit, bound) : limit | bound;
 }
 
+// The balloon is asked; the kernel sees to it. A VM's own process needs some beside the guest's.
+static void keep_memory(struct coordinator *c, struct tenant *t)
+{
+    uint64_t least = t->a.reservation[RES_MEMORY], most = t->a.limit[RES_MEMORY];
+    least += least ? PROCESS_MEMORY : 0;
+    most += most ? PROCESS_MEMORY : 0;
+    if (t->use.group_least == least && t->use.group_most == most)
+        return;
+    t->use.group_least = least;
+    t->use.group_most = most;
+    groups_remember(c->groups, t->vm->id, least, most);
+}
+
 static void carry_out(struct coordinator *c, struct tenant *t)
 {
     struct tenant_use *u = &t->use;
     bool counts = u->group > 0;
-    if (counts && c->groups && !u->in_group)
+    if (c->groups && !u->in_group)
         u->in_group = groups_join(c->groups, t->vm->id, u->pid);
     tell(t, counts && u->short_of ? part_of(u) : 0);
     if (!u->in_group)
         return;
     u->granted = u->short_of ? u->given : 0;
+    keep_memory(c, t);
     groups_weigh(c->groups, t->vm->id, u->short_of ? u->given : t->a.shares[RES_CPU] * 10,
                  quota(t));
 }

@@ -13,9 +13,10 @@
 struct coordinator {
     struct pools *pools;
     struct loop_timer timer;
-    struct groups *groups; // NULL: there are none here
-    uint64_t beat_at;      // host_now() of the last look
-    uint64_t slow_at;      // host_now() of the last look at all but CPUs
+    struct groups *groups;  // NULL: there are none here
+    uint64_t beat_at;       // host_now() of the last look
+    uint64_t slow_at;       // host_now() of the last look at all but CPUs
+    struct net_watch *nets; // networks that are looked at
 };
 
 static inline struct link *link_of(const struct tenant *t)
@@ -34,3 +35,5 @@ bool coordinate_bounds(struct pools *pools, uint64_t ns);
 bool coordinate_cpus(struct coordinator *c, uint64_t now);
 void coordinate_memory(struct coordinator *c);
 void coordinate_disks(struct coordinator *c, uint64_t now);
+void coordinate_nets(struct coordinator *c, uint64_t now);
+void coordinator_leave_nets(struct coordinator *c);

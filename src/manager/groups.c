@@ -1,6 +1,7 @@
 // Control groups. Source: Linux Documentation/admin-guide/cgroup-v2.rst: delegation, cpu.weight,
-// cpu.max, and that a group has either processes or controllers for its children. Not modelled:
-// version 1, threaded groups.
+// cpu.max, memory.min, memory.high, and that a group has either processes or controllers for its
+// children. Not modelled: version 1, threaded groups, memory.max, which would kill a VM whose guest
+// does not listen to its balloon rather than slow it down.
 #include "manager/groups.h"
 
 #include <errno.h>
@@ -20,7 +21,8 @@
 #define LEAF "berthd"
 
 struct groups {
-    int dir; // the manager's own part of the tree
+    int dir;     // the manager's own part of the tree
+    bool memory; // it has that controller, too
 };
 
 static bool write_file(int dir, const char *path, const char *fmt, ...)
@@ -124,6 +126,9 @@ bool groups_open(const char *root, struct groups **out)
         free(groups);
         return false;
     }
+    if (has_word(groups->dir, "cgroup.controllers", "memory"))
+        groups->memory = has_word(groups->dir, "cgroup.subtree_control", "memory") ||
+                         write_file(groups->dir, "cgroup.subtree_control", "+memory");
     *out = groups;
     return true;
 }
@@ -159,6 +164,27 @@ void groups_weigh(struct groups *groups, const char *name, uint64_t weight, uint
         write_file(groups->dir, path, "%" PRIu64 " %d", limit * (PERIOD_US / 1000), PERIOD_US);
     else
         write_file(groups->dir, path, "max %d", PERIOD_US);
+}
+
+static void write_bytes(struct groups *groups, const char *name, const char *file, uint64_t bytes)
+{
+    char path[80];
+    snprintf(path, sizeof path, "vm-%.40s/memory.%s", name, file);
+    write_file(groups->dir, path, "%" PRIu64, bytes);
+}
+
+void groups_remember(struct groups *groups, const char *name, uint64_t least, uint64_t most)
+{
+    char path[80];
+    if (!groups->memory)
+        return;
+    write_bytes(groups, name, "min", least);
+    if (most) {
+        write_bytes(groups, name, "high", most);
+        return;
+    }
+    snprintf(path, sizeof path, "vm-%.40s/memory.high", name);
+    write_file(groups->dir, path, "max");
 }
 
 void groups_leave(struct groups *groups, const char *name)

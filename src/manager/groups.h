@@ -1,6 +1,6 @@
 // Control groups (version 2), where a part of the tree was delegated to the manager's user: a group
-// for each VM, so that the kernel divides CPU time. systemd delegates with Delegate=yes; root has
-// all of it.
+// for each VM, so that the kernel divides CPU time and keeps memory. systemd delegates with
+// Delegate=yes; root has all of it.
 #pragma once
 
 #include <sys/types.h>
@@ -20,4 +20,7 @@ void groups_close(struct groups *groups); // empty groups are removed; accepts N
 bool groups_join(struct groups *groups, const char *name, pid_t pid);
 // weight: relative to others; limit: thousandths of a CPU, 0: none.
 void groups_weigh(struct groups *groups, const char *name, uint64_t weight, uint64_t limit);
+// Bytes that the host leaves it in any case, and from which on it is slowed down; 0: none. Where
+// there is no memory controller, nothing.
+void groups_remember(struct groups *groups, const char *name, uint64_t least, uint64_t most);
 void groups_leave(struct groups *groups, const char *name); // its process is gone

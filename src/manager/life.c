@@ -263,6 +263,7 @@ static err_t start_process(struct managed *m, struct error *e)
     err_t err = process_start(&m->process, m->manager->berth, argv, folder, &out, e);
     if (err)
         return err;
+    coordinator_began(m->manager->coordinator, m, m->process.pid);
     m->ready = (struct loop_fd){.fd = out, .events = EPOLLIN, .ready = ready, .opaque = m};
     if (loop_fd_add(m->manager->loop, &m->ready, NULL)) {
         close(out);
@@ -417,6 +418,7 @@ static void settle_end(struct managed *m)
 
 void managed_ended(struct managed *m)
 {
+    coordinator_ended(m->manager->coordinator, m);
     shut_ready(m);
     set_timer(m, &m->timer, NS_NEVER);
     set_timer(m, &m->connecting, NS_NEVER);

@@ -22,7 +22,10 @@
         NUMBER("memory_reservation", BYTES_MAX, "bytes that it can always have"),                 \
         NUMBER("memory_limit", BYTES_MAX, "bytes at most; 0: no limit"),                          \
         NUMBER("disk_shares", SHARES_MAX, "its part of a limited pool's disk bandwidth"),         \
-        NUMBER("disk_limit", BYTES_MAX, "bytes a second of all its disks; 0: no limit")
+        NUMBER("disk_limit", BYTES_MAX, "bytes a second of all its disks; 0: no limit"),          \
+        NUMBER("net_shares", SHARES_MAX, "its part of a busy network and of a limited pool's"),   \
+        NUMBER("net_reservation", BYTES_MAX, "bits a second that it always has of that"),         \
+        NUMBER("net_limit", BYTES_MAX, "bits a second of all its cards, each way; 0: no limit")
 #define POOL_FIELD                                                                   \
     {                                                                                \
         "pool", FIELD_TEXT, true, 1, REGISTRY_NAME_MAX, "its name; host is the root" \

@@ -10,7 +10,7 @@
 #include "machine/config.h"
 #include "manager/pools_impl.h"
 
-const char *const resource_names[RESOURCES] = {"cpu", "memory", "disk"};
+const char *const resource_names[RESOURCES] = {"cpu", "memory", "disk", "net"};
 
 // --- allotments as JSON: {"cpu_shares": 200, "memory_limit": 536870912}
 
@@ -31,7 +31,7 @@ uint64_t *allotment_member(struct allotment *a, const char *name)
             return &a->shares[i];
         if (!strcmp(name + len, "_limit"))
             return &a->limit[i];
-        if (!strcmp(name + len, "_reservation") && i <= RES_MEMORY)
+        if (!strcmp(name + len, "_reservation") && i != RES_DISK)
             return &a->reservation[i];
     }
     return NULL;
@@ -102,6 +102,8 @@ static void amount(enum resource what, uint64_t n, char out[32])
 {
     if (what == RES_CPU)
         snprintf(out, 32, "%.2f CPUs", (double)n / 1000);
+    else if (what == RES_NET)
+        snprintf(out, 32, "%.2f Mbit/s", (double)n / 1e6);
     else
         snprintf(out, 32, "%llu MiB", n / MIB);
 }
@@ -136,7 +138,7 @@ static err_t check_pool(const struct pools *pools, const struct pool *pool, enum
 
 err_t pools_admit(const struct pools *pools, struct error *e)
 {
-    for (int i = RES_CPU; i <= RES_MEMORY; i++) {
+    for (int i = RES_CPU; i < RESOURCES; i++) {
         err_t err = check_pool(pools, &pools->root, (enum resource)i, e);
         for (const struct pool *p = pools->list; !err && p; p = p->next)
             err = check_pool(pools, p, (enum resource)i, e);
@@ -165,6 +167,8 @@ err_t allotment_check(const char *name, const struct allotment *a, const struct 
     if (!err)
         err = check_fits(name, RES_MEMORY, a->reservation[RES_MEMORY], a->limit[RES_MEMORY],
                          "limit", e);
+    if (!err)
+        err = check_fits(name, RES_NET, a->reservation[RES_NET], a->limit[RES_NET], "limit", e);
     if (!err && vm)
         err = check_fits(name, RES_CPU, a->reservation[RES_CPU], vm->vcpus * 1000ull, "vCPUs", e);
     if (!err && vm)

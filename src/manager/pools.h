@@ -1,5 +1,5 @@
 // Who gets what of the host: pools form a tree, VMs are its leaves. Each has shares, reservations
-// and limits of CPU time, memory and disk bandwidth. What is promised is checked here when
+// and limits of CPU time, memory, disk and network bandwidth. What is promised is checked here when
 // it is promised; coordinator.h carries it out.
 //
 // A reservation is a promise whether its VM runs or not. What a pool's members were promised counts
@@ -14,16 +14,16 @@
 #include "manager/divide.h"
 #include "manager/manager.h"
 
-enum resource { RES_CPU, RES_MEMORY, RES_DISK, RESOURCES };
+enum resource { RES_CPU, RES_MEMORY, RES_DISK, RES_NET, RESOURCES };
 
 #define SHARES_DEFAULT 100
 #define SHARES_MAX 1000000
 #define POOL_DEPTH_MAX 8
 
-// Thousandths of a CPU, bytes, bytes a second. 0: no reservation, no limit.
+// Thousandths of a CPU, bytes, bytes a second, bits a second each way. 0: no reservation, no limit.
 struct allotment {
     uint64_t shares[RESOURCES];
-    uint64_t reservation[RESOURCES]; // CPU and memory only
+    uint64_t reservation[RESOURCES]; // not of disks
     uint64_t limit[RESOURCES];
 };
 
@@ -35,25 +35,28 @@ struct pool {
     struct slice slice; // of one division
 };
 
+#define TENANT_NICS 8 // cards of a VM whose bandwidth is divided
+
 // What the coordinator knows of a running VM.
 struct tenant_use {
     int pid;
-    uint64_t at, cpu_ns;         // the last look: host_now(), ns so far
-    uint64_t spent_ns;           // of its process, since the look before
-    uint64_t ran_ns, wait_ns;    // of its threads, while it is busy
-    uint64_t held_ns, held_then; // as it said last, and at the last look
-    cpu_set_t cpus;              // where its vCPUs may run, while it is busy
-    int group;                   // of VMs that share CPUs with it; -1: it does not count
-    double used, wanted;         // thousandths of a CPU, lately
-    double progress;             // how much of what it was given it has used, ns
-    uint64_t told_at;            // host_now() of the latest grant
-    uint64_t given;              // thousandths of a CPU
-    uint64_t granted;            // as the VM was told; 0: nothing holds
-    uint64_t limit_told;         // likewise its own limit
-    uint64_t bound, bound_told;  // what limits of pools leave it; 0: there are none
-    bool short_of;               // it was given less than it wants
-    bool asked;                  // an answer is owed
-    bool in_group;               // of its own control group
+    uint64_t at, cpu_ns;              // the last look: host_now(), ns so far
+    uint64_t spent_ns;                // of its process, since the look before
+    uint64_t ran_ns, wait_ns;         // of its threads, while it is busy
+    uint64_t held_ns, held_then;      // as it said last, and at the last look
+    cpu_set_t cpus;                   // where its vCPUs may run, while it is busy
+    int group;                        // of VMs that share CPUs with it; -1: it does not count
+    double used, wanted;              // thousandths of a CPU, lately
+    double progress;                  // how much of what it was given it has used, ns
+    uint64_t told_at;                 // host_now() of the latest grant
+    uint64_t given;                   // thousandths of a CPU
+    uint64_t granted;                 // as the VM was told; 0: nothing holds
+    uint64_t limit_told;              // likewise its own limit
+    uint64_t bound, bound_told;       // what limits of pools leave it; 0: there are none
+    bool short_of;                    // it was given less than it wants
+    bool asked;                       // an answer is owed
+    bool in_group;                    // of its own control group
+    uint64_t group_least, group_most; // memory, as that was told
 
     uint64_t memory_size, memory_guest, memory_target; // bytes; size 0: not known
     uint64_t memory_available;                         // in the guest; 0: not known
@@ -70,6 +73,18 @@ struct tenant_use {
     uint64_t disk_rate; // bytes a second, all together
     bool disk_delayed;  // a limit made it wait
     bool disk_asked;
+
+    struct net_use {
+        char network[REGISTRY_NAME_MAX + 1];
+        unsigned nic;
+        uint64_t at;       // host_now() of the latest look
+        uint64_t bytes[2]; // so far: to the VM, from it
+        uint64_t rate[2];  // bits a second
+        uint64_t told[2];  // its bounds; 0: none
+        uint64_t shares;   // as its network was told
+    } net[TENANT_NICS];
+    unsigned nets;
+    uint64_t net_given[2]; // bits a second
 };
 
 // A VM's place in the tree.

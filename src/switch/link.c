@@ -10,12 +10,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/bits.h"
 #include "base/log.h"
 #include "host/clock.h"
 
 static void ready(void *opaque, uint32_t events);
 static void go_on(void *opaque);
 static void watch(struct link *link, uint64_t now);
+static void limits_changed(struct link *link);
 static const struct vhost_back_ops ring_ops;
 
 static err_t open_socket(struct link *link, int fd, struct error *e)
@@ -74,7 +76,7 @@ err_t link_open(struct link *link, bool rings, int *peer, struct error *e)
         close(pair[1]);
         return err;
     }
-    link_limit(link, link->limit_in, link->limit_out);
+    limits_changed(link);
     *peer = pair[1];
     return OK;
 }
@@ -87,15 +89,25 @@ void link_close(struct link *link)
 
 // --- limits
 
+static uint64_t lower(uint64_t a, uint64_t b)
+{
+    return a && b ? min_u64(a, b) : a | b;
+}
+
+static uint64_t limit_of(const struct link *link, enum block_op op)
+{
+    return op == BLOCK_READ ? lower(link->limit_in, link->bound_in)
+                            : lower(link->limit_out, link->bound_out);
+}
+
 static uint64_t wait_for(const struct link *link, enum block_op op, uint64_t now)
 {
-    uint64_t limit = op == BLOCK_READ ? link->limit_in : link->limit_out;
-    return limit ? throttle_wait(&link->throttle, op, now) : 0;
+    return limit_of(link, op) ? throttle_wait(&link->throttle, op, now) : 0;
 }
 
 static void take(struct link *link, enum block_op op, size_t len, uint64_t now)
 {
-    if (op == BLOCK_READ ? link->limit_in : link->limit_out)
+    if (limit_of(link, op))
         throttle_take(&link->throttle, op, len - NET_HEADER_BYTES, now);
 }
 
@@ -117,16 +129,28 @@ static void watch(struct link *link, uint64_t now)
         loop_timer_set(link->loop, &link->timer, at_once ? now : wait ? now + wait : NS_NEVER);
 }
 
-void link_limit(struct link *link, uint64_t in, uint64_t out)
+static void limits_changed(struct link *link)
 {
     struct throttle_limits limits = {0};
     uint64_t now = host_now();
-    limits.of[THROTTLE_BPS_READ].rate = in / 8;
-    limits.of[THROTTLE_BPS_WRITE].rate = out / 8;
+    limits.of[THROTTLE_BPS_READ].rate = limit_of(link, BLOCK_READ) / 8;
+    limits.of[THROTTLE_BPS_WRITE].rate = limit_of(link, BLOCK_WRITE) / 8;
     throttle_set(&link->throttle, &limits, now);
+    watch(link, now);
+}
+
+void link_limit(struct link *link, uint64_t in, uint64_t out)
+{
     link->limit_in = in;
     link->limit_out = out;
-    watch(link, now);
+    limits_changed(link);
+}
+
+void link_bound(struct link *link, uint64_t in, uint64_t out)
+{
+    link->bound_in = in;
+    link->bound_out = out;
+    limits_changed(link);
 }
 
 // --- to the VM
@@ -169,7 +193,7 @@ static bool send_now(struct link *link, const uint8_t *packet, size_t len)
 
 void link_send(struct link *link, const uint8_t *packet, size_t len)
 {
-    uint64_t now = link->limit_in ? host_now() : 0;
+    uint64_t now = limit_of(link, BLOCK_READ) ? host_now() : 0;
     if (outq_empty(&link->out) && !wait_for(link, BLOCK_READ, now) && send_now(link, packet, len)) {
         take(link, BLOCK_READ, len, now);
         return;
@@ -196,6 +220,15 @@ static void flush(struct link *link)
 
 // --- from the VM
 
+#define PACKET_COST (64 * (int64_t)KIB) // what a packet costs the switch beside its bytes
+#define TURN (LINK_BATCH * PACKET_COST)
+
+// What a turn has to spend. A packet may cost more than is left; the next turns pay for it.
+static int64_t turn(const struct link *link)
+{
+    return TURN * (1 + (int64_t)link->priority) * link->shares / LINK_SHARES;
+}
+
 // How many packets came; -1: the VM is gone.
 static int receive(struct link *link, struct mmsghdr *message, unsigned count)
 {
@@ -213,18 +246,21 @@ static int receive(struct link *link, struct mmsghdr *message, unsigned count)
 static void take_packet(struct link *link, uint8_t *packet, size_t len, uint64_t now)
 {
     if (len <= NET_HEADER_BYTES) {
+        link->credit -= PACKET_COST;
         link->port->counters.dropped[DROP_INVALID]++;
         return;
     }
     take(link, BLOCK_WRITE, len, now);
+    link->credit -= PACKET_COST + (int64_t)len;
     bridge_input(link->bridge, link->port, packet, len, now);
 }
 
 // A limited port is read one by one, so that its debt is at most one packet.
-static int read_batch(struct link *link, unsigned budget, uint64_t now)
+static int read_batch(struct link *link, uint64_t now)
 {
     struct mmsghdr message[LINK_BATCH];
-    unsigned count = link->limit_out ? 1 : budget < LINK_BATCH ? budget : LINK_BATCH;
+    uint64_t left = (uint64_t)(link->credit / PACKET_COST) + 1;
+    unsigned count = limit_of(link, BLOCK_WRITE) ? 1 : (unsigned)min_u64(left, LINK_BATCH);
     int n = receive(link, message, count);
     for (int i = 0; i < n; i++) {
         take_packet(link, link->buffers->packet[i] + BRIDGE_HEADROOM, message[i].msg_len, now);
@@ -245,18 +281,18 @@ static int read_ring(struct link *link, uint64_t now)
 // False: the VM is gone.
 static bool read_some(struct link *link)
 {
-    unsigned budget = LINK_BATCH * (1 + link->priority);
+    int64_t most = turn(link);
     uint64_t now = host_now();
     link->more = link->rings != NULL; // until there are none: rings say so once
-    while (budget && !wait_for(link, BLOCK_WRITE, now)) {
-        int n = link->rings ? read_ring(link, now) : read_batch(link, budget, now);
+    link->credit = link->credit + most < most ? link->credit + most : most;
+    while (link->credit > 0 && !wait_for(link, BLOCK_WRITE, now)) {
+        int n = link->rings ? read_ring(link, now) : read_batch(link, now);
         if (n < 0)
             return false;
         if (n == 0) {
             link->more = false;
             break;
         }
-        budget -= (unsigned)n;
         now = host_now();
     }
     if (link->rings)

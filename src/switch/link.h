@@ -1,6 +1,7 @@
 // What is between a port and its VM: a SOCK_SEQPACKET socket, one packet of net/net.h a message, or
-// the rings of a vhost-user front end (device/vhost/back.h). Reads in batches, with a budget that
-// is the port's priority; sends without ever waiting; keeps the port's bandwidth limits.
+// the rings of a vhost-user front end (device/vhost/back.h). Reads in turns, of which each port has
+// as much as its shares and its priority say, so that a busy switch is divided by them; sends
+// without ever waiting; keeps the port's bandwidth limits.
 #pragma once
 
 #include "device/vhost/back.h"
@@ -10,6 +11,8 @@
 
 #define LINK_BATCH 16
 #define LINK_PRIORITY_MAX 7
+#define LINK_SHARES 100 // a port's that nobody gave any
+#define LINK_SHARES_MAX 1000
 
 // Where packets are read into; one for all links.
 struct link_buffers {
@@ -30,7 +33,11 @@ struct link {
     struct outq out;
     struct throttle throttle;     // BLOCK_READ: to the VM; BLOCK_WRITE: from it
     uint64_t limit_in, limit_out; // bits a second; 0: none
+    uint64_t bound_in,
+        bound_out; // likewise, what limits above the port leave it, as its VM's pool's
     unsigned priority;
+    unsigned shares;
+    int64_t credit;                                // what is left of its turn
     void (*gone)(void *opaque, struct link *link); // the VM closed its end: free it now
     void *opaque;
 };
@@ -43,3 +50,4 @@ void link_close(struct link *link);
 void link_send(struct link *link, const uint8_t *packet, size_t len);
 // Bits a second, 0: no limit. Takes effect at once.
 void link_limit(struct link *link, uint64_t in, uint64_t out);
+void link_bound(struct link *link, uint64_t in, uint64_t out);

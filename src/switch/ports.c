@@ -121,6 +121,7 @@ static err_t open_link(struct vswitch *sw, struct port *port, const struct switc
                           .limit_in = plug->limit_in,
                           .limit_out = plug->limit_out,
                           .priority = plug->priority,
+                          .shares = LINK_SHARES,
                           .gone = gone,
                           .opaque = sw};
     err_t err = link_open(link, plug->rings, peer, e);

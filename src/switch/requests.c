@@ -81,6 +81,11 @@ static json_t *port_json(const struct vswitch *sw, const struct port *port)
                           "rings", link->rings && vhost_back_runs(link->rings), "limit_in",
                           (json_int_t)link->limit_in, "limit_out", (json_int_t)link->limit_out,
                           "priority", (int)link->priority);
+    json_object_set_new(o, "shares", json_integer(link->shares));
+    if (link->bound_in)
+        json_object_set_new(o, "bound_in", json_integer((json_int_t)link->bound_in));
+    if (link->bound_out)
+        json_object_set_new(o, "bound_out", json_integer((json_int_t)link->bound_out));
     add_addresses(o, sw, port);
     if (port->egress)
         json_object_set_new(o, "policy", json_string(port->egress->said));
@@ -271,7 +276,11 @@ static const struct request_field set_fields[] = {
     {"isolated", FIELD_BOOL, false, 0, 0, "it reaches the gateway only"},
     {"limit_in", FIELD_NUMBER, false, 0, (int64_t)NETWORK_RATE_MAX, "bits a second to the VM"},
     {"limit_out", FIELD_NUMBER, false, 0, (int64_t)NETWORK_RATE_MAX, "bits a second from the VM"},
+    {"bound_in", FIELD_NUMBER, false, 0, (int64_t)NETWORK_RATE_MAX,
+     "likewise to it, what limits above leave it, as its pool's"},
+    {"bound_out", FIELD_NUMBER, false, 0, (int64_t)NETWORK_RATE_MAX, "the same from it"},
     {"priority", FIELD_NUMBER, false, 0, LINK_PRIORITY_MAX, "share of a busy switch"},
+    {"shares", FIELD_NUMBER, false, 1, LINK_SHARES_MAX, "likewise, finer; 100"},
     {"policy", FIELD_TEXT, false, 0, NETWORK_POLICY_MAX, "where the VM may connect to"},
     {0},
 };
@@ -306,7 +315,12 @@ static err_t set(void *context, const json_t *args, struct reply *reply, struct 
         return err;
     if (in != link->limit_in || out != link->limit_out)
         link_limit(link, in, out);
+    in = (uint64_t)request_number(args, "bound_in", (int64_t)link->bound_in);
+    out = (uint64_t)request_number(args, "bound_out", (int64_t)link->bound_out);
+    if (in != link->bound_in || out != link->bound_out)
+        link_bound(link, in, out);
     link->priority = (unsigned)request_number(args, "priority", link->priority);
+    link->shares = (unsigned)request_number(args, "shares", link->shares);
     if (json_object_get(args, "isolated"))
         port->isolated = flag(args, "isolated");
     if (json_object_get(args, "up"))

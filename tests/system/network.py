@@ -7,6 +7,7 @@ import ipaddress
 import json
 import os
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -687,9 +688,39 @@ def limits_hold_within_five_per_cent():
             # A host that has no time for this test sends less, and then takes at once what was kept.
             got = until(lambda got: abs(got - want) < 0.05 * want, lambda: rate(a, b, 4))
             print(f"# {way}: {got / 1e6:.2f} of {want / 1e6:.0f} Mbit/s")
-        net.ask("set", vm="b", limit_in=0)
+        net.ask("set", vm="b", bound_in=4_000_000)
+        got = until(lambda got: abs(got - 4e6) < 0.05 * 4e6, lambda: rate(a, b, 4))
+        print(f"# a bound below the limit: {got / 1e6:.2f} of 4 Mbit/s")
+        net.ask("set", vm="b", limit_in=0, bound_in=0)
         got = until(lambda got: got > 2 * want, lambda: rate(a, b, 1))
         print(f"# without: {got / 1e6:.0f} Mbit/s")
+
+
+def a_busy_switch_is_divided_by_shares():
+    """Both sent while it could not read: what it reads first is by shares, which change while it runs."""
+    with network() as net:
+        a, b, sink = net.plug("a"), net.plug("b"), net.plug("sink")
+        talk(a, sink)
+        for shares in ((300, 100), (100, 300)):
+            for one, n in zip((a, b), shares):
+                net.ask("set", vm="a" if one is a else "b", shares=n)
+            sink.drain()
+            os.kill(net.process.pid, signal.SIGSTOP)
+            for _ in range(240):
+                for one in (a, b):
+                    one.send(ether(sink.mac, one.mac, 0x800, ipv4(one.address, sink.address, 17, udp(
+                        one.address, sink.address, 7, 7, b"turn"))))
+            os.kill(net.process.pid, signal.SIGCONT)
+            came = []
+            while len(came) < 480:
+                frame = sink.receive(lambda f: f.protocol == 17 and f.data == b"turn", WAIT)
+                assert frame, f"{len(came)} of 480 frames came"
+                came.append(frame.source == a.mac)
+            first = a if shares[0] > shares[1] else b
+            until_done = came[:max(i for i, is_a in enumerate(came) if is_a == (first is a)) + 1]
+            part = until_done.count(first is a) / len(until_done)
+            print(f"# with shares {shares} its part is {part:.2f}")
+            assert 0.65 < part < 0.85, "three of four were expected"
 
 
 def a_slow_port_blocks_nobody():
@@ -888,6 +919,7 @@ CASES = [
     storms_are_cut_off,
     hostile_packets_disturb_nobody,
     limits_hold_within_five_per_cent,
+    a_busy_switch_is_divided_by_shares,
     a_slow_port_blocks_nobody,
     a_policy_says_where_a_vm_may_connect_to,
     policies_know_names_by_what_dns_answered,

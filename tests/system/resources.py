@@ -3,6 +3,9 @@
 
     resources.py BERTH WORKER [CASE...]
 
+With --delegated, as root in a machine of its own (tools/testbed), it mounts control groups of version 2, delegates one to
+an ordinary user, whose the manager then is, and runs the cases of that.
+
 WORKER is the multiboot file of worker.c, a guest that counts. What is compared are ratios of what
 happened in the same seconds, and CPU time with what was waited for, in one window after another
 until one is as it should be, so that other work on the machine does no harm; VMs that compete run
@@ -21,7 +24,12 @@ import sys
 import tempfile
 import time
 
+DELEGATED = "--delegated" in sys.argv
+if DELEGATED:
+    sys.argv.remove("--delegated")
 BERTH, WORKER = (os.path.abspath(path) for path in sys.argv[1:3])
+GROUP = "/sys/fs/cgroup/delegated"
+NOBODY = 65534
 WAIT = 60
 WINDOWS = 12  # to look at, at most
 MIB = 1 << 20
@@ -60,6 +68,35 @@ def resident(pid):
         return int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
+def put(path, text):
+    with open(path, "w", encoding="ascii") as f:
+        f.write(text)
+
+
+def look(path):
+    with open(path, encoding="ascii") as f:
+        return f.read().strip()
+
+
+def delegate():
+    """What systemd does for Delegate=yes."""
+    subprocess.run(["mount", "-t", "cgroup2", "none", "/sys/fs/cgroup"], check=True)
+    put("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory")
+    os.mkdir(GROUP)
+    put(GROUP + "/memory.min", str(512 * MIB))
+    for name in ("", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads"):
+        os.chown(GROUP + name, NOBODY, NOBODY)
+    if os.path.exists("/dev/kvm"):
+        os.chmod("/dev/kvm", 0o666)
+
+
+def become_delegate():
+    put(GROUP + "/cgroup.procs", str(os.getpid()))
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
 class Host:
     """A user of Berth with directories of its own, and a manager."""
 
@@ -67,6 +104,9 @@ class Host:
         self.work = tempfile.mkdtemp(prefix="berth-resources-")
         runtime = os.path.join(self.work, "run")
         os.mkdir(runtime, 0o700)
+        if DELEGATED:
+            os.chown(self.work, NOBODY, NOBODY)
+            os.chown(runtime, NOBODY, NOBODY)
         self.env = {**os.environ, "XDG_RUNTIME_DIR": runtime, "XDG_DATA_HOME": os.path.join(self.work, "data")}
         self.vms = []
         self.runtime = os.path.join(runtime, "berth")
@@ -79,7 +119,8 @@ class Host:
     def start_manager(self):
         with open(os.path.join(self.work, "berthd.log"), "ab") as log:
             self.manager = subprocess.Popen([os.path.join(os.path.dirname(BERTH), "berthd")], env=self.env,
-                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            preexec_fn=become_delegate if DELEGATED else None)
         end = time.monotonic() + WAIT
         while True:
             paths = glob.glob(self.runtime + "/*/berthd/control.sock")
@@ -385,6 +426,38 @@ def vms_go_on_without_the_manager(host):
                                                  "a's part under the next manager"))
 
 
+def network_bandwidth_of_a_pool_is_divided(host):
+    """by shares and reservations, as bounds of the ports, while VMs run; and ports get turns by shares"""
+    host.start_manager()
+    host.ask("pool-create", pool="small", net_limit=40_000_000)
+    vms = [host.worker(name, pool="small", nics=[{"network": "default"}]) for name in ("a", "b")]
+
+    def ports():
+        network = Line(glob.glob(os.path.join(host.runtime, "net", "default", "control.sock"))[0])
+        by_vm = {port["vm"]: port for port in network.ask("info")["ports"]}
+        found = [(by_vm[vm.name].get("bound_in", 0) // 10**6, by_vm[vm.name].get("bound_out", 0) // 10**6,
+                  by_vm[vm.name]["shares"]) for vm in vms]
+        print(f"# bounds to and from each in Mbit/s, shares: {found}")
+        return found
+
+    until("an even division", lambda: ports() == [(20, 20, 100), (20, 20, 100)])
+    host.ask("share", vm="a", net_shares=300)
+    until("three parts of four", lambda: ports() == [(30, 30, 150), (10, 10, 50)])
+    host.ask("share", vm="b", net_reservation=16_000_000)
+    until("a reservation comes first", lambda: ports() == [(24, 24, 150), (16, 16, 50)])
+    try:
+        host.ask("share", vm="a", net_reservation=25_000_000)
+        raise ValueError("more was promised than the pool has")
+    except AssertionError as e:
+        assert "oversold" in str(e) and "41.00 Mbit/s" in str(e), e
+    host.ask("share", vm="b", net_reservation=0, net_limit=4_000_000)
+    until("a limit of its own", lambda: ports() == [(36, 36, 150), (4, 4, 50)])
+    host.ask("share", vm="b", net_limit=0)
+    host.ask("share", vm="a", net_shares=100)
+    host.ask("pool-set", pool="small", net_limit=0)
+    until("nothing holds", lambda: ports() == [(0, 0, 100), (0, 0, 100)])
+
+
 def reservations_are_never_oversold(host):
     """refused with the numbers, and nothing has changed"""
     host.start_manager()
@@ -508,13 +581,54 @@ def memory_that_guests_do_without_goes_back(host):
     until("both have all of theirs", lambda: guests() == [384, 384])
 
 
+def group_of(host, vm):
+    pools = host.ask("pool-ls")["pools"]
+    return GROUP + "/vm-" + next(v["id"] for pool in pools for v in pool["vms"] if v["vm"] == vm.name)
+
+
+def the_kernel_divides_a_delegated_group(host):
+    """shares as weights, limits as quotas, reservations and limits of memory; an ordinary user's"""
+    host.start_manager()
+    assert host.ask("pool-ls")["host"]["control_groups"], "the manager did not take the group"
+    vms = [host.worker(name) for name in ("one", "two", "four")]
+    for vm, shares in zip(vms, (100, 200, 400)):
+        host.ask("share", vm=vm.name, cpu_shares=shares)
+    start_working(vms)
+    groups = [group_of(host, vm) for vm in vms]
+    until("all are in their groups", lambda: all(str(vm.pid) in look(group + "/cgroup.procs").split()
+                                                 for vm, group in zip(vms, groups)))
+    ratios(vms, (1, 2, 4), 10, 0.05)
+    weights = [int(look(group + "/cpu.weight")) for group in groups]
+    print(f"# weights {weights}; what the VMs hold themselves to: {[vm.control.ask('cpu')['rate'] for vm in vms]}")
+    assert not any(vm.control.ask("cpu")["rate"] for vm in vms), "they are held by themselves"
+    near(weights[2] / weights[0], 4, 0.1, "four's weight beside one's")
+    host.ask("share", vm="four", cpu_limit=100)
+    until("a quota", lambda: look(groups[2] + "/cpu.max") == "10000 100000")
+    held_in_a_window(vms, 6, lambda window: near_limit(window, [2], 0.1, 0.05, "a limit of 10 %"), cpu_seconds)
+    host.ask("share", vm="four", cpu_limit=0)
+    host.ask("share", vm="one", cpu_reservation=500)
+    time.sleep(2)
+    held_in_a_window(vms, 6, lambda window: near(window.used[0] / sum(window.used), 0.5, 0.05, "the reserved part"))
+    host.ask("share", vm="one", memory_reservation=96 * MIB, memory_limit=112 * MIB)
+    until("memory is kept", lambda: int(look(groups[0] + "/memory.min")) >= 96 * MIB)
+    print(f"# memory.min {look(groups[0] + '/memory.min')}, memory.high {look(groups[0] + '/memory.high')}")
+    assert 112 * MIB <= int(look(groups[0] + "/memory.high")) <= 192 * MIB
+    host.ask("stop", vm="two", seconds=0)
+    until("its group has gone with it", lambda: not os.path.exists(groups[1]))
+
+
+DELEGATED_CASES = [the_kernel_divides_a_delegated_group]
+
+
 def main():
-    cases = [case for case in (
+    if DELEGATED:
+        delegate()
+    cases = DELEGATED_CASES if DELEGATED else [case for case in (
         shares_1_2_4_divide_the_work_of_one_cpu, a_changed_share_takes_effect_within_a_second,
         what_one_does_not_want_goes_to_the_others, a_reservation_holds_while_others_flood,
         pools_divide_before_their_members, limits_hold_within_five_percent,
         the_limit_of_a_pool_holds_from_the_first_instant, vms_go_on_without_the_manager,
-        reservations_are_never_oversold, a_guest_sees_what_its_limit_takes, memory_that_guests_do_without_goes_back) if len(sys.argv) == 3 or case.__name__ in sys.argv[3:]]
+        reservations_are_never_oversold, network_bandwidth_of_a_pool_is_divided, a_guest_sees_what_its_limit_takes, memory_that_guests_do_without_goes_back) if len(sys.argv) == 3 or case.__name__ in sys.argv[3:]]
     failed = 0
     print(f"1..{len(cases)}")
     for number, case in enumerate(cases, 1):

@@ -75,7 +75,28 @@ static void the_manager_moves_to_a_leaf_and_vms_get_weights_and_quotas(void)
     groups_weigh(groups, "a", 1000000, 0);
     CHECK_STR(get("vm-a/cpu.weight"), "10000");
     CHECK_STR(get("vm-a/cpu.max"), "max 100000");
-    CHECK(!groups_join(groups, "b", 1)); // no such file appears: refused
+    groups_remember(groups, "a", 1, 2);
+    CHECK_STR(get("vm-a/memory.min"), ""); // no such controller
+    groups_remember(groups, "a", 1, 2);
+    CHECK_STR(get("vm-a/memory.min"), ""); // there is no such file
+    CHECK(!groups_join(groups, "b", 1));   // no such file appears: refused
+    groups_close(groups);
+}
+
+static void a_memory_controller_keeps_reservations_and_limits(void)
+{
+    struct groups *groups;
+    put("cgroup.controllers", "cpu memory\n");
+    put("cgroup.subtree_control", "cpu memory\n");
+    CHECK(groups_open(dir, &groups));
+    put("vm-a/memory.min", "");
+    put("vm-a/memory.high", "");
+    groups_remember(groups, "a", 1 << 20, 2 << 20);
+    CHECK_STR(get("vm-a/memory.min"), "1048576");
+    CHECK_STR(get("vm-a/memory.high"), "2097152");
+    put("vm-a/memory.high", "");
+    groups_remember(groups, "a", 0, 0);
+    CHECK_STR(get("vm-a/memory.high"), "max");
     groups_close(groups);
 }
 
@@ -91,7 +112,8 @@ int main(void)
 {
     static const struct test tests[] = {
         TEST(without_the_cpu_controller_there_are_no_groups),
-        TEST(the_manager_moves_to_a_leaf_and_vms_get_weights_and_quotas)};
+        TEST(the_manager_moves_to_a_leaf_and_vms_get_weights_and_quotas),
+        TEST(a_memory_controller_keeps_reservations_and_limits)};
     if (!mkdtemp(dir))
         return 1;
     int failed = test_main(tests, ARRAY_LEN(tests));
