@@ -8,7 +8,8 @@ a time), rand-read-1, rand-write-1 (4 KiB, one at a time), sync-write (4 KiB, ea
 MiB or operations a second, of time and of the CPU time that the monitor took on the host, which other work there
 does not change.
 The ratio is Berth / QEMU (greater is better), the median of the pairs'. Both monitors use their defaults,
---direct makes both leave out the host's page cache, and --qemu-aio chooses QEMU's way of I/O.
+--direct makes both leave out the host's page cache, --fresh measures how images grow (those of each guest are new
+and empty, of 4 GiB), and --qemu-aio chooses QEMU's way of I/O.
 """
 import argparse
 import json
@@ -69,6 +70,10 @@ def make_initrd(work, kernel, cases, seconds):
     return initramfs(work, "disk", init, program_files("fio") + module_files(kernel, MODULES))
 
 
+def make_empty(image, form):
+    sh("qemu-img", "create", "-q", "-f", form, image, "4G")
+
+
 def make_images(work, formats, megabytes):
     """Images whose clusters are all allocated: what is measured is I/O, not growth."""
     raw = os.path.join(work, "disk.raw")
@@ -94,6 +99,8 @@ def command(engine, args, initrd, image, form):
 def run_once(engine, args, initrd, image, form):
     """One guest that goes through all cases. Returns {case: (figure, the same for each second of host CPU)}."""
     timeout = 240 + 3 * args.seconds * len(args.cases)
+    if args.fresh:
+        make_empty(image, form)
     start = time.monotonic()
     child = subprocess.Popen(command(engine, args, initrd, image, form), stdin=subprocess.DEVNULL,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
@@ -149,6 +156,7 @@ def main():
     p.add_argument("--megabytes", type=int, default=512, help="size of the image [512]")
     p.add_argument("--cpus", type=int, default=1, help="vCPUs of the guest [1]")
     p.add_argument("--direct", action="store_true", help="without the host's page cache")
+    p.add_argument("--fresh", action="store_true", help="images that are empty at first")
     p.add_argument("--qemu-aio", default="threads", choices=("threads", "native", "io_uring"))
     p.add_argument("--kernel", help="a bzImage with its modules beside it; Debian's cloud kernel otherwise")
     p.add_argument("--berth", default=os.path.join(TOP, "build/berth"), help="the program to measure [build/berth]")
