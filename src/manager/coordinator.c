@@ -59,6 +59,8 @@ void coordinator_free(struct coordinator *c)
 
 void coordinator_changed(struct coordinator *c)
 {
+    if (!c)
+        return;
     c->slow_at = 0;
     loop_timer_set(c->pools->manager->loop, &c->timer, c->beat_at + TICK_SOONEST_NS);
 }
@@ -77,5 +79,5 @@ void coordinator_ended(struct coordinator *c, struct managed *vm)
 
 bool coordinator_has_groups(const struct coordinator *c)
 {
-    return c->groups;
+    return c && c->groups;
 }

@@ -13,10 +13,11 @@ struct coordinator; // opaque
 
 err_t coordinator_new(struct pools *pools, struct coordinator **out, struct error *e);
 void coordinator_free(struct coordinator *coordinator);    // accepts NULL; VMs are let go
+// Both accept NULL: nothing is divided yet.
 void coordinator_changed(struct coordinator *coordinator); // pools did: look at once
+bool coordinator_has_groups(const struct coordinator *coordinator);
 // What limits of pools leave a VM that is about to start: thousandths of a CPU; 0: there are none.
 uint32_t coordinator_first_bound(struct pools *pools, struct managed *vm);
 // The VM's first process has begun: into its group before it makes others; and all have ended.
 void coordinator_began(struct coordinator *coordinator, struct managed *vm, pid_t pid);
 void coordinator_ended(struct coordinator *coordinator, struct managed *vm);
-bool coordinator_has_groups(const struct coordinator *coordinator);
