@@ -281,11 +281,11 @@ def fetch_with_ipxe(opts, work, *args, card="e1000", chip="82540em"):
     networks.private_home(work)
     try:
         with networks.Server() as server, Machine(opts, work, "--net", "default,model=" + card, *args) as m:
-            m.expect_screen("Ctrl-B for the iPXE command line")
-            while "iPXE>" not in m.ask("screen"):
+            # iPXE asks for two seconds only, which a busy host may miss; keys that come before wait for it.
+            while "iPXE>" not in (screen := m.ask("screen")):
                 m.key("ctrl-b")
                 if time.monotonic() > m.deadline:
-                    raise Failure("iPXE does not hear Ctrl-B")
+                    raise Failure(f"iPXE does not hear Ctrl-B: {screen}")
                 time.sleep(0.3)
             m.type("dhcp")
             m.expect_screen("...... ok")
