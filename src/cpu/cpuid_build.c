@@ -308,7 +308,7 @@ static void add_paravirtual(struct build *b)
         leaf->eax =
             KVM_CLOCKSOURCE2 | KVM_STEAL_TIME | (r->tsc_reliable ? KVM_CLOCKSOURCE_STABLE : 0);
     if (r->pv_calls)
-        leaf->eax |= KVM_PV_UNHALT | KVM_PV_SEND_IPI;
+        leaf->eax |= KVM_PV_UNHALT | KVM_PV_TLB_FLUSH | KVM_PV_SEND_IPI;
     leaf = add(b, 0x40000010, -1);
     leaf->eax = (uint32_t)r->tsc_khz;
     leaf->ebx = r->apic_khz;

@@ -235,6 +235,8 @@ struct engine {
     // The guest's MSR_KVM_STEAL_TIME. True: halts are within run(), and the engine adds by itself
     // to the guest's record what the thread waits for the host's CPUs. NULL: no engine's matter.
     bool (*steal_time)(struct engine_vcpu *vcpu, uint64_t msr);
+    // Forgets all translations of addresses. NULL: nobody can ask for it from outside the engine.
+    void (*flush_tlb)(struct engine_vcpu *vcpu);
     enum engine_exit (*run)(struct engine_vcpu *vcpu);
     const char *(*vcpu_error)(struct engine_vcpu *vcpu); // words after ENGINE_FAILED
 

@@ -47,6 +47,7 @@ static void sleep_until_woken(struct vcpu *vcpu, const struct cpu_state *s)
 {
     uint64_t since = host_now();
     __atomic_fetch_sub(&vcpu->vm->awake, 1, __ATOMIC_RELAXED);
+    steal_away(vcpu);
     pthread_mutex_lock(&vcpu->lock);
     vcpu->asleep = true;
     vcpu->woken_at = since;
@@ -57,6 +58,7 @@ static void sleep_until_woken(struct vcpu *vcpu, const struct cpu_state *s)
     vcpu->asleep = false;
     steal_rested(vcpu, (vcpu->woken_at ? vcpu->woken_at : host_now()) - since);
     pthread_mutex_unlock(&vcpu->lock);
+    steal_back(vcpu);
     __atomic_fetch_add(&vcpu->vm->awake, 1, __ATOMIC_RELAXED);
 }
 

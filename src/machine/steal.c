@@ -8,6 +8,9 @@
 #define ENABLE 1
 #define ADDRESS (~(uint64_t)0x3f)
 #define VERSION_AT 8
+#define PREEMPTED_AT 16
+#define PREEMPTED 1
+#define FLUSH_TLB 2
 #define LOOK_NS (2 * NS_PER_MS) // a guest's tick is longer
 
 static uint64_t msr_of(const struct vcpu *v)
@@ -51,11 +54,41 @@ void steal_rested(struct vcpu *v, uint64_t ns)
     v->steal.rested += ns;
 }
 
+static uint8_t *preempted_of(const struct vcpu *v, gpa_t *at)
+{
+    *at = (msr_of(v) & ADDRESS) + PREEMPTED_AT;
+    if (!(msr_of(v) & ENABLE) || v->steal.engine || !v->vm->engine->flush_tlb)
+        return NULL;
+    return memory_map(&v->vm->memory, *at, 1);
+}
+
+void steal_away(struct vcpu *v)
+{
+    gpa_t at;
+    uint8_t *preempted = preempted_of(v, &at);
+    if (!preempted)
+        return;
+    __atomic_fetch_or(preempted, PREEMPTED, __ATOMIC_SEQ_CST);
+    memory_changed(&v->vm->memory, at, 1);
+}
+
+void steal_back(struct vcpu *v)
+{
+    gpa_t at;
+    uint8_t *preempted = preempted_of(v, &at);
+    if (!preempted || !__atomic_load_n(preempted, __ATOMIC_SEQ_CST))
+        return;
+    if (__atomic_exchange_n(preempted, 0, __ATOMIC_SEQ_CST) & FLUSH_TLB)
+        v->vm->engine->flush_tlb(v->engine);
+    memory_changed(&v->vm->memory, at, 1);
+}
+
 void steal_changed(struct vcpu *v)
 {
     const struct engine *engine = v->vm->engine;
     v->steal.engine = engine->steal_time && engine->steal_time(v->engine, msr_of(v));
     v->steal.told = stolen(v, host_now());
+    steal_back(v); // where the state comes from, it may have been away
 }
 
 void steal_look(struct vcpu *v)

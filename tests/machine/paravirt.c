@@ -5,13 +5,18 @@
 
 #define VECTOR 0x51
 #define PV_UNHALT (1u << 7)
+#define PV_TLB_FLUSH (1u << 9)
 #define PV_SEND_IPI (1u << 11)
+#define MSR_STEAL_TIME 0x4b564d03
+#define VA 0x200000000000ull
 #define CALL_KICK 5
 #define CALL_IPI 10
 #define DELIVER_NMI (4u << 8)
 
 static volatile unsigned interrupts[2], nmis[2], ap_runs, halting, halted, go;
 static bool amd;
+static u8 *steal_page;
+static volatile u64 page_before, page_after;
 
 static u64 call(u64 number, u64 a, u64 b, u64 c, u64 d)
 {
@@ -69,11 +74,17 @@ static void second(void *unused)
             pause();
         }
         cli();
+        bool away = go == 3;
+        if (away) {
+            wrmsr(MSR_STEAL_TIME, (u64)steal_page | 1);
+            page_before = read64(VA);
+        }
         halting = 1;
         while (go == 2) {
             pause();
         }
         __asm__ volatile("hlt" ::: "memory");
+        page_after = away ? read64(VA) : 0;
         halted++;
         halting = go = 0;
     }
@@ -192,6 +203,33 @@ static void kick_ends_one_halt_only(void)
     CHECK(until(&go, 0));
 }
 
+// A vCPU that does not run says so in its page, and flushes its TLB for who asks there.
+static void tlb_of_a_processor_away_is_flushed_for_whoever_asks(void)
+{
+    if (!have(PV_TLB_FLUSH)) {
+        return;
+    }
+    u64 *a = page_alloc(), *b = page_alloc();
+    *a = 1;
+    *b = 2;
+    steal_page = page_alloc();
+    page_map(VA, (u64)a, PTE_P | PTE_W, 1);
+    unsigned before = halted;
+    go = 3;
+    CHECK(until(&halting, 1));
+    volatile unsigned *preempted = (volatile unsigned *)(void *)(steal_page + 16);
+    CHECK(until(preempted, 1));
+    page_map(VA, (u64)b, PTE_P | PTE_W, 1);
+    u8 away = 1;
+    CHECK(__atomic_compare_exchange_n(steal_page + 16, &away, 3, false, __ATOMIC_SEQ_CST,
+                                      __ATOMIC_SEQ_CST));
+    CHECK_EQ(call(CALL_KICK, 0, 1, 0, 0), 0);
+    CHECK(until(&halted, before + 1));
+    CHECK_EQ(page_before, 1);
+    CHECK_EQ(page_after, 2);
+    CHECK_EQ(*preempted, 0);
+}
+
 static void unknown_call_is_refused(void)
 {
     if (have(PV_SEND_IPI)) {
@@ -204,4 +242,4 @@ TESTS(TEST(one_call_interrupts_all_processors_named),
       TEST(processors_that_do_not_exist_take_nothing), TEST(call_sends_nmis),
       TEST(call_refuses_shorthands), TEST(kick_ends_a_halt_with_interrupts_off),
       TEST(kick_before_the_halt_is_not_lost), TEST(kick_ends_one_halt_only),
-      TEST(unknown_call_is_refused));
+      TEST(tlb_of_a_processor_away_is_flushed_for_whoever_asks), TEST(unknown_call_is_refused));

@@ -311,6 +311,11 @@ static err_t set(struct engine_vcpu *vcpu, unsigned groups, const struct cpu_sta
     return OK;
 }
 
+static void flush_tlb(struct engine_vcpu *vcpu)
+{
+    tlb_flush_all(&vcpu->tcpu);
+}
+
 static enum engine_exit run(struct engine_vcpu *vcpu)
 {
     return tcpu_run(&vcpu->tcpu);
@@ -364,6 +369,7 @@ const struct engine engine_translate = {
     .vcpu_attach = vcpu_attach,
     .get = get,
     .set = set,
+    .flush_tlb = flush_tlb,
     .run = run,
     .vcpu_error = vcpu_error,
     .watch = watch,

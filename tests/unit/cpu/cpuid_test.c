@@ -149,7 +149,7 @@ static void frequencies_fit_32_bit_arithmetic(void)
     cpuid_query(&t, 0, 0x40000000, 0, 0, 1, r);
     CHECK_EQ(memcmp(&r[1], "KVMKVMKVM\0\0\0", 12), 0);
     cpuid_query(&t, 0, 0x40000001, 0, 0, 1, r);
-    CHECK_EQ(r[0], BIT(3) | BIT(5) | BIT(7) | BIT(11) | BIT(24));
+    CHECK_EQ(r[0], BIT(3) | BIT(5) | BIT(7) | BIT(9) | BIT(11) | BIT(24));
     cpuid_query(&t, 0, 0x40000010, 0, 0, 1, r);
     CHECK_EQ(r[0], 2449998);
 }
