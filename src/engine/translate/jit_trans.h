@@ -72,7 +72,7 @@ uint32_t trans_site(struct trans *t, enum access access, unsigned size);
 // A stub that enters a gate with an id.
 const void *trans_stub(struct trans *t, enum gate gate, uint32_t id);
 void trans_step(struct trans *t); // the interpreter runs the current instruction
-void trans_fpu(struct trans *t); // brings the vector state into the machine, once a block
+void trans_fpu(struct trans *t);  // brings the vector state into the machine, once a block
 // Direct branches, unconditional or on a condition.
 void trans_jump(struct trans *t, uint64_t target);
 void trans_jump_if(struct trans *t, enum condition condition, uint64_t target);
