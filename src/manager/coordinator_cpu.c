@@ -22,7 +22,8 @@
 #define AT_BOUND 0.85    // of its bound: who uses so much may want any amount
 #define BOUND_NEWS_PART 50
 #define PROCESS_MEMORY (64 * MIB)
-#define SLACK_PART 20 // of a limit is more than a VM that does little is thought to want
+#define WEIGHT_UNKNOWN 500 // until it is busy with others
+#define SLACK_PART 20      // of a limit is more than a VM that does little is thought to want
 
 // --- looking
 
@@ -149,15 +150,25 @@ static uint64_t demand_of(const struct tenant_use *u)
 }
 
 // Limits of pools are in the bounds, which hold for all groups together.
-static void divide_group(struct pools *pools, struct group *group)
+static void make_slices(struct pools *pools, struct group *group, bool all)
 {
     pools_slices(pools, RES_CPU, is_in, group);
     for (struct pool *p = pools->list; p; p = p->next)
         p->slice.limit = SLICE_NO_LIMIT;
     pools->root.slice.limit = SLICE_NO_LIMIT;
     for (struct tenant *t = pools->tenants; t; t = t->next)
-        t->slice.demand = demand_of(&t->use);
-    divide(&pools->root.slice, (uint64_t)CPU_COUNT(&group->cpus) * 1000);
+        t->slice.demand = all ? t->vm->vcpus * 1000ull : demand_of(&t->use);
+}
+
+static void divide_group(struct pools *pools, struct group *group)
+{
+    uint64_t cpus = (uint64_t)CPU_COUNT(&group->cpus) * 1000;
+    make_slices(pools, group, true);
+    divide(&pools->root.slice, cpus);
+    for (struct tenant *t = pools->tenants; t; t = t->next)
+        t->use.weight = is_in(group, t) ? t->slice.got : t->use.weight;
+    make_slices(pools, group, false);
+    divide(&pools->root.slice, cpus);
     for (struct tenant *t = pools->tenants; t; t = t->next) {
         if (!is_in(group, t))
             continue;
@@ -296,10 +307,8 @@ static void carry_out(struct coordinator *c, struct tenant *t)
     tell(t, counts && u->short_of ? part_of(u) : 0);
     if (!u->in_group)
         return;
-    u->granted = u->short_of ? u->given : 0;
     keep_memory(c, t);
-    groups_weigh(c->groups, t->vm->id, u->short_of ? u->given : t->a.shares[RES_CPU] * 10,
-                 quota(t));
+    groups_weigh(c->groups, t->vm->id, u->weight ? u->weight : WEIGHT_UNKNOWN, quota(t));
 }
 
 bool coordinate_cpus(struct coordinator *c, uint64_t now)

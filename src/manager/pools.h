@@ -40,22 +40,23 @@ struct pool {
 // What the coordinator knows of a running VM.
 struct tenant_use {
     int pid;
-    uint64_t at, cpu_ns;              // the last look: host_now(), ns so far
-    uint64_t spent_ns;                // of its process, since the look before
-    uint64_t ran_ns, wait_ns;         // of its threads, while it is busy
-    uint64_t held_ns, held_then;      // as it said last, and at the last look
-    cpu_set_t cpus;                   // where its vCPUs may run, while it is busy
-    int group;                        // of VMs that share CPUs with it; -1: it does not count
-    double used, wanted;              // thousandths of a CPU, lately
-    double progress;                  // how much of what it was given it has used, ns
-    uint64_t told_at;                 // host_now() of the latest grant
-    uint64_t given;                   // thousandths of a CPU
-    uint64_t granted;                 // as the VM was told; 0: nothing holds
-    uint64_t limit_told;              // likewise its own limit
-    uint64_t bound, bound_told;       // what limits of pools leave it; 0: there are none
-    bool short_of;                    // it was given less than it wants
-    bool asked;                       // an answer is owed
-    bool in_group;                    // of its own control group
+    uint64_t at, cpu_ns;         // the last look: host_now(), ns so far
+    uint64_t spent_ns;           // of its process, since the look before
+    uint64_t ran_ns, wait_ns;    // of its threads, while it is busy
+    uint64_t held_ns, held_then; // as it said last, and at the last look
+    cpu_set_t cpus;              // where its vCPUs may run, while it is busy
+    int group;                   // of VMs that share CPUs with it; -1: it does not count
+    double used, wanted;         // thousandths of a CPU, lately
+    double progress;             // how much of what it was given it has used, ns
+    uint64_t told_at;            // host_now() of the latest grant
+    uint64_t given;              // thousandths of a CPU
+    uint64_t granted;            // as the VM was told; 0: nothing holds
+    uint64_t limit_told;         // likewise its own limit
+    uint64_t bound, bound_told;  // what limits of pools leave it; 0: there are none
+    bool short_of;               // it was given less than it wants
+    bool asked;                  // an answer is owed
+    bool in_group;               // of its own control group
+    uint64_t weight;             // in its control group: its part if all wanted all they can use
     uint64_t group_least, group_most; // memory, as that was told
 
     uint64_t memory_size, memory_guest, memory_target; // bytes; size 0: not known
