@@ -87,7 +87,7 @@ const char run_help[] =
     "      --json            tell events and the result as JSON lines on standard output\n"
     "      --debug LIST      force paths of the translator, for tests: some of interpret,\n"
     "                        tiny-tlb, tiny-cache, poll, flags-live, lockstep,\n"
-    "                        any-kvm, dirty-bitmap\n"
+    "                        any-kvm, dirty-bitmap, all-hot, slots-miss\n"
     "\n"
     "Exit status: 0 the guest powered off, 1 the guest failed or was stopped, 2 wrong usage,\n"
     "3 the host failed; with --exit-device what the guest gave.\n";

@@ -145,6 +145,8 @@ enum engine_debug {
     ENGINE_DEBUG_LOCKSTEP = 32,        // replay sampled blocks in the interpreter and compare
     ENGINE_DEBUG_ANY_KVM = 64,         // also a KVM that cannot run ordinary guests
     ENGINE_DEBUG_DIRTY_BITMAP = 128,   // log changed pages in a bitmap, though there are rings
+    ENGINE_DEBUG_ALL_HOT = 256,        // translate each block as a hot one at once
+    ENGINE_DEBUG_SLOTS_MISS = 512,     // never fill what remembers the page of one access
 };
 
 // A named counter for berth stats; values only grow.

@@ -61,6 +61,7 @@ static const struct {
     {"tiny-cache", ENGINE_DEBUG_TINY_CACHE}, {"poll", ENGINE_DEBUG_POLL_EVERY_BLOCK},
     {"flags-live", ENGINE_DEBUG_FLAGS_LIVE}, {"lockstep", ENGINE_DEBUG_LOCKSTEP},
     {"any-kvm", ENGINE_DEBUG_ANY_KVM},       {"dirty-bitmap", ENGINE_DEBUG_DIRTY_BITMAP},
+    {"all-hot", ENGINE_DEBUG_ALL_HOT},       {"slots-miss", ENGINE_DEBUG_SLOTS_MISS},
 };
 
 // --- the struct

@@ -114,6 +114,8 @@ static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsig
         [COUNTER_FPU_LOADS] = "vector_loads",
         [COUNTER_POLLS] = "polls",
         [COUNTER_TRAPS] = "host_traps",
+        [COUNTER_HOT] = "hot_blocks",
+        [COUNTER_SLOT_MISSES] = "slot_misses",
         [COUNTER_INVALIDATED] = "invalidated_blocks",
         [COUNTER_CACHE_FLUSHES] = "cache_flushes",
         [COUNTER_LOCKSTEP] = "lockstep_blocks",

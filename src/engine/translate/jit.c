@@ -90,6 +90,8 @@ struct jit *jit_new(struct tcpu *c)
         return NULL;
     }
     jit->bmi2 = host_has_bmi2();
+    jit->all_hot = config->debug & ENGINE_DEBUG_ALL_HOT;
+    jit->slots_miss = config->debug & ENGINE_DEBUG_SLOTS_MISS;
     jit->poll_all = config->debug & (ENGINE_DEBUG_POLL_EVERY_BLOCK | ENGINE_DEBUG_LOCKSTEP);
     split_buffer(jit);
     if (!make_shadow(c, jit)) {

@@ -24,6 +24,11 @@ void jit_invalidate(struct tcpu *c, gpa_t at, uint64_t len);
 // Drops everything: the meaning of code bytes may have changed (features, memory map).
 void jit_flush(struct tcpu *c);
 
+// No slot holds a page any more. Call it whenever tags of the inline TLB are withdrawn. Accepts a
+// vCPU without a translator.
+void jit_forget_slots(struct tcpu *c);
+void jit_forget_slots_of(struct tcpu *c, gva_t at); // the page of one address only
+
 // The translation of code addresses may have changed: of the page, or of the aligned 4 MiB, around
 // one; or of all, or all but those in global pages. Translated code asks mem_code_gpa() again
 // before it next enters such a page from elsewhere. Both accept a vCPU without a translator.

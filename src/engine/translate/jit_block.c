@@ -92,6 +92,9 @@ static void trans_insn(struct trans *t)
 {
     struct emit hot = *t->e, cold = *t->cold;
     bool fpu = t->fpu_checked;
+    struct group *led =
+        t->b->hot && t->member[t->i].group ? &t->group[t->member[t->i].group - 1] : NULL;
+    bool ready = led && led->ready;
     if (!undecoded(t->in) && trans_known(t))
         return;
     bool overflow = t->e->overflow || t->cold->overflow;
@@ -99,6 +102,8 @@ static void trans_insn(struct trans *t)
     *t->cold = cold;
     t->e->overflow |= overflow;
     t->fpu_checked = fpu;
+    if (led)
+        led->ready = ready;
     trans_step(t);
     t->ended = undecoded(t->in) || ends_block(t->in);
 }
@@ -166,6 +171,11 @@ static void back(struct jit *jit, const struct emit *area, size_t *chunk)
         codebuf_back(&jit->buf, (*chunk)++);
 }
 
+static bool hot_here(const struct jit_page *page, uint64_t rip)
+{
+    return page->hot_lines >> (rip & PAGE_MASK) / 64 & 1;
+}
+
 static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
 {
     struct jit *jit = t->jit;
@@ -176,7 +186,11 @@ static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
     t->page = page;
     t->block = jit->blocks;
     t->b = &jit->block[t->block];
-    *t->b = (struct jit_block){.rip = rip, .page = page, .tail = tail, .marks = jit->marks};
+    *t->b = (struct jit_block){.rip = rip,
+                               .page = page,
+                               .tail = tail,
+                               .marks = jit->marks,
+                               .hot = !tail && (jit->all_hot || hot_here(&jit->page[page], rip))};
     t->fpu_checked = t->ended = t->returns = false;
     return true;
 }
@@ -243,6 +257,8 @@ static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uin
     if (!read_source(t))
         return REFUSED;
     trans_live_flags(t);
+    if (t->b->hot && t->code64)
+        trans_plan_groups(t);
     uint32_t sites = jit->sites, links = jit->links;
     struct emit hot = jit->hot, cold = jit->cold;
     emit_block(t);

@@ -228,12 +228,11 @@ static void unlink_block(struct jit *jit, const struct jit_block *b)
 }
 
 // All ways into a dropped block lead to its stub, and from there to its successor.
-static void drop(struct tcpu *c, struct jit_block *b)
+void jit_drop(struct tcpu *c, struct jit_block *b)
 {
     struct jit *jit = c->jit;
     b->dropped = true;
     unlink_block(jit, b);
-    c->counter[COUNTER_INVALIDATED]++;
     uint32_t entries[] = {b->checked, b->entry};
     for (unsigned i = 0; i < 2; i++) {
         jit->buf.write[entries[i]] = 0xe9;
@@ -250,8 +249,10 @@ static void drop_overlapping(struct tcpu *c, struct jit_page *page, gpa_t at, ui
         bool hit = ranges_overlap(page->gpa + (b->rip & PAGE_MASK), b->bytes, at, len) ||
                    (b->ahead_to && ranges_overlap(page->gpa + b->ahead_from,
                                                   b->ahead_to - b->ahead_from, at, len));
-        if (hit && !b->dropped)
-            drop(c, b);
+        if (hit && !b->dropped) {
+            c->counter[COUNTER_INVALIDATED]++;
+            jit_drop(c, b);
+        }
         if (b->dropped)
             *next = b->next_in_page;
         else
@@ -262,8 +263,10 @@ static void drop_overlapping(struct tcpu *c, struct jit_page *page, gpa_t at, ui
         struct jit_block *b = &jit->block[*next];
         uint64_t head = PAGE_SIZE - (b->rip & PAGE_MASK);
         bool hit = b->bytes > head && ranges_overlap(page->gpa, b->bytes - head, at, len);
-        if (hit && !b->dropped)
-            drop(c, b);
+        if (hit && !b->dropped) {
+            c->counter[COUNTER_INVALIDATED]++;
+            jit_drop(c, b);
+        }
         if (b->dropped)
             *next = b->next_tail;
         else
@@ -304,6 +307,7 @@ void jit_start_empty(struct tcpu *c)
     struct jit *jit = c->jit;
     jit->pages = jit->blocks = jit->marks = jit->sites = jit->links = 1;
     c->hot.ibtc[0][0].rip = c->hot.ibtc[1][0].rip = IBTC_FREE;
+    jit_start_heat(c);
 }
 
 void jit_flush(struct tcpu *c)
@@ -321,6 +325,7 @@ void jit_flush(struct tcpu *c)
     jit->cold.at = jit->cold_start;
     jit->hot.overflow = jit->cold.overflow = false;
     forget_blocks(jit);
+    fill_bytes(jit->avoid, 0, sizeof jit->avoid);
     jit->pages = jit->blocks = jit->marks = jit->sites = jit->links = 1;
     fill_bytes(jit->page_hash, 0, sizeof jit->page_hash);
     fill_bytes(jit->gpa_hash, 0, sizeof jit->gpa_hash);

@@ -35,16 +35,20 @@ const void *jit_step(struct tcpu *c, uint32_t block, unsigned insn)
     struct jit *jit = c->jit;
     struct jit_block *b = &jit->block[block];
     uint32_t generation = jit->generation, mode = c->mode;
-    bool last = insn + 1u == b->insns;
-    uint64_t next = last ? 0 : insn_rip(jit, b, insn + 1u);
-    c->s.rip = insn_rip(jit, b, insn);
-    interp_step(c);
-    if (last || c->s.rip != next || jit->generation != generation || b->dropped ||
-        c->mode != mode || is_pending(c) || c->s.interrupt_shadow || c->s.activity != CPU_RUNNING)
-        return leaves_always(jit) ? jit->leave : jit_continue(c);
+    for (bool inside = true; inside; insn++) {
+        bool last = insn + 1u == b->insns;
+        uint64_t next = last ? 0 : insn_rip(jit, b, insn + 1u);
+        c->s.rip = insn_rip(jit, b, insn);
+        interp_step(c);
+        if (last || c->s.rip != next || jit->generation != generation || b->dropped ||
+            c->mode != mode || is_pending(c) || c->s.interrupt_shadow ||
+            c->s.activity != CPU_RUNNING)
+            return leaves_always(jit) ? jit->leave : jit_continue(c);
+        inside = b->inside >> (insn + 1u) & 1;
+    }
     if (b->fpu)
         fpu_to_machine(c);
-    return jit_exec(jit, b->checked + jit->mark[b->marks + insn + 1u].host);
+    return jit_exec(jit, b->checked + jit->mark[b->marks + insn].host);
 }
 
 static const void *gate_step(struct tcpu *c, uint32_t id, uint64_t value)
@@ -65,14 +69,15 @@ static const void *gate_step(struct tcpu *c, uint32_t id, uint64_t value)
     return jit_step(c, site->block, site->insn);
 }
 
-static const void *gate_slow(struct tcpu *c, uint32_t id, uint64_t at)
+static const void *gate_slow(struct tcpu *c, uint32_t id, uint64_t from)
 {
     struct jit *jit = c->jit;
     const struct jit_site *site = &jit->site[id];
     struct jit_block *b = &jit->block[site->block];
     enum access access = site->access & ~(SITE_ALIGNED | SITE_MASKED);
     bool masked = site->access & SITE_MASKED; // whether it faults depends on the mask
-    bool crosses = (at & PAGE_MASK) + site->size > PAGE_SIZE;
+    uint64_t at = from + site->lead;
+    bool crosses = (from & PAGE_MASK) + site->range > PAGE_SIZE;
     bool misaligned = site->access & SITE_ALIGNED && at & (site->size - 1u);
     c->s.rip = c->insn_rip = insn_rip(jit, b, site->insn);
     c->counter[COUNTER_TLB_FILLS]++;
@@ -81,6 +86,8 @@ static const void *gate_slow(struct tcpu *c, uint32_t id, uint64_t at)
             fpu_to_machine(c);
         return jit_exec(jit, site->resume);
     }
+    if (site->range != site->size)
+        jit_stray(c, b, c->s.rip);
     c->counter[COUNTER_SLOW_ACCESSES]++;
     return jit_step(c, site->block, site->insn);
 }
@@ -237,5 +244,6 @@ gate_fn *const jit_gate_fns[GATE_COUNT] = {
     [GATE_SLOW] = gate_slow,     [GATE_STEP] = gate_step,         [GATE_LINK] = gate_link,
     [GATE_POLL] = gate_poll,     [GATE_INDIRECT] = gate_indirect, [GATE_PAGE] = gate_page,
     [GATE_RETURN] = gate_return, [GATE_STRING] = jit_gate_string, [GATE_FPU] = gate_fpu,
-    [GATE_TRAP] = gate_trap,     [GATE_TRANSFER] = gate_transfer,
+    [GATE_TRAP] = gate_trap,     [GATE_TRANSFER] = gate_transfer, [GATE_HOT] = jit_gate_hot,
+    [GATE_HOP] = jit_gate_hop,
 };

@@ -27,6 +27,21 @@ static inline unsigned ibtc_index(uint64_t rip)
 // A vCPU waits for another that has no CPU of the host: some 20 microseconds of spinning.
 #define PAUSES_BEFORE_YIELD 512
 
+// A slot remembers the page that one memory access of hot user code last went to: an access within
+// it needs no more than a comparison. The first half is for reads, the second for writes.
+#define SLOTS 4096
+#define SLOT_CHUNK 64 // slots whose use is noted together
+struct slot {
+    uint64_t tag; // the page, or SLOT_EMPTY
+    uint64_t addend;
+};
+// Empty with addend 0: the only addresses that match are not canonical, for the host neither, which
+// objects.
+#define SLOT_EMPTY (1ull << 63)
+
+#define HEAT_COUNTERS 65536 // by a link's number
+#define GROUPS_MAX 32       // in a block
+
 struct jit_hot {
     struct tcpu *self;
     // FS and GS as seen by 32-bit code: 0, or what makes every address non-canonical because the
@@ -46,4 +61,9 @@ struct jit_hot {
     // page whose handle is here may be entered without asking the page tables.
     uint32_t ctlb[2][CTLB_ENTRIES];
     struct ibtc_entry ibtc[2][IBTC_ENTRIES];
+    uint32_t heat[HEAT_COUNTERS]; // how often a backward branch may yet be taken before C looks
+    uint64_t group_addend[GROUPS_MAX];     // of the groups of the running block
+    uint32_t slot_left[SLOTS];             // misses until C looks at how fast they come
+    uint8_t slot_used[SLOTS / SLOT_CHUNK]; // something in the chunk may be filled
+    struct slot slot[SLOTS];
 };

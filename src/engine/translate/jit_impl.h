@@ -43,6 +43,8 @@ enum gate {
     GATE_RETURN,   // a return to an address that cannot be; value: target
     GATE_STRING,   // STOS or MOVS; id: site
     GATE_TRANSFER, // SYSCALL, SYSRET or IRET; id: site, value: rip after it
+    GATE_HOT,      // a backward branch was taken often; id: link
+    GATE_HOP,      // a slot has missed often; id: site
     GATE_TRAP,     // a host exception; hot.trap_pc and trap_no
     GATE_COUNT,
 };
@@ -54,11 +56,12 @@ struct jit_page {
     gva_t at;
     gpa_t gpa;
     uint8_t *host;
-    uint32_t mode;     // KEY_MASK bits
-    uint32_t blocks;   // list through jit_block.next_in_page
-    uint32_t tails;    // blocks that end in this page: list through jit_block.next_tail
-    uint32_t next;     // in hash chain
-    uint32_t next_gpa; // in the chain of the guest-physical page
+    uint32_t mode;      // KEY_MASK bits
+    uint32_t blocks;    // list through jit_block.next_in_page
+    uint32_t tails;     // blocks that end in this page: list through jit_block.next_tail
+    uint32_t next;      // in hash chain
+    uint32_t next_gpa;  // in the chain of the guest-physical page
+    uint64_t hot_lines; // of 64 bytes: blocks that begin there are hot
 };
 
 struct jit_block {
@@ -78,8 +81,10 @@ struct jit_block {
     bool dropped;
     bool fpu;          // has instructions that need the vector state in the machine
     uint8_t ancestors; // dropped blocks that hand visitors on to this one, one after another
-    uint8_t pad[2];
     uint16_t ahead_from, ahead_to; // bytes of the page that were looked at beyond the block
+    bool hot;
+    uint8_t strayed; // how often a group's check failed although its leader alone might pass
+    uint64_t inside; // bit n: instruction n relies on a check before it: no way in from elsewhere
 };
 
 #define JIT_ANCESTORS_MAX 8
@@ -104,13 +109,18 @@ struct jit_site { // an instruction's way out of line
     uint8_t insn;    // index in the block
     uint8_t access;  // enum access, SITE_ALIGNED, SITE_MASKED
     uint16_t size;
+    uint16_t range; // bytes checked: those of a group, or size
+    uint16_t lead;  // of them before the instruction's own
+    uint16_t slot;
 };
 
 struct jit_link {
-    uint64_t rip;         // where to
-    uint32_t patch;       // offset of the displacement
-    uint32_t page : 31;   // where from
-    uint32_t checked : 1; // to the checked entry: the way back from a call
+    uint64_t rip;          // where to
+    uint32_t patch;        // offset of the displacement
+    uint32_t page : 31;    // where from
+    uint32_t checked : 1;  // to the checked entry: the way back from a call
+    uint32_t counted_from; // when its visits were last counted from, in 1,024 TSC ticks
+    uint16_t from;         // the branch's offset in its page
 };
 
 #define SHADOW_BYTES 65536u
@@ -125,6 +135,10 @@ struct jit_link {
 
 #define CTLB_LISTED 1024
 
+// What the check of an instruction must not be again, because it did not pay.
+enum avoid { AVOID_SLOT = 1, AVOID_GROUP = 2 };
+#define AVOID_ENTRIES 8192 // by a hash of rip
+
 struct jit {
     struct codebuf buf;
     struct emit hot;  // straight-line code
@@ -135,9 +149,11 @@ struct jit {
     size_t cold_chunk;
     uint32_t generation; // counts flushes
     bool bmi2;
-    bool poll_all; // ENGINE_DEBUG_POLL_EVERY_BLOCK
-    bool polled;   // and that is why translated code was left
-    bool attached; // %gs and the signal stack of the vCPU's thread are set
+    bool all_hot;    // ENGINE_DEBUG_ALL_HOT
+    bool slots_miss; // ENGINE_DEBUG_SLOTS_MISS
+    bool poll_all;   // ENGINE_DEBUG_POLL_EVERY_BLOCK
+    bool polled;     // and that is why translated code was left
+    bool attached;   // %gs and the signal stack of the vCPU's thread are set
     // ctlb slots that a change of address space empties; more than CTLB_LISTED: all.
     uint16_t ctlb_local[2][CTLB_LISTED];
     uint32_t ctlb_locals[2];
@@ -162,6 +178,9 @@ struct jit {
     struct jit_link *link;
     uint32_t pages, blocks, marks, sites, links; // used; 0 is never used
     uint32_t max_blocks, max_marks, max_sites, max_links;
+    uint32_t slots[2];            // given out, of those for reads and writes
+    uint32_t slot_time[SLOTS];    // when slot_left was last set: TSC / 1024
+    uint8_t avoid[AVOID_ENTRIES]; // enum avoid
     uint32_t page_hash[JIT_PAGE_HASH];
     uint32_t gpa_hash[JIT_PAGE_HASH];
     uint32_t block_hash[JIT_BLOCK_HASH];
@@ -204,7 +223,17 @@ uint32_t jit_known_block(const struct jit *jit, uint32_t page, uint64_t rip);
 void jit_forget_returns(struct tcpu *c);
 // Where to go on for s.rip: host code, or jit->leave.
 const void *jit_continue(struct tcpu *c);
+// No way leads into the block any more but to what takes its place.
+void jit_drop(struct tcpu *c, struct jit_block *b);
 void jit_patch(struct jit *jit, uint32_t at, uint32_t target); // 32-bit displacement
+
+// jit_heat.c: hot blocks and slots
+gate_fn jit_gate_hot, jit_gate_hop;
+void jit_start_heat(struct tcpu *c);
+void jit_count_from_start(struct tcpu *c, uint32_t link);
+uint8_t *jit_avoid(struct jit *jit, uint64_t rip); // enum avoid bits of an instruction
+// A group's check failed that an access alone might pass: not too often.
+void jit_stray(struct tcpu *c, struct jit_block *b, uint64_t rip);
 
 // jit_gatefn.c
 extern gate_fn *const jit_gate_fns[GATE_COUNT];

@@ -118,9 +118,8 @@ static bool single_entry(const struct trans *t)
 }
 
 // tlb_index() of the address in src into T0. With the flags to be kept, T2 is free.
-static void index_of(struct trans *t, unsigned src, bool flags_free)
+static void index_of(const struct trans *t, struct emit *e, unsigned src, bool flags_free)
 {
-    struct emit *e = t->e;
     if (single_entry(t)) {
         emit_mov_ri(e, T0, TLB_HALF);
         emit_lea(e, 8, T0, emit_indexed(T0, src, 1, 0));
@@ -184,7 +183,7 @@ static struct emit_mem check_with_flags(struct trans *t, const struct address *a
     } else {
         address = host_reg(a->base);
     }
-    index_of(t, address, true);
+    index_of(t, e, address, true);
     if (address != T2)
         emit_mov_rr(e, 8, T2, address);
     emit_alu_rm(e, ALU_XOR, 8, T2, tlb_array(tlb_field(t, access)));
@@ -222,7 +221,7 @@ static struct emit_mem check_without_flags(struct trans *t, const struct address
     unsigned address = simple && !a->disp ? host_reg(a->base) : T1;
     if (address == T1)
         linear(t, e, a);
-    index_of(t, address, false);
+    index_of(t, e, address, false);
     emit_load(e, 8, T2, tlb_array(tlb_field(t, access)));
     emit_op_rr(e, 8, 0, MAP_ONE, 0xf7, 2, T2); // not: -tag - 1
     const void *miss = miss_stub(t, a, size, access, resume, false);
@@ -245,12 +244,149 @@ static struct emit_mem check_without_flags(struct trans *t, const struct address
     return mem;
 }
 
-struct emit_mem trans_check(struct trans *t, const struct address *a, unsigned size,
-                            enum access access)
+// --- slots ---------------------------------------------------------------------------------------
+
+bool trans_slot_pays(const struct trans *t, unsigned i)
+{
+    uint64_t rip = t->b->rip + t->jit->mark[t->b->marks + i].guest;
+    return t->b->hot && t->c->user && !t->live[i] && !(*jit_avoid(t->jit, rip) & AVOID_SLOT);
+}
+
+static struct emit_mem slot_field(unsigned slot, size_t field)
+{
+    return emit_gs(offsetof(struct tcpu, hot.slot) + slot * sizeof(struct slot) + field);
+}
+
+// In the cold code of an access whose slot has another page, the address in T1: fills the slot from
+// the inline TLB and goes back.
+static const void *refill_stub(struct trans *t, const struct address *a, unsigned size,
+                               enum access access, unsigned slot, uint32_t retry, uint32_t resume)
+{
+    struct emit *e = t->cold;
+    const void *miss = miss_stub(t, a, size, access, retry, false);
+    uint32_t site = t->jit->sites - 1;
+    t->jit->site[site].slot = (uint16_t)slot;
+    const void *hop = trans_stub(t, GATE_HOP, site);
+    const void *at = emit_exec(e);
+    if (is_simple(a))
+        emit_lea(e, 8, T1, emit_at(host_reg(a->base), a->disp));
+    index_of(t, e, T1, true);
+    emit_mov_rr(e, 8, T2, T1);
+    emit_alu_rm(e, ALU_XOR, 8, T2, tlb_array(tlb_field(t, access)));
+    emit_alu_ri(e, ALU_CMP, 8, T2, (int32_t)(PAGE_SIZE - size));
+    emit_jcc_to(e, COND_A, miss);
+    emit_alu_rr(e, ALU_XOR, 8, T2, T1); // the tag
+    if (!t->jit->slots_miss)
+        emit_store(e, 8, slot_field(slot, offsetof(struct slot, tag)), T2);
+    emit_load(e, 8, T2, tlb_array(addend_field(t)));
+    emit_store(e, 8, slot_field(slot, offsetof(struct slot, addend)), T2);
+    emit_store_i(e, 1, emit_gs(offsetof(struct tcpu, hot.slot_used) + slot / SLOT_CHUNK), 1);
+    emit_alu_mi(e, ALU_SUB, 4, emit_gs(offsetof(struct tcpu, hot.slot_left) + slot * 4), 1);
+    emit_jcc_to(e, COND_E, hop);
+    emit_jmp_to(e, jit_exec(t->jit, resume));
+    return at;
+}
+
+static unsigned take_slot(struct trans *t, enum access access)
+{
+    bool write = access == ACCESS_WRITE;
+    unsigned slot = t->jit->slots[write]++ % (SLOTS / 2) + write * (SLOTS / 2);
+    t->c->hot.slot_left[slot] = 64;
+    return slot;
+}
+
+static struct emit_mem check_slot(struct trans *t, const struct address *a, unsigned size,
+                                  enum access access, unsigned slot)
+{
+    struct emit *e = t->e;
+    uint32_t retry = jit_offset(t->jit, e);
+    bool simple = is_simple(a);
+    if (!simple)
+        linear(t, e, a);
+    if (simple && a->disp)
+        emit_lea(e, 8, T2, emit_at(host_reg(a->base), a->disp));
+    else
+        emit_mov_rr(e, 8, T2, simple ? host_reg(a->base) : T1);
+    emit_alu_rm(e, ALU_XOR, 8, T2, slot_field(slot, offsetof(struct slot, tag)));
+    emit_alu_ri(e, ALU_CMP, 8, T2, (int32_t)(PAGE_SIZE - size));
+    uint8_t *miss = emit_jcc(e, COND_A);
+    uint32_t resume = jit_offset(t->jit, e);
+    const uint8_t *refill = refill_stub(t, a, size, access, slot, retry, resume);
+    if (!e->overflow)
+        jit_patch(t->jit, (uint32_t)(miss - t->jit->buf.write),
+                  (uint32_t)(refill - t->jit->buf.exec));
+    struct emit_mem addend = slot_field(slot, offsetof(struct slot, addend));
+    if (simple) {
+        emit_load(e, 8, T1, addend);
+        return emit_indexed(host_reg(a->base), T1, 1, a->disp);
+    }
+    emit_alu_rm(e, ALU_ADD, 8, T1, addend);
+    return emit_at(T1, 0);
+}
+
+// --- groups --------------------------------------------------------------------------------------
+
+// A member of a group whose leader has passed.
+static struct emit_mem follow(struct trans *t, const struct address *a, const struct group *g)
+{
+    struct emit *e = t->e;
+    if (is_simple(a)) {
+        emit_load(e, 8, T1, emit_gs(g->addend));
+        return emit_indexed(host_reg(a->base), T1, 1, a->disp);
+    }
+    trans_offset(e, a);
+    emit_load(e, 8, T0, emit_gs(g->addend));
+    emit_lea(e, 8, T1, emit_indexed(T1, T0, 1, 0));
+    return emit_at(T1, 0);
+}
+
+static struct emit_mem check_hashed(struct trans *t, const struct address *a, unsigned size,
+                                    enum access access)
 {
     if (!t->flags_live)
         return check_with_flags(t, a, size, access, false);
     if (!t->jit->bmi2)
         return check_with_flags(t, a, size, access, true);
     return check_without_flags(t, a, size, access);
+}
+
+// Checks the group's bytes, lead of them before the instruction's own.
+static struct emit_mem check_group(struct trans *t, const struct address *a, struct group *g,
+                                   unsigned size, enum access access)
+{
+    struct address whole = *a;
+    unsigned range = (unsigned)(g->high - g->low), lead = (unsigned)(t->member[t->i].at - g->low);
+    uint32_t sites = t->jit->sites;
+    struct emit_mem mem;
+    whole.disp -= (int32_t)lead;
+    whole.value -= lead;
+    if (trans_slot_pays(t, t->i)) {
+        unsigned slot = take_slot(t, access);
+        g->addend = offsetof(struct tcpu, hot.slot) + slot * sizeof(struct slot) +
+                    offsetof(struct slot, addend);
+        mem = check_slot(t, &whole, range, access, slot);
+    } else {
+        mem = check_hashed(t, &whole, range, access);
+        emit_store(t->e, 8, emit_gs(g->addend), T1);
+    }
+    for (uint32_t site = sites; site < t->jit->sites; site++) {
+        t->jit->site[site].size = (uint16_t)size;
+        t->jit->site[site].lead = (uint16_t)lead;
+    }
+    g->ready = true;
+    mem.disp += (int32_t)lead;
+    return mem;
+}
+
+struct emit_mem trans_check(struct trans *t, const struct address *a, unsigned size,
+                            enum access access)
+{
+    struct group *g = trans_group(t, a, size, access);
+    if (g && g->ready)
+        return follow(t, a, g);
+    if (g && t->i == g->first)
+        return check_group(t, a, g, size, access);
+    if (trans_slot_pays(t, t->i))
+        return check_slot(t, a, size, access, take_slot(t, access));
+    return check_hashed(t, a, size, access);
 }

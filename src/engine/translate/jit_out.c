@@ -20,7 +20,8 @@ uint32_t trans_site(struct trans *t, enum access access, unsigned size)
     jit->site[id] = (struct jit_site){.block = t->block,
                                       .insn = (uint8_t)t->i,
                                       .access = (uint8_t)access,
-                                      .size = (uint16_t)size};
+                                      .size = (uint16_t)size,
+                                      .range = (uint16_t)size};
     return id;
 }
 
@@ -166,12 +167,37 @@ void trans_return(struct trans *t, int popped)
     emit_jmp_to(t->cold, t->jit->lookup[t->c->user]);
 }
 
+// To the gate when the branch has been taken often.
+static void count_visit(struct trans *t, bool flags_live, uint32_t link)
+{
+    const void *stub = trans_stub(t, GATE_HOT, link);
+    struct emit_mem heat =
+        emit_gs(offsetof(struct tcpu, hot.heat) + link % HEAT_COUNTERS * sizeof t->c->hot.heat[0]);
+    jit_count_from_start(t->c, link);
+    t->jit->link[link].from = (uint16_t)(t->rip & PAGE_MASK);
+    if (!flags_live) {
+        emit_alu_mi(t->e, ALU_SUB, 4, heat, 1);
+        emit_jcc_to(t->e, COND_E, stub);
+        return;
+    }
+    emit_load(t->e, 4, T0, heat);
+    emit_lea(t->e, 4, T0, emit_at(T0, -1));
+    emit_store(t->e, 4, heat, T0);
+    uint8_t *hot = emit_jrcxz(t->e);
+    uint8_t *not_yet = emit_jmp(t->e);
+    emit_land_short(t->e, hot);
+    emit_jmp_to(t->e, stub);
+    emit_land(t->e, not_yet);
+}
+
 void trans_jump(struct trans *t, uint64_t target)
 {
     uint32_t link = add_link(t, target);
     bool flags_live = t->i >= t->count || t->taken[t->i];
     if (is_backward(t, target))
         poll(t->e, flags_live, trans_stub(t, GATE_POLL, link));
+    if (is_backward(t, target) && near(t, target) && !t->b->hot && !t->b->tail && !t->jit->poll_all)
+        count_visit(t, flags_live, link);
     jump_linked(t, target, link);
 }
 

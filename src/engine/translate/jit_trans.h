@@ -3,6 +3,27 @@
 
 #include "engine/translate/jit_impl.h"
 
+// The memory access of an instruction in a hot block, if it is one that groups are made of.
+struct member {
+    uint8_t base; // guest register
+    uint8_t size;
+    bool write;
+    uint8_t group; // 1 + index; 0: none
+    int32_t disp;  // as the instruction has it
+    int32_t at;    // from the base as it was at the block's start, or the offset in the page
+    gva_t page;    // of a constant address
+};
+
+struct group {
+    uint8_t first, last; // instructions
+    uint8_t members;
+    bool used;
+    bool ready;        // the leader's check is emitted
+    int32_t low, high; // bytes that the leader checks, as members count them
+    gva_t page;
+    size_t addend; // where the leader keeps it, in struct tcpu
+};
+
 struct trans {
     struct tcpu *c;
     struct jit *jit;
@@ -19,9 +40,12 @@ struct trans {
     bool code64;           // else flat 32-bit code
     bool flags_live;       // the guest's arithmetic flags are needed from `in` on
     bool fpu_checked;      // the vector state is known to be in the machine
+    unsigned groups;       // of a hot block
     bool ended;            // the block's last way out is emitted
     bool returns;          // it is a call, which comes back to what follows the block's code
     struct insn insn[JIT_INSNS];
+    struct member member[JIT_INSNS];
+    struct group group[GROUPS_MAX];
     uint16_t live[JIT_INSNS + 1]; // flags needed before each instruction
     uint16_t taken[JIT_INSNS];    // by the target of a branch
 };
@@ -66,6 +90,15 @@ void trans_offset(struct emit *e, const struct address *a);
 // are free again. The guest's flags survive if they are live.
 struct emit_mem trans_check(struct trans *t, const struct address *a, unsigned size,
                             enum access access);
+
+// Whether a slot may be used for instruction i of the block.
+bool trans_slot_pays(const struct trans *t, unsigned i);
+
+// jit_group.c
+void trans_plan_groups(struct trans *t);
+// The group that the access of the current instruction belongs to, or NULL.
+struct group *trans_group(struct trans *t, const struct address *a, unsigned size,
+                          enum access access);
 
 // jit_out.c: ways out of line. Each returns the offset of a stub, or its own record's index.
 uint32_t trans_site(struct trans *t, enum access access, unsigned size);

@@ -83,7 +83,9 @@ enum tcpu_counter {
     COUNTER_TRAPS,         // host exceptions in it
     COUNTER_INVALIDATED,   // blocks dropped because their bytes changed
     COUNTER_CACHE_FLUSHES,
-    COUNTER_LOCKSTEP, // blocks compared with the interpreter
+    COUNTER_HOT,         // blocks translated again because they run often
+    COUNTER_SLOT_MISSES, // about: looked at when a slot has missed 64 times
+    COUNTER_LOCKSTEP,    // blocks compared with the interpreter
     COUNTER_COUNT,
 };
 

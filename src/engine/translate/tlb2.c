@@ -134,6 +134,7 @@ void tlb_flush_inline(struct tcpu *c, bool globals)
         if (globals)
             drop_listed(c, user, 1, true);
     }
+    jit_forget_slots(c);
     c->counter[COUNTER_TLB_FLUSHES]++;
     jit_forget_pages(c, globals);
 }
@@ -228,6 +229,10 @@ void tlb2_drop(struct tcpu *c, gva_t at, unsigned pcid, bool globals)
         return;
     }
     jit_forget_page(c, at, large);
+    if (large)
+        jit_forget_slots(c);
+    else
+        jit_forget_slots_of(c, at);
     for (unsigned user = 0; user < 2; user++) {
         inline_drop(c, user, tlb_index(c, at));
         if (large)
@@ -257,6 +262,7 @@ void tlb_protect_page(struct tcpu *c, gpa_t page)
     bool all = page == ~0ull;
     if (!all && !c->tlb2->writable[page >> PAGE_SHIFT & (TLB_ENTRIES - 1)])
         return;
+    jit_forget_slots(c);
     uintptr_t host = all ? 0 : (uintptr_t)tvm_host(c->vm, page, 1, NULL);
     for (unsigned n = 0; n < 4; n++)
         protect_listed(c, n & 1, n >> 1, host);

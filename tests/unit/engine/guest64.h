@@ -132,6 +132,17 @@ static inline void guest_registers(struct guest *g, bool code64)
     s->gpr[RSP] = GUEST_STACK;
 }
 
+// The guest begins in ring 3; what halts or faults there halts in ring 0.
+static inline void guest_user(struct guest *g, bool code64)
+{
+    struct cpu_state *s = &g->state;
+    for (unsigned i = 0; i < SEG_COUNT; i++)
+        s->seg[i] = guest_segment(0x33, 0xc0f3);
+    s->seg[SEG_CS] = code64 ? guest_segment(0x2b, 0xa0fb) : guest_segment(0x3b, 0xc0fb);
+    s->tr = (struct cpu_segment){.base = 0x8100, .limit = 0x67, .selector = 0x40, .attr = 0x8b};
+    store_le64(g->ram + 0x8104, GUEST_STACK + 0x3000);
+}
+
 // The caller makes all vCPUs but the first.
 static inline bool guest_init_smp(struct guest *g, uint32_t debug, bool code64, unsigned vcpus)
 {

@@ -138,6 +138,8 @@ static void load_stream(struct guest *g, const struct stream *s, bool code64, ui
     guest_tables(g);
     engine_translate.written(g->vm, 0, GUEST_CODE);
     guest_registers(g, code64);
+    if (seed & 1)
+        guest_user(g, code64);
     for (unsigned i = 0; i < 16; i++)
         if (draw(&r) % 4 == 0)
             g->state.gpr[i] = draw(&r) >> (draw(&r) & 63);
@@ -241,7 +243,7 @@ static void compare_streams(uint32_t debug, bool code64, unsigned count, uint64_
 static unsigned rounds(void)
 {
     const char *n = getenv("FUZZ_ROUNDS");
-    return n ? (unsigned)atoi(n) : 500;
+    return n ? (unsigned)atoi(n) : 300;
 }
 
 static void random_64_bit_streams_agree_with_the_interpreter(void)
@@ -259,6 +261,27 @@ static void random_64_bit_streams_agree_with_a_tiny_tlb(void)
     compare_streams(ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_TINY_CACHE, true, rounds(), 3);
 }
 
+static void random_64_bit_streams_agree_in_hot_blocks(void)
+{
+    compare_streams(ENGINE_DEBUG_ALL_HOT, true, rounds(), 5);
+}
+
+static void random_64_bit_streams_agree_in_hot_blocks_whose_slots_miss(void)
+{
+    compare_streams(ENGINE_DEBUG_ALL_HOT | ENGINE_DEBUG_SLOTS_MISS, true, rounds(), 6);
+}
+
+static void random_64_bit_streams_agree_in_hot_blocks_with_a_tiny_tlb_and_flags_live(void)
+{
+    compare_streams(ENGINE_DEBUG_ALL_HOT | ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_FLAGS_LIVE, true,
+                    rounds(), 7);
+}
+
+static void random_32_bit_streams_agree_in_hot_blocks(void)
+{
+    compare_streams(ENGINE_DEBUG_ALL_HOT, false, rounds(), 8);
+}
+
 static void random_32_bit_streams_agree_with_the_interpreter(void)
 {
     compare_streams(0, false, rounds(), 4);
@@ -271,6 +294,10 @@ int main(void)
         TEST(random_64_bit_streams_agree_with_flags_live_everywhere),
         TEST(random_64_bit_streams_agree_with_a_tiny_tlb),
         TEST(random_32_bit_streams_agree_with_the_interpreter),
+        TEST(random_64_bit_streams_agree_in_hot_blocks),
+        TEST(random_64_bit_streams_agree_in_hot_blocks_whose_slots_miss),
+        TEST(random_64_bit_streams_agree_in_hot_blocks_with_a_tiny_tlb_and_flags_live),
+        TEST(random_32_bit_streams_agree_in_hot_blocks),
     };
     return test_main(tests, ARRAY_LEN(tests));
 }

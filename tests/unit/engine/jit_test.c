@@ -13,6 +13,9 @@ static const uint32_t modes[] = {
     ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_FLAGS_LIVE,
     ENGINE_DEBUG_TINY_CACHE,
     ENGINE_DEBUG_POLL_EVERY_BLOCK,
+    ENGINE_DEBUG_ALL_HOT,
+    ENGINE_DEBUG_ALL_HOT | ENGINE_DEBUG_SLOTS_MISS | ENGINE_DEBUG_TINY_TLB,
+    ENGINE_DEBUG_ALL_HOT | ENGINE_DEBUG_FLAGS_LIVE | ENGINE_DEBUG_TINY_CACHE,
 };
 
 static void compare(const struct guest *want, const struct guest *got, uint64_t flags)

@@ -1,0 +1,222 @@
+// Groups: accesses of a hot block that are made from the same base register, or to constant
+// addresses in one page, and lie close together. The first of them, the leader, checks the bytes of
+// all; the others only load the addend that it kept. The base may move by constants on the way
+// (PUSH, POP, ADD, LEA).
+//
+// What the leader found holds until the block is left, because only the interpreter and polls can
+// withdraw it: an instruction that the interpreter ran in the middle of a group is followed by
+// others in the interpreter until the group ends (jit_block.inside). A read never makes a write
+// be checked early, which might fault.
+#include "engine/translate/jit_trans.h"
+
+#define SPAN_MAX 256 // bytes that a leader checks
+#define CONSTANTS 16 // in place of a base register
+#define DISP_MAX (1 << 30)
+
+static const struct operand *memory_operand(const struct insn *in)
+{
+    for (unsigned i = 0; i < in->operands; i++)
+        if (in->operand[i].kind == OPND_MEM)
+            return &in->operand[i];
+    return NULL;
+}
+
+static bool is_quad(const struct insn *in, unsigned op)
+{
+    return in->op == op && in->opsize == 8 && !(in->prefix & PREFIX_LOCK);
+}
+
+static struct member on_stack(int32_t disp, bool write)
+{
+    return (struct member){.base = RSP, .at = disp, .disp = disp, .size = 8, .write = write};
+}
+
+// The access of an instruction that the host runs itself.
+static bool native_member(const struct trans *t, const struct insn *in, struct member *m)
+{
+    const struct operand *mem = memory_operand(in);
+    struct address a;
+    if (!mem || !mem->size || mem->size > 64 || in->evex_aaa || !trans_allowed(t, in) ||
+        !trans_address(t, in, &a) || a.width != 8 || a.segment != SEG_COUNT)
+        return false;
+    if (!a.constant &&
+        (a.index != REG_NONE || a.base >= 16 || a.disp > DISP_MAX || a.disp < -DISP_MAX))
+        return false;
+    *m = (struct member){.base = a.constant ? CONSTANTS : a.base,
+                         .disp = a.disp,
+                         .at = a.constant ? (int32_t)(a.value & PAGE_MASK) : a.disp,
+                         .page = a.constant ? align_down(a.value, PAGE_SIZE) : 0,
+                         .size = (uint8_t)mem->size,
+                         .write = mem->flags & OPERAND_WRITE};
+    return true;
+}
+
+static bool member_of(const struct trans *t, const struct insn *in, struct member *m)
+{
+    unsigned kind = in->operand[0].kind;
+    if (is_quad(in, OP_PUSH) && (kind == OPND_GPR || kind == OPND_IMM))
+        *m = on_stack(-8, true);
+    else if (is_quad(in, OP_CALL_NEAR) && kind == OPND_REL)
+        *m = on_stack(-8, true);
+    else if (is_quad(in, OP_POP) && kind == OPND_GPR)
+        *m = on_stack(0, false);
+    else if (is_quad(in, OP_RET_NEAR))
+        *m = on_stack(0, false);
+    else
+        return native_member(t, in, m);
+    return true;
+}
+
+// By how much the instruction changes a register, where that is a constant.
+static bool constant_step(const struct insn *in, unsigned reg, int32_t *step)
+{
+    const struct operand *op = in->operand;
+    *step = in->op == OP_PUSH ? -8 : 8;
+    if (is_quad(in, OP_PUSH) || is_quad(in, OP_POP))
+        return reg == RSP && op[0].kind != OPND_MEM && (op[0].reg != RSP || in->op == OP_PUSH);
+    if (in->opsize != 8 || op[0].kind != OPND_GPR || op[0].reg != reg)
+        return false;
+    if (in->op == OP_LEA) {
+        *step = (int32_t)in->disp;
+        return in->addrsize == 8 && in->base == reg && in->index == REG_NONE;
+    }
+    bool sum = (in->op == OP_ADD || in->op == OP_SUB) && op[1].kind == OPND_IMM;
+    int64_t by = sum ? (int64_t)in->imm : 1;
+    *step = (int32_t)(in->op == OP_SUB || in->op == OP_DEC ? -by : by);
+    return (sum || in->op == OP_INC || in->op == OP_DEC) && by > -SPAN_MAX * 64 &&
+           by < SPAN_MAX * 64;
+}
+
+struct plan {
+    uint8_t open[17][2]; // 1 + the group to which more may come, for reads and writes
+    int32_t moved[17];   // the base since the block began, or since it was lost
+};
+
+static void close_base(struct plan *p, unsigned base)
+{
+    p->open[base][0] = p->open[base][1] = 0;
+    p->moved[base] = 0;
+}
+
+static bool joins(struct group *g, const struct member *m, unsigned insn)
+{
+    int32_t low = m->at < g->low ? m->at : g->low;
+    int32_t high = m->at + m->size > g->high ? m->at + m->size : g->high;
+    if (g->page != m->page || high - low > SPAN_MAX)
+        return false;
+    g->low = low;
+    g->high = high;
+    g->last = (uint8_t)insn;
+    g->members++;
+    return true;
+}
+
+// A write vouches for reads too, but not the other way round.
+static unsigned group_for(struct trans *t, struct plan *p, const struct member *m, unsigned insn)
+{
+    uint8_t *open = p->open[m->base];
+    if (open[1] && joins(&t->group[open[1] - 1], m, insn))
+        return open[1];
+    if (!m->write && open[0] && joins(&t->group[open[0] - 1], m, insn))
+        return open[0];
+    if (t->groups == GROUPS_MAX)
+        return 0;
+    struct group *g = &t->group[t->groups++];
+    *g = (struct group){.first = (uint8_t)insn,
+                        .last = (uint8_t)insn,
+                        .members = 1,
+                        .low = m->at,
+                        .high = m->at + m->size,
+                        .page = m->page};
+    return open[m->write] = (uint8_t)t->groups;
+}
+
+// What is not known here may go through C and change any register.
+static bool is_plain(const struct trans *t, const struct insn *in)
+{
+    switch (in->op) {
+    case OP_PUSH:
+    case OP_POP: return is_quad(in, in->op) && in->operand[0].kind != OPND_MEM;
+    case OP_CALL_NEAR:
+    case OP_RET_NEAR:
+    case OP_JCC:
+    case OP_LEA:
+    case OP_NOP:
+    case OP_ENDBR64: return !(in->prefix & PREFIX_LOCK);
+    case OP_PAUSE: return false; // other vCPUs may get their way meanwhile
+    default: return trans_allowed(t, in);
+    }
+}
+
+static void follow_registers(const struct trans *t, struct plan *p, const struct insn *in)
+{
+    for (unsigned i = 0; i < in->operands; i++) {
+        const struct operand *op = &in->operand[i];
+        unsigned reg = op->reg & 15u;
+        int32_t step;
+        if (op->kind != OPND_GPR || !(op->flags & OPERAND_WRITE))
+            continue;
+        if (constant_step(in, reg, &step) &&
+            p->moved[reg] + step == (int16_t)(p->moved[reg] + step))
+            p->moved[reg] += step;
+        else
+            close_base(p, reg);
+    }
+}
+
+// The leader needs the addend in a register where it keeps it: of a pinned base, or from a slot.
+static bool leads(const struct trans *t, const struct group *g)
+{
+    const struct member *m = &t->member[g->first];
+    bool pinned = m->base != CONSTANTS && host_reg(m->base) != NO_HOST;
+    uint64_t rip = t->b->rip + t->jit->mark[t->b->marks + g->first].guest;
+    return g->members > 1 && !(*jit_avoid(t->jit, rip) & AVOID_GROUP) &&
+           (pinned || trans_slot_pays(t, g->first));
+}
+
+static void keep_groups(struct trans *t)
+{
+    for (unsigned i = 0; i < t->groups; i++) {
+        struct group *g = &t->group[i];
+        g->used = leads(t, g);
+        g->addend = offsetof(struct tcpu, hot.group_addend) + i * sizeof(uint64_t);
+        for (unsigned n = g->first + 1u; g->used && n <= g->last; n++)
+            t->b->inside |= 1ull << n;
+    }
+}
+
+void trans_plan_groups(struct trans *t)
+{
+    struct plan p = {0};
+    t->groups = 0;
+    for (unsigned i = 0; i < t->count; i++) {
+        const struct insn *in = &t->insn[i];
+        struct member *m = &t->member[i];
+        m->group = 0;
+        if (in->form == UINT16_MAX || !is_plain(t, in)) {
+            p = (struct plan){0};
+            continue;
+        }
+        if (member_of(t, in, m)) {
+            m->at += p.moved[m->base];
+            m->group = (uint8_t)group_for(t, &p, m, i);
+        }
+        follow_registers(t, &p, in);
+    }
+    keep_groups(t);
+}
+
+struct group *trans_group(struct trans *t, const struct address *a, unsigned size,
+                          enum access access)
+{
+    if (!t->b->hot || !t->code64)
+        return NULL;
+    const struct member *m = &t->member[t->i];
+    if (!m->group || !t->group[m->group - 1].used || a->string || a->width != 8 ||
+        a->segment != SEG_COUNT || a->constant != (m->base == CONSTANTS) || size != m->size ||
+        (access == ACCESS_WRITE) != m->write)
+        return NULL;
+    if (!a->constant && (a->base != m->base || a->index != REG_NONE || a->disp != m->disp))
+        return NULL;
+    return &t->group[m->group - 1];
+}
