@@ -12,7 +12,7 @@
 struct coordinator; // opaque
 
 err_t coordinator_new(struct pools *pools, struct coordinator **out, struct error *e);
-void coordinator_free(struct coordinator *coordinator);    // accepts NULL; VMs are let go
+void coordinator_free(struct coordinator *coordinator); // accepts NULL; VMs are let go
 // Both accept NULL: nothing is divided yet.
 void coordinator_changed(struct coordinator *coordinator); // pools did: look at once
 bool coordinator_has_groups(const struct coordinator *coordinator);
