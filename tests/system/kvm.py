@@ -35,13 +35,12 @@ GUESTS = {
     "hostile": ["--disk", "2"], "hpet": [], "ioapic": [], "lapic": [], "litmus": ["--cpus", "4"], "paging": [],
     "paravirt": ["--cpus", "2"], "pci": [], "pic": [], "poweroff": ["--end", "poweroff"], "random_code": [], "rtc": [],
     "smc": [], "smp": ["--cpus", "2"], "stress": [], "strings": [], "task": [], "uart": [], "user": [], "v86": [],
-    "virtio_blk": ["--disk", "2"],
+    "vga": ["--vga", "std"], "virtio_blk": ["--disk", "2"],
 }
 # QEMU before 8.1 may run code as it was before another CPU changed it: seldom by itself, often where TLBs are flushed
 # as much as here.
 SOMETIMES_QEMUS = {"code_patched_by_another_processor_is_never_stale"}
-# Run by tests of their own; vga compares times, and an exit costs a hundred times too much here.
-OTHER_GUESTS = {"reset", "moved", "signals", "vga"}
+OTHER_GUESTS = {"reset", "moved", "signals"}  # run by tests of their own
 RESETS = ("cf9", "fast", "keyboard", "triple")
 BOOTS = ("cloud_bzimage", "cloud_pvh", "two_cpus", "clock", "reboot", "disk", "console")
 # Where the interrupt controllers are, besides in the kernel; what has to do with them runs with each.
