@@ -33,8 +33,7 @@ struct link {
     struct outq out;
     struct throttle throttle;     // BLOCK_READ: to the VM; BLOCK_WRITE: from it
     uint64_t limit_in, limit_out; // bits a second; 0: none
-    uint64_t bound_in,
-        bound_out; // likewise, what limits above the port leave it, as its VM's pool's
+    uint64_t bound_in, bound_out; // likewise, what its VM's pools leave it
     unsigned priority;
     unsigned shares;
     int64_t credit;                                // what is left of its turn

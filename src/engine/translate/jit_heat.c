@@ -4,10 +4,10 @@
 // time, the blocks of the loop are translated once more, with checks that need more preparation:
 // slots (jit_mem.c) and groups (jit_group.c). What runs often but not at once, as most of a large
 // program does, would wear out the slots for nothing.
-// A slot that goes
-// from page to page all the time costs more than it saves: translated code counts its misses, and
-// where they come fast, the block is translated again without it. What was tried in vain is kept by
-// a hash of the instruction's address until the cache is flushed.
+//
+// A slot that goes from page to page all the time costs more than it saves: translated code counts
+// its misses, and where they come fast, the block is translated again without it. What was tried in
+// vain is kept by a hash of the instruction's address until the cache is flushed.
 #include "base/bytes.h"
 #include "base/copy.h"
 #include "engine/translate/jit_impl.h"
@@ -37,12 +37,13 @@ void jit_count_from_start(struct tcpu *c, uint32_t link)
     c->jit->link[link].counted_from = clock_now();
 }
 
-// Of a chunk: the slots that hold this page, or all.
+// Of a chunk: the slots that hold this page, or all. Their addends stay: they lead into guest RAM,
+// and the rest of a group may be about to use one.
 static void empty_chunk(struct slot *slot, gva_t page, bool all)
 {
     for (unsigned i = 0; i < SLOT_CHUNK; i++)
         if (all || slot[i].tag == page)
-            slot[i] = (struct slot){SLOT_EMPTY, 0};
+            slot[i].tag = SLOT_EMPTY;
 }
 
 static void empty_slots(struct tcpu *c, gva_t page, bool all)

@@ -35,8 +35,8 @@ struct slot {
     uint64_t tag; // the page, or SLOT_EMPTY
     uint64_t addend;
 };
-// Empty with addend 0: the only addresses that match are not canonical, for the host neither, which
-// objects.
+// The only addresses that match are not canonical, and no addend (a host address minus a canonical
+// one) makes them so: the host objects.
 #define SLOT_EMPTY (1ull << 63)
 
 #define HEAT_COUNTERS 65536 // by a link's number
