@@ -308,7 +308,7 @@ static err_t run(struct exec *x, bool *refused, struct error *e)
 
 static json_t *text_of(const struct buffer *b)
 {
-    json_t *text = json_stringn((const char *)b->data, b->len);
+    json_t *text = b->len ? json_stringn((const char *)b->data, b->len) : json_string("");
     for (size_t i = 0; !text && i < b->len; i++)
         b->data[i] = b->data[i] < 0x80 ? b->data[i] : '?';
     return text ? text : json_stringn((const char *)b->data, b->len);

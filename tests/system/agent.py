@@ -494,10 +494,6 @@ def frame(kind, data=b""):
     return struct.pack("<IB3x", len(data), kind) + data
 
 
-def fields(**values):
-    return b"".join(f"{k}={v}".encode() + b"\0" for k, v in values.items())
-
-
 HELLO = frame(1, fields(version=1))
 OKAY = frame(2)
 
