@@ -107,8 +107,8 @@ int cmd_fsfreeze(int argc, char **argv)
     if (status)
         return status;
     struct agent_fields *request = agent_request_new("freeze");
-    if (request && verb.timeout_given)
-        agent_add(request, "seconds", "%d", verb.timeout_ms / 1000);
+    if (request && verb.seconds >= 0)
+        agent_add(request, "seconds", "%d", verb.seconds);
     return simple(&verb, request, "file systems are frozen; berth fsthaw lets them go on");
 }
 

@@ -131,12 +131,10 @@ int image_rm(int argc, char **argv);
 struct verb {
     const char *vm;
     bool json;
-    bool force;     // stop
-    int timeout_ms; // stop, fsfreeze
-    bool timeout_given;
-    int rest; // index of the first argument after the VM's name; argc: none
+    int seconds; // --timeout; -1: not given
+    int rest;    // index of the first argument after the VM's name; argc: none
 };
-// Reads [--json] VM, and what else allows: "f" --force, "t" --timeout, "r" further arguments.
+// Reads [--json] VM, and what else allows: "t" --timeout, "r" further arguments.
 // Complains and returns an exit status when it is wrong, else EXIT_OK.
 int verb_parse(int argc, char **argv, const char *allows, struct verb *out);
 // Connects, asks, and hands out the result; complains and returns an exit status otherwise.

@@ -56,32 +56,28 @@ static int bad_option(const char *command, const char *word)
                     command);
 }
 
+// Where the arguments after the VM's name begin.
+static int words_end(int argc, char **argv)
+{
+    int i = 1;
+    while (i < argc && argv[i][0] == '-')
+        i++;
+    for (i++; i < argc && !strcmp(argv[i], "--json");)
+        i++;
+    return i < argc ? i : argc;
+}
+
 int verb_parse(int argc, char **argv, const char *allows, struct verb *out)
 {
-    *out = (struct verb){.timeout_ms = STOP_MS, .rest = argc};
-    for (int i = 1; i < argc; i++) {
-        const char *word = argv[i];
-        if (!strcmp(word, "--json")) {
-            out->json = true;
-        } else if (strchr(allows, 'f') && (!strcmp(word, "--force") || !strcmp(word, "-f"))) {
-            out->force = true;
-        } else if (strchr(allows, 't') && (!strcmp(word, "--timeout") || !strcmp(word, "-t"))) {
-            int seconds;
-            if (!seconds_parse(argv[++i], &seconds))
-                return complain(EXIT_USAGE, "--timeout needs seconds, from 0 to 86400");
-            out->timeout_ms = seconds * 1000;
-            out->timeout_given = true;
-        } else if (out->vm && strchr(allows, 'r')) {
-            out->rest = i;
-            break;
-        } else if (word[0] == '-' || out->vm) {
-            return bad_option(argv[0], word);
-        } else {
-            out->vm = word;
-        }
-    }
-    if (!out->vm)
+    struct vms_words w;
+    int end = strchr(allows, 'r') ? words_end(argc, argv) : argc;
+    if (!vms_parse(end, argv, allows, &w))
+        return EXIT_USAGE;
+    if (w.count > 1)
+        return bad_option(argv[0], w.names[1]);
+    if (!w.count)
         return complain(EXIT_USAGE, "%s needs the name of a VM; berth ls shows them", argv[0]);
+    *out = (struct verb){w.names[0], w.json, w.seconds, end};
     return EXIT_OK;
 }
 
