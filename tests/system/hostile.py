@@ -49,8 +49,11 @@ class Hostile(Manager):
 
     def close(self):
         self.witness.close()
-        super().close()
-        shutil.rmtree(self.programs)
+        try:
+            self.remove("witness")
+        finally:
+            super().close()
+            shutil.rmtree(self.programs)
 
     def add(self, name, start=True, **more):
         self.ask("POST", "/vms", {"name": name, "definition": {"memory_mib": 32, "kernel": GUEST, **more}})
