@@ -59,7 +59,13 @@ class Browser:
 
     def click(self, css):
         self.wait(f"there is {css} to click", "return [...document.querySelectorAll(arguments[0])].some(e => !e.disabled)", css)
-        self.call("POST", f"/element/{self.find(css)}/click", {})
+        for _ in range(20):  # the page may replace what was found before it is clicked
+            try:
+                return self.call("POST", f"/element/{self.find(css)}/click", {})
+            except RuntimeError as error:
+                if "stale element" not in str(error) and "no such element" not in str(error):
+                    raise
+        raise TimeoutError(f"{css} changes all the time")
 
     def type(self, css, text):
         self.call("POST", f"/element/{self.find(css)}/value", {"text": text})
