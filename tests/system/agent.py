@@ -653,6 +653,7 @@ def main():
                     print(f"not ok {i} - {test.__name__}\n# {str(why)[:600]}", flush=True)
         finally:
             VM_RUNS.end()
+            run("daemon", "stop")  # later cases may have started it
     return failed != 0
 
 
