@@ -17,6 +17,7 @@ import time
 
 from berthd import Manager, run_all
 from http_client import Client, once
+from tap import until
 
 BERTH, VMM, HOSTILE, GUEST = (os.path.abspath(path) for path in sys.argv[1:5])
 SANITIZED = b"__asan_init" in open(VMM, "rb").read()
@@ -104,16 +105,6 @@ class Hostile(Manager):
         self.ask("POST", "/vms/witness/pause")
         self.ask("POST", "/vms/witness/resume")
         until(lambda: self.ask("GET", "/vms/witness")["state"] == "running")
-
-
-def until(what):
-    end = time.monotonic() + WAIT
-    while time.monotonic() < end:
-        value = what()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError("it did not come about")
 
 
 def log_of(m, name):

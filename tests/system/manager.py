@@ -21,7 +21,7 @@ import threading
 import time
 
 import tap
-from tap import Skip
+from tap import Skip, until
 
 BERTH, GUEST = (os.path.abspath(path) for path in sys.argv[1:3])
 SANITIZED = b"__asan_init" in open(BERTH, "rb").read()  # its end under system-call filters is a status of its own
@@ -51,16 +51,6 @@ def info(name):
 
 def state(name):
     return info(name)["state"]
-
-
-def until(what, within=WAIT):
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        value = what()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError("it did not come about")
 
 
 def manager():

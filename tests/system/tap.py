@@ -1,4 +1,5 @@
-"""Runs the cases of a test and prints TAP: a case is a function that is named by what it shows."""
+"""Runs the cases of a test and prints TAP: a case is a function that is named by what it shows. And waits for what must come."""
+import time
 import traceback
 
 
@@ -24,3 +25,14 @@ def run(cases, only=(), call=lambda case: case(), failed=lambda: None):
             print(f"not ok {number} - {case.__name__}\n# {words[-3000:]}", flush=True)
             failed()
     return 1 if failures else 0
+
+
+def until(what, within=120):
+    """What is true of what(), once it is; within: seconds, many, since hosts are busy."""
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        value = what()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError("it did not come about")

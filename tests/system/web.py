@@ -174,7 +174,6 @@ def networks_are_made_changed_and_removed(p):
 @test
 def pools_are_made_changed_and_removed(p):
     pools = lambda: {n["pool"]: n for n in p.m.ask("GET", "/pools")["pools"]}
-    press = lambda what: p.b.run("document.querySelector(arguments[0]).click()", f"[data-do='{what}']")  # the table is renewed all the time
     p.go("#/pools")
     p.b.wait("the pools", "return document.querySelector('[data-do=\"change host\"]') !== null")
     p.b.click("#new")
@@ -184,14 +183,14 @@ def pools_are_made_changed_and_removed(p):
     p.b.click("#save")
     p.b.wait("its row", "return document.querySelector('[data-do=\"change batch\"]') !== null")
     assert pools()["batch"]["cpu_limit"] == 500 and pools()["batch"]["memory_limit"] == 512 << 20, pools()
-    press("change batch")
+    p.b.click("[data-do='change batch']")
     p.b.wait("the form", "return document.querySelector('input[name=cpu_shares]') !== null")
     p.b.run("document.querySelector('input[name=cpu_shares]').value = '250'; document.querySelector('input[name=cpu_limit]').value = ''")
     p.b.click("#save")
     p.b.wait("the form's end", "return !document.querySelector('#dialog').open")
     assert pools()["batch"]["cpu_shares"] == 250 and not pools()["batch"].get("cpu_limit") and pools()["batch"]["memory_limit"] == 512 << 20, pools()
     p.picture("pool")
-    press("remove batch")
+    p.b.click("[data-do='remove batch']")
     p.b.click("#really-remove")
     p.b.wait("the list without it", "return document.querySelector('[data-do=\"change batch\"]') === null")
     assert "batch" not in pools()
