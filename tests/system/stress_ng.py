@@ -5,12 +5,14 @@
 
 Every stressor runs once with as many instances as there are vCPUs; they share --seconds. Reported as TAP. Whatever cannot run
 in this kernel, or runs out of its memory, is skipped with stress-ng's word for it; a wrong result, a crash, a guest that
-ends or a stressor that does not is a failure. Exit status: 0 none, 1 some, 77 nothing could run.
+ends or a stressor that does not is a failure. Progress goes to standard error. Exit status: 0 none, 1 some, 77 nothing
+could run.
 """
 import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,7 +43,7 @@ echo 3 > /proc/sys/kernel/printk
 echo READY
 while read name seconds options; do
     echo "BEGIN $name"
-    timeout -s KILL $((seconds + 200)) stress-ng --$name %(cpus)d --verify --timeout $seconds $options --temp-path /tmp --oomable < /dev/null 2>&1
+    timeout -s KILL $((seconds + 200)) stress-ng --$name %(cpus)d --verify --metrics-brief --timeout $seconds $options --temp-path /tmp --oomable < /dev/null 2>&1
     echo "END $name $?"
     rm -rf /tmp/* /dev/shm/*
 done
@@ -115,6 +117,38 @@ def judge(status, said):
     return None
 
 
+def operations(said):
+    """How many of its operations the stressor counts: all of them verified that can be."""
+    return sum(int(n) for n in re.findall(r"metrc: \[\d+\] [a-z]\S*\s+(\d+)\s+\d", said))
+
+
+class Progress:
+    def __init__(self, names):
+        self.names, self.done, self.failed, self.skipped, self.operations, self.guest_seconds = names, 0, 0, 0, 0, 0
+        self.start = boot.time.monotonic()
+
+    def count(self, name, seconds, verdict, said):
+        self.done += 1
+        self.failed += verdict is None
+        self.skipped += verdict not in ("ok", None)
+        self.operations += operations(said)
+        self.guest_seconds += seconds
+        passed = int(boot.time.monotonic() - self.start)
+        print(f"{passed // 60}:{passed % 60:02} {self.done} of {len(self.names)}: {name}; {self.words()}", file=sys.stderr, flush=True)
+
+    def words(self):
+        return f"{self.operations} operations, {self.skipped} skipped, {self.failed} failed"
+
+    def ran(self):
+        return self.done - self.skipped - self.failed
+
+
+def end_on_signals():
+    """So that the guest is ended, too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--berth", default=os.path.join(boot.TOP, "build/berth"))
@@ -132,27 +166,31 @@ def main():
     names = opts.names or stressors(opts.classes)
     each = max(3, opts.seconds // len(names))  # less, and slow hosts see nothing happen
     log = open(opts.log or os.devnull, "a", buffering=1)
-    failed = ran = 0
+    progress = Progress(names)
+    end_on_signals()
     print(f"1..{len(names)}")
     with tempfile.TemporaryDirectory(prefix="berth-stress-") as work:
+        run = None
         try:
             run = Run(opts, work)
             for number, name in enumerate(names, 1):
+                began = boot.time.monotonic()
                 status, said = run.one(name, each)
                 log.write(said)
                 verdict = judge(status, said)
-                ran += verdict == "ok"
-                failed += verdict is None
+                progress.count(name, boot.time.monotonic() - began, verdict, said)
                 skip = f" # SKIP {verdict}" if verdict not in ("ok", None) else ""
                 print(f"{'not ok' if verdict is None else 'ok'} {number} - {name}{skip}", flush=True)
                 if verdict is None:
                     print("".join(f"# {line}\n" for line in said.splitlines()[-12:]), flush=True)
+            print(f"# {progress.guest_seconds / 60:.0f} minutes of stressors: {progress.words()}")
         except boot.Skip as skip:
             print(f"Bail out! # SKIP {skip}")
             return 77
         finally:
-            run.end()
-    return 1 if failed else 0 if ran else 77
+            if run:
+                run.end()
+    return 1 if progress.failed else 0 if progress.ran() else 77
 
 
 if __name__ == "__main__":
