@@ -35,12 +35,31 @@ struct websocket {
     struct buffer in; // for the stream
     size_t in_sent;
     unsigned unanswered; // pings
+    bool watched;        // the stream, by the loop
+    bool ended;          // the stream: the client is told when it has all
     struct websocket *next;
 };
 
 static size_t unsent(const struct websocket *w)
 {
     return w->in.len - w->in_sent;
+}
+
+// Not at all where nothing is wanted of it: a stream that has ended would say so for ever.
+static bool watch_stream(struct websocket *w, uint32_t events)
+{
+    struct loop *loop = w->http->options.loop;
+    struct error e;
+    if (!events && w->watched) {
+        loop_fd_remove(loop, &w->stream);
+        w->watched = false;
+    } else if (events && !w->watched) {
+        w->stream.events = events;
+        w->watched = !loop_fd_add(loop, &w->stream, &e);
+    } else if (events) {
+        loop_fd_set(loop, &w->stream, events);
+    }
+    return w->watched || !events;
 }
 
 static void drop(struct websocket *w)
@@ -54,7 +73,7 @@ static void drop(struct websocket *w)
     }
     loop_timer_set(loop, &w->timer, NS_NEVER);
     loop_fd_remove(loop, &w->client);
-    loop_fd_remove(loop, &w->stream);
+    watch_stream(w, 0);
     close(w->stream.fd);
     MHD_upgrade_action(w->upgrade, MHD_UPGRADE_ACTION_CLOSE);
     listener_kick(w->listener);
@@ -109,61 +128,79 @@ static void client_message(wslay_event_context_ptr frames,
 
 // --- both ways
 
-static bool to_stream(struct websocket *w)
+// What a stream no longer takes is dropped: it may still have something to say, and its end comes
+// after that.
+static void to_stream(struct websocket *w)
 {
     while (unsent(w)) {
         ssize_t n =
             send(w->stream.fd, w->in.data + w->in_sent, unsent(w), MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0)
-            return errno == EAGAIN;
-        w->in_sent += (size_t)n;
+        if (n < 0 && errno == EAGAIN)
+            return;
+        w->in_sent = n < 0 ? w->in.len : w->in_sent + (size_t)n;
     }
     w->in.len = w->in_sent = 0;
-    return true;
+}
+
+static bool is_full(const struct websocket *w)
+{
+    return wslay_event_get_queued_msg_length(w->frames) >= PENDING;
 }
 
 static bool from_stream(struct websocket *w)
 {
     uint8_t data[16 * 1024];
-    if (wslay_event_get_queued_msg_length(w->frames) >= PENDING ||
-        !wslay_event_get_write_enabled(w->frames))
+    if (w->ended || is_full(w) || !wslay_event_get_write_enabled(w->frames))
         return true;
     ssize_t n = recv(w->stream.fd, data, sizeof data, MSG_DONTWAIT);
-    if (n < 0)
-        return errno == EAGAIN || errno == EINTR;
-    if (!n)
-        return !wslay_event_queue_close(w->frames, WSLAY_CODE_NORMAL_CLOSURE, NULL, 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return true;
+    w->ended = n <= 0;
+    if (w->ended)
+        return true;
     const struct wslay_event_msg message = {WSLAY_BINARY_FRAME, data, (size_t)n};
     return !wslay_event_queue_msg(w->frames, &message);
 }
 
 static bool from_client(struct websocket *w)
 {
-    return !wslay_event_recv(w->frames) && !w->in.failed && to_stream(w);
+    bool alive = !wslay_event_recv(w->frames) && !w->in.failed;
+    to_stream(w);
+    return alive;
+}
+
+// libwslay would send the close frame before the messages that wait.
+static bool to_client(struct websocket *w)
+{
+    bool alive = !wslay_event_send(w->frames);
+    if (alive && w->ended && wslay_event_get_write_enabled(w->frames) &&
+        !wslay_event_want_write(w->frames))
+        alive = !wslay_event_queue_close(w->frames, WSLAY_CODE_NORMAL_CLOSURE, NULL, 0) &&
+                !wslay_event_send(w->frames);
+    return alive;
 }
 
 static void pump(struct websocket *w, bool client, bool stream)
 {
-    struct loop *loop = w->http->options.loop;
-    bool alive = to_stream(w);
-    if (alive && client)
-        alive = from_client(w);
+    to_stream(w);
+    bool alive = !client || from_client(w);
     if (alive && stream)
         alive = from_stream(w);
     if (alive)
-        alive = !wslay_event_send(w->frames);
+        alive = to_client(w);
     bool reads = alive && wslay_event_want_read(w->frames),
          writes = alive && wslay_event_want_write(w->frames);
     bool closing = !wslay_event_get_write_enabled(w->frames);
-    if (!alive || (!reads && !writes) || (closing && !writes)) {
+    bool more = !w->ended && !closing && !is_full(w);
+    if (!alive || (!reads && !writes) || (closing && !writes) ||
+        !watch_stream(w, (more ? EPOLLIN : 0u) | (unsent(w) ? EPOLLOUT : 0u))) {
         drop(w);
         return;
     }
-    bool full = wslay_event_get_queued_msg_length(w->frames) >= PENDING;
-    loop_fd_set(loop, &w->client, (reads && !unsent(w) ? EPOLLIN : 0u) | (writes ? EPOLLOUT : 0u));
-    loop_fd_set(loop, &w->stream, (full || closing ? 0u : EPOLLIN) | (unsent(w) ? EPOLLOUT : 0u));
+    loop_fd_set(w->http->options.loop, &w->client,
+                (reads && !unsent(w) ? EPOLLIN : 0u) | (writes ? EPOLLOUT : 0u));
 }
 
 static void client_ready(void *opaque, uint32_t events)
@@ -239,7 +276,9 @@ static err_t begin(struct websocket *w, struct error *e)
     wslay_event_config_set_max_recv_msg_length(w->frames, MESSAGE_MAX);
     fcntl(w->client.fd, F_SETFL, fcntl(w->client.fd, F_GETFL) | O_NONBLOCK);
     err_t err = loop_fd_add(w->http->options.loop, &w->client, e);
-    return err ? err : loop_fd_add(w->http->options.loop, &w->stream, e);
+    if (!err && !watch_stream(w, EPOLLIN))
+        err = error_set(e, ERR_IO, "cannot watch a stream");
+    return err;
 }
 
 static void upgraded(void *opaque, struct MHD_Connection *c, void *state, const char *early,
@@ -257,8 +296,7 @@ static void upgraded(void *opaque, struct MHD_Connection *c, void *state, const 
         .http = http, .listener = listener, .upgrade = upgrade, .next = http->sockets};
     w->client =
         (struct loop_fd){.fd = socket, .events = EPOLLIN, .ready = client_ready, .opaque = w};
-    w->stream =
-        (struct loop_fd){.fd = x->stream, .events = EPOLLIN, .ready = stream_ready, .opaque = w};
+    w->stream = (struct loop_fd){.fd = x->stream, .ready = stream_ready, .opaque = w};
     w->timer = (struct loop_timer){.fire = ping, .opaque = w};
     x->stream = -1;
     http->sockets = w;

@@ -460,14 +460,15 @@ def check_commands_and_files():
     stream = AgentStream("kept")  # a file in
     stream.send(16, fields(request="put", path="/tmp/over-http", name="x"))
     stream.receive(2)
-    data = os.urandom(200000)
+    data = os.urandom(225000)  # more than its socket holds, and not more than berthd holds beside it
     stream.send(32, fields(path=".", type="file", mode=0o640, size=len(data), time=1000000000))
     for at in range(0, len(data), 60000):
         stream.send(33, data[at:at + 60000])
     stream.send(34)
     stream.receive(2)
-    stream = AgentStream("kept")  # and out
+    stream = AgentStream("kept")  # and out, to one that is slow to read: the stream ends before it has all
     stream.send(16, fields(request="get", path="/tmp/over-http"))
+    time.sleep(2)
     stream.receive(2)
     need(b"mode=416\0" in stream.receive(32), "its mode")
     back = b""
