@@ -1,15 +1,24 @@
 #!/usr/bin/env python3
 """web.py BERTH GUEST [--pictures FOLDER] [CASE...]: the web page in headless Chromium, over TLS with a token,
-as a person uses it: creates, starts, types, looks, stops and removes. GUEST is the multiboot file of obey.c."""
+as a person uses it: creates, starts, types, looks, stops and removes. GUEST is the multiboot file of obey.c;
+the guest with an agent is Debian's cloud kernel with a busybox."""
 import os
 import sys
 
+import boot
+import tap
 import webdriver
 from berthd import Manager, run_all
 
 BERTH, GUEST = sys.argv[1], os.path.abspath(sys.argv[2])
 PICTURES = sys.argv[sys.argv.index("--pictures") + 1] if "--pictures" in sys.argv else None
 TESTS = []
+GUEST_INIT = """#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+while :; do sleep 1000; done
+"""
 STATE = "return document.querySelector('.head .state')?.textContent === arguments[0]"
 
 
@@ -122,6 +131,38 @@ def a_screen_is_shown(p):
 
 
 @test
+def commands_run_in_a_guest_with_an_agent(p):
+    try:
+        kernel = boot.kernel("cloud")
+        initrd = boot.initramfs(p.m.folder, GUEST_INIT, "talks")
+    except boot.Skip as why:
+        raise tap.Skip(str(why)) from None
+    p.m.verb("create", "-n", "talks", "--engine", "translate", "--agent", "--kernel", kernel, "--initrd", initrd, "--append",
+             "console=ttyS0 panic=-1 random.trust_cpu=on quiet", "--start")
+    p.go("#/vm/talks")
+    p.b.wait("it runs", STATE, "running")
+    p.b.click("[data-tab=commands]")  # which waits for the agent
+    p.b.wait("a place for commands", "return document.querySelector('input[name=command]') !== null", timeout=400)
+
+    def answer(command):
+        before = p.b.run("return document.querySelectorAll('.said > div').length")
+        p.b.type("input[name=command]", command)
+        p.b.click("form.line button.main")
+        p.b.wait(f"an answer to {command}", "return document.querySelectorAll('.said > div').length > arguments[0]", before)
+        return p.b.run("const d = document.querySelector('.said > div'); const text = css => [...d.querySelectorAll(css)].map(e => e.textContent);"
+                       "return {command: text('strong')[0], out: text('pre:not(.error)')[0] ?? '', errors: text('.error')[0] ?? '', end: text('p.soft')[0] ?? ''}")
+
+    assert answer("echo 'two  words' <b>") == {"command": "# echo 'two  words' <b>", "out": "two  words <b>\n", "errors": "", "end": ""}
+    assert answer("sh -c 'echo no >&2; exit 3'") == {"command": "# sh -c 'echo no >&2; exit 3'", "out": "", "errors": "no\n", "end": "status 3"}
+    assert answer("sh -c 'kill -9 $$'")["end"] == "ended by signal 9"
+    assert "no-such-program" in answer("no-such-program")["errors"]
+    p.picture("commands")
+    p.m.ask("DELETE", "/vms/talks?force=true")
+    p.go("#/")
+    p.b.wait("the list without it", "return document.querySelector('#new') && !document.querySelector('[data-vm=talks]')")
+
+
+@test
 def other_views_show_what_there_is(p):
     p.m.ask("POST", "/vms", {"name": "mail", "definition": {"memory_mib": 32, "kernel": GUEST, "nics": [{"network": "default"}]}})
     p.go("#/networks")
@@ -208,7 +249,8 @@ def a_machine_is_removed(p):
 @test
 def nothing_was_refused_by_its_own_policy(p):
     words = [entry["message"] for entry in p.b.log()]
-    asked_for = ("status of 401", "/networks/lab - Failed to load resource: the server responded with a status of 400", "favicon")
+    asked_for = ("status of 401", "/networks/lab - Failed to load resource: the server responded with a status of 400",
+                 "/exec - Failed to load resource: the server responded with a status of 422", "favicon")
     bad = [text for text in words if not any(known in text for known in asked_for)]
     assert not bad, bad
 
