@@ -32,6 +32,7 @@ struct bfile {
     pthread_cond_t idle; // in_flight is 0
     struct block_request *head, **tail;
     struct host_thread threads[FILE_THREADS];
+    unsigned started;        // of them; each counts the one that it starts
     struct file_uring *ring; // NULL: none, the threads do it all
 };
 

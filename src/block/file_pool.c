@@ -42,11 +42,26 @@ static struct block_request *take(struct bfile *file)
     return r;
 }
 
+static void worker(void *opaque);
+
+// Each starts the next one, so that a VM's start does not wait for all of them. Fewer do as well.
+static err_t start_next(struct bfile *file, struct error *e)
+{
+    unsigned n = file->started;
+
+    if (n == FILE_THREADS)
+        return OK;
+    file->started++; // the next one's from here on
+    return host_thread_start(&file->threads[n], "disk", worker, file, e);
+}
+
 static void worker(void *opaque)
 {
     struct bfile *file = opaque;
     struct block_request *r;
+    struct error unused;
 
+    (void)!start_next(file, &unused);
     host_thread_confine(HOST_THREAD_BLOCK);
     while ((r = take(file))) {
         r->done(r, r->answered ? r->result : file_result(file, r, file_perform(file, r)));
@@ -66,12 +81,7 @@ void pool_submit(struct bfile *file, struct block_request *r)
 
 err_t pool_start(struct bfile *file, struct error *e)
 {
-    for (unsigned i = 0; i < FILE_THREADS; i++) {
-        err_t err = host_thread_start(&file->threads[i], "disk", worker, file, e);
-        if (err != OK)
-            return err;
-    }
-    return OK;
+    return start_next(file, e);
 }
 
 void pool_stop(struct bfile *file)
@@ -80,6 +90,6 @@ void pool_stop(struct bfile *file)
     file->stop = true;
     pthread_cond_broadcast(&file->work);
     pthread_mutex_unlock(&file->lock);
-    for (unsigned i = 0; i < FILE_THREADS; i++)
+    for (unsigned i = 0; i < FILE_THREADS; i++) // when one has ended, it has started the next
         host_thread_join(&file->threads[i]);
 }

@@ -61,11 +61,14 @@ static void mask_xcr0(struct cpuid_table *out)
     }
 }
 
-static void read_indexed(struct cpuid_table *out, uint32_t function, uint32_t max, int first,
-                         int last)
+// Only what there is: where the CPU is virtual, each leaf costs an exit.
+static void read_xsave(struct cpuid_table *out)
 {
-    for (int i = first; function <= max && i <= last; i++)
-        read_leaf(out, function, i);
+    read_leaf(out, 0xd, 0);
+    uint32_t components = out->leaf[out->count - 1].eax;
+    for (int i = 2; i < 8; i++)
+        if (components >> i & 1)
+            read_leaf(out, 0xd, i);
 }
 
 void cpuid_read_host(struct cpuid_table *out)
@@ -79,15 +82,22 @@ void cpuid_read_host(struct cpuid_table *out)
         if (plain[i] <= (plain[i] >> 31 ? extended : basic))
             read_leaf(out, plain[i], -1);
     }
-    read_indexed(out, 7, basic, 0, 1);
-    read_indexed(out, 0xd, basic, 0, 7);
+    if (basic >= 7) {
+        read_leaf(out, 7, 0);
+        read_leaf(out, 7, 1);
+    }
+    if (basic >= 0xd) {
+        read_leaf(out, 0xd, 1);
+        read_xsave(out);
+    }
     mask_xcr0(out);
 }
 
 void cpuid_read_host_xsave(struct cpuid_table *out)
 {
     memset(out, 0, sizeof *out);
-    read_indexed(out, 0xd, __get_cpuid_max(0, NULL), 2, 7);
+    if (__get_cpuid_max(0, NULL) >= 0xd)
+        read_xsave(out);
 }
 
 void cpuid_features(const struct cpuid_table *table, struct feature_set *out)

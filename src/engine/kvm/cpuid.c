@@ -1,6 +1,8 @@
 // What a guest's CPUID shows: the machine's table, without the features that this KVM cannot give.
 // Source: Linux Documentation/virt/kvm/api.rst, KVM_GET_SUPPORTED_CPUID, KVM_SET_CPUID2. KVM itself
-// keeps OSXSAVE and the sizes in leaf 0xd up to date.
+// keeps OSXSAVE and the sizes in leaf 0xd up to date. What KVM can give is asked by a thread of its
+// own while the VM is built: KVM asks the CPU leaf by leaf, and in a virtual machine each costs an
+// exit.
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +20,13 @@ struct entries {
     struct kvm_cpuid_entry2 entry[ENTRIES];
 };
 _Static_assert(offsetof(struct entries, entry) == offsetof(struct kvm_cpuid2, entries), "layout");
+
+// The question and its answer, which belongs to the thread until that has been joined.
+struct kvm_features {
+    struct host_thread thread;
+    int kvm, failed; // errno
+    struct entries can;
+};
 
 enum reg { REG_EAX, REG_EBX, REG_ECX, REG_EDX };
 
@@ -121,24 +130,48 @@ static void tell_withheld(const struct engine_vcpu *v, struct entries *out)
         log_line(LOG_INFO, "KVM does not give the guest:%s", names);
 }
 
+// --- what this KVM can give
+
+static void ask(void *opaque)
+{
+    struct kvm_features *features = opaque;
+    features->can.nent = ENTRIES;
+    features->failed =
+        ioctl(features->kvm, KVM_GET_SUPPORTED_CPUID, &features->can) < 0 ? errno : 0;
+}
+
+err_t kvm_ask_features(struct engine_vm *vm, struct error *e)
+{
+    vm->features = calloc(1, sizeof *vm->features);
+    if (!vm->features)
+        return error_set(e, ERR_NO_MEMORY, "no memory for CPUID's answers");
+    vm->features->kvm = vm->kvm;
+    return host_thread_start(&vm->features->thread, "kvm-features", ask, vm->features, e);
+}
+
+void kvm_free_features(struct engine_vm *vm)
+{
+    if (vm->features)
+        host_thread_join(&vm->features->thread);
+    free(vm->features);
+}
+
 err_t kvm_set_cpuid(struct engine_vcpu *v, struct error *e)
 {
-    struct entries *both = calloc(2, sizeof *both);
-    if (!both)
+    struct kvm_features *features = v->vm->features;
+    host_thread_join(&features->thread);
+    if (features->failed)
+        return kvm_failed(e, features->failed, "say which CPU features it has");
+    struct entries *shown = calloc(1, sizeof *shown);
+    if (!shown)
         return error_set(e, ERR_NO_MEMORY, "no memory for CPUID's answers");
-    both[0].nent = ENTRIES;
-    err_t err = OK;
-    if (ioctl(v->vm->kvm, KVM_GET_SUPPORTED_CPUID, &both[0]) < 0)
-        err = kvm_failed(e, errno, "say which CPU features it has");
-    if (!err)
-        fill(v, &both[0], &both[1]);
-    if (!err) {
-        const struct kvm_cpuid_entry2 *entry = find(&both[1], 0x80000021, 0);
-        v->auto_ibrs = entry && entry->eax & 1u << 8;
-        tell_withheld(v, &both[1]);
-    }
-    if (!err && ioctl(v->fd, KVM_SET_CPUID2, &both[1]) < 0)
-        err = kvm_failed(e, errno, "show the guest this CPU model");
-    free(both);
+    fill(v, &features->can, shown);
+    const struct kvm_cpuid_entry2 *entry = find(shown, 0x80000021, 0);
+    v->auto_ibrs = entry && entry->eax & 1u << 8;
+    tell_withheld(v, shown);
+    err_t err = ioctl(v->fd, KVM_SET_CPUID2, shown) < 0
+                    ? kvm_failed(e, errno, "show the guest this CPU model")
+                    : OK;
+    free(shown);
     return err;
 }

@@ -52,6 +52,9 @@ static err_t make_vm(struct engine_vm *vm, struct error *e)
     vm->kvm = kvm_open(e);
     if (vm->kvm < 0)
         return ERR_UNSUPPORTED;
+    err_t err = kvm_ask_features(vm, e);
+    if (err)
+        return err;
     vm->fd = ioctl(vm->kvm, KVM_CREATE_VM, 0);
     if (vm->fd < 0)
         return kvm_failed(e, errno, "make a VM");
@@ -70,7 +73,7 @@ static err_t make_vm(struct engine_vm *vm, struct error *e)
     forgo_counters(vm);
     if (!(vm->config.debug & ENGINE_DEBUG_DIRTY_BITMAP))
         kvm_ring_choose(vm);
-    err_t err = kvm_choose_chips(vm, e);
+    err = kvm_choose_chips(vm, e);
     return err ? err : kvm_filter_msrs(vm, e);
 }
 
@@ -80,6 +83,7 @@ static void vm_free(struct engine_vm *vm)
         return;
     for (unsigned i = 0; i < KVM_SLOTS; i++)
         free(vm->slot[i].dirty);
+    kvm_free_features(vm);
     if (vm->fd >= 0)
         close(vm->fd);
     if (vm->kvm >= 0)

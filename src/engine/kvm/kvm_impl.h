@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "cpu/xsave.h"
 #include "engine/engine.h"
+#include "host/thread.h"
 
 #define KVM_SLOTS 32
 #define KVM_MSRS 48        // of the state
@@ -43,7 +44,8 @@ struct engine_vm {
     const struct engine_upcalls *up;
     void *opaque;
     int kvm, fd;
-    enum engine_chips chips; // which are in the kernel
+    struct kvm_features *features; // which this KVM can give, once they are needed
+    enum engine_chips chips;       // which are in the kernel
     bool chips_made, settled;
     uint64_t lines; // by GSI: levels of the chips' inputs as KVM has them
     struct message awaited[CHIP_IOAPIC_PINS];
@@ -140,6 +142,8 @@ err_t kvm_ring_harvest(struct engine_vm *vm); // empties all rings into the slot
 err_t kvm_ring_harvest_locked(struct engine_vm *vm);
 
 // cpuid.c
+err_t kvm_ask_features(struct engine_vm *vm, struct error *e); // waits for nothing
+void kvm_free_features(struct engine_vm *vm);
 err_t kvm_set_cpuid(struct engine_vcpu *v, struct error *e);
 
 // irqchip.c

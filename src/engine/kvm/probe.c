@@ -38,19 +38,16 @@ static const struct kvm_need needed[] = {
 
 // --- what there is
 
-// The CPU's own virtualization, without which KVM cannot run what guests usually consist of.
-static bool cpu_virtualizes(void)
+// The CPU's own virtualization, without which KVM cannot run what guests usually consist of. Every
+// 64-bit CPU has these leaves.
+static void look_at_cpu(struct kvm_facts *facts)
 {
-    uint32_t a, b, c, d;
-    bool vmx = __get_cpuid(1, &a, &b, &c, &d) && c & BIT(5);
-    bool svm = __get_cpuid(0x80000001, &a, &b, &c, &d) && c & BIT(2);
-    return vmx || svm;
-}
-
-static bool cpu_is_virtual(void)
-{
-    uint32_t a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && c & BIT(31);
+    uint32_t a, b, d, vmx, svm;
+    __cpuid(1, a, b, vmx, d);
+    __cpuid(0x80000001, a, b, svm, d);
+    (void)(a | b | d);
+    facts->virtualizes = vmx & BIT(5) || svm & BIT(2);
+    facts->is_virtual = vmx & BIT(31);
 }
 
 static bool in_container(void)
@@ -92,12 +89,9 @@ static int try_vm(int fd)
     return 0;
 }
 
-// Leaves the device open where it is of use: the descriptor, or -1.
-static int gather(struct kvm_facts *facts)
+// What the device says. Leaves it open where it is of use: the descriptor, or -1.
+static int look_at_device(struct kvm_facts *facts)
 {
-    *facts = (struct kvm_facts){.virtualizes = cpu_virtualizes(),
-                                .is_virtual = cpu_is_virtual(),
-                                .container = in_container()};
     int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
     if (fd < 0) {
         facts->open_error = errno;
@@ -108,6 +102,13 @@ static int gather(struct kvm_facts *facts)
     facts->version = ioctl(fd, KVM_GET_API_VERSION, 0);
     facts->lacks = find_lacking(fd);
     return fd;
+}
+
+static int gather(struct kvm_facts *facts)
+{
+    *facts = (struct kvm_facts){.container = in_container()};
+    look_at_cpu(facts);
+    return look_at_device(facts);
 }
 
 // --- what it means
@@ -240,11 +241,13 @@ void kvm_probe(uint32_t debug, bool thorough, struct engine_probe *out)
     kvm_explain(&facts, debug, out);
 }
 
+// Comes after kvm_probe(), which has asked the CPU: not again, since CPUID costs an exit where the
+// CPU is virtual.
 int kvm_open(struct error *e)
 {
-    struct kvm_facts facts;
+    struct kvm_facts facts = {.virtualizes = true, .container = in_container()};
     struct engine_probe probe;
-    int fd = gather(&facts);
+    int fd = look_at_device(&facts);
     kvm_explain(&facts, ENGINE_DEBUG_ANY_KVM, &probe);
     if (probe.usable)
         return fd;
