@@ -228,14 +228,26 @@ unsigned net_packet_needs(const uint8_t *packet)
 }
 
 // The sender has put the sum of the pseudo-header where the checksum goes.
-static void fill_checksum(uint8_t *packet, size_t len)
+static void finish_checksum(uint8_t *packet, size_t len)
 {
     uint8_t *frame = packet + NET_HEADER_BYTES;
     size_t start = load_le16(packet + 6), at = start + load_le16(packet + 8);
     uint16_t sum = (uint16_t)~sum_bytes(frame + start, len - NET_HEADER_BYTES - start);
     put16(frame + at, sum ? sum : 0xffff);
+    packet[0] &= (uint8_t)~NEEDS_CSUM;
+}
+
+// Nothing is left to do.
+static void clear_header(uint8_t *packet)
+{
     memset(packet, 0, NET_HEADER_BYTES);
     packet[10] = 1;
+}
+
+static void fill_checksum(uint8_t *packet, size_t len)
+{
+    finish_checksum(packet, len);
+    clear_header(packet);
 }
 
 static uint16_t fold(uint32_t sum)
@@ -296,33 +308,43 @@ bool net_packet_whole(uint8_t *packet, size_t len)
     return true;
 }
 
-// Where pieces go.
+// Where pieces go; the receiver has the first *taken of them.
 struct out {
     uint8_t *scratch;
-    void (*emit)(void *opaque, uint8_t *packet, size_t len);
+    bool (*emit)(void *opaque, uint8_t *packet, size_t len);
     void *opaque;
+    uint32_t *taken;
 };
 
-static void segment(const uint8_t *packet, size_t len, const struct out *to)
+static bool emit_piece(const struct out *to, uint8_t *packet, size_t len)
+{
+    if (!to->emit(to->opaque, packet, len))
+        return false;
+    ++*to->taken;
+    return true;
+}
+
+static bool segment(const uint8_t *packet, size_t len, const struct out *to)
 {
     const uint8_t *frame = packet + NET_HEADER_BYTES;
     size_t frame_len = len - NET_HEADER_BYTES, size = load_le16(packet + 4);
     struct layout at;
     if (!find_layout(frame, frame_len, is_udp(packet[1]), &at))
-        return;
+        return true;
     size_t total = frame_len - at.data;
-    unsigned number = 0;
-    for (size_t offset = 0; offset < total; offset += size, number++) {
+    for (size_t offset = *to->taken * size; offset < total; offset += size) {
         size_t data = min_u64(size, total - offset);
         uint8_t *out = to->scratch + NET_HEADER_BYTES;
         memcpy(to->scratch, packet, NET_HEADER_BYTES);
         memcpy(out, frame, at.data);
         memcpy(out + at.data, frame + at.data + offset, data);
-        fix_headers(out, &at, number, offset, data, offset + data == total);
+        fix_headers(out, &at, *to->taken, offset, data, offset + data == total);
         size_t bytes = NET_HEADER_BYTES + at.data + data;
         fill_checksum(to->scratch, bytes);
-        to->emit(to->opaque, to->scratch, bytes);
+        if (!emit_piece(to, to->scratch, bytes))
+            return false;
     }
+    return true;
 }
 
 // --- fragments
@@ -360,41 +382,72 @@ static uint8_t *fragment_headers(uint8_t *out, const uint8_t *ip, const struct l
     return extension + FRAGMENT_BYTES;
 }
 
-static void fragment(const uint8_t *packet, size_t len, size_t size, const struct out *to)
+static bool fragment(const uint8_t *packet, size_t len, const struct out *to)
 {
     const uint8_t *frame = packet + NET_HEADER_BYTES;
     struct layout at;
     if (!find_layout(frame, len - NET_HEADER_BYTES, true, &at))
-        return;
+        return true;
     size_t total = len - NET_HEADER_BYTES - at.l4;
+    size_t size = min_u64(load_le16(packet + 4), FRAGMENT_MAX) & ~(size_t)(FRAGMENT_UNIT - 1);
     uint32_t identity = identify(frame + at.l4, total);
-    size = min_u64(size, FRAGMENT_MAX) & ~(size_t)(FRAGMENT_UNIT - 1);
-    for (size_t offset = 0; offset < total; offset += size) {
+    for (size_t offset = *to->taken * size; offset < total; offset += size) {
         size_t bytes = min_u64(size, total - offset);
         uint8_t *out = to->scratch + NET_HEADER_BYTES;
-        memcpy(to->scratch, packet, NET_HEADER_BYTES);
+        clear_header(to->scratch);
         memcpy(out, frame, at.ip);
         uint8_t *data = fragment_headers(out + at.ip, frame + at.ip, &at, identity, offset, bytes,
                                          offset + bytes == total);
         memcpy(data, frame + at.l4 + offset, bytes);
-        to->emit(to->opaque, to->scratch, (size_t)(data + bytes - to->scratch));
+        if (!emit_piece(to, to->scratch, (size_t)(data + bytes - to->scratch)))
+            return false;
     }
+    return true;
+}
+
+static bool hand_over(uint8_t *packet, size_t len, unsigned takes, const struct out *to)
+{
+    unsigned missing = net_packet_needs(packet) & ~takes;
+    if (missing & ~(unsigned)(NET_TAKES_CHECKSUM | NET_TAKES_UFO))
+        return segment(packet, len, to);
+    if (missing & NET_TAKES_UFO) {
+        if (packet[0] & NEEDS_CSUM) // else what was begun goes on
+            finish_checksum(packet, len);
+        return fragment(packet, len, to);
+    }
+    if (missing)
+        fill_checksum(packet, len);
+    return emit_piece(to, packet, len);
+}
+
+bool net_packet_hand_over(uint8_t *packet, size_t len, unsigned takes, uint8_t *scratch,
+                          uint32_t *taken, bool (*emit)(void *opaque, uint8_t *packet, size_t len),
+                          void *opaque)
+{
+    const struct out to = {scratch, emit, opaque, taken};
+    bool all = hand_over(packet, len, takes, &to);
+    if (all)
+        *taken = 0;
+    return all;
+}
+
+// A receiver that takes everything.
+struct sink {
+    void (*emit)(void *opaque, uint8_t *packet, size_t len);
+    void *opaque;
+};
+
+static bool sink_piece(void *opaque, uint8_t *packet, size_t len)
+{
+    const struct sink *sink = opaque;
+    sink->emit(sink->opaque, packet, len);
+    return true;
 }
 
 void net_packet_lower(uint8_t *packet, size_t len, unsigned takes, uint8_t *scratch,
                       void (*emit)(void *opaque, uint8_t *packet, size_t len), void *opaque)
 {
-    const struct out to = {scratch, emit, opaque};
-    unsigned missing = net_packet_needs(packet) & ~takes;
-    size_t size = load_le16(packet + 4);
-    if (missing & ~(unsigned)(NET_TAKES_CHECKSUM | NET_TAKES_UFO)) {
-        segment(packet, len, &to);
-        return;
-    }
-    if (missing)
-        fill_checksum(packet, len);
-    if (missing & NET_TAKES_UFO)
-        fragment(packet, len, size, &to);
-    else
-        emit(opaque, packet, len);
+    struct sink sink = {emit, opaque};
+    uint32_t taken = 0;
+    (void)net_packet_hand_over(packet, len, takes, scratch, &taken, sink_piece, &sink);
 }

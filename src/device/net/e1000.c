@@ -62,7 +62,6 @@ static const struct state_field e1000_fields[] = {
     SKIP(struct e1000, config, "wiring, rebuilt from configuration"),
     SKIP(struct e1000, packet, "scratch of one callback"),
     SKIP(struct e1000, part, "scratch of one callback"),
-    SKIP(struct e1000, short_of_buffers, "scratch of one callback"),
     FIELD(struct e1000, starved),
     FIELD(struct e1000, stalled),
     FIELD(struct e1000, link),
@@ -70,7 +69,6 @@ static const struct state_field e1000_fields[] = {
     FIELD(struct e1000, clock),
     SKIP(struct e1000, pad, "padding"),
     SKIP(struct e1000, taken, "the packet that waits is not kept either"),
-    SKIP(struct e1000, seen, "scratch of one callback"),
     ARRAY(struct e1000, registers),
     ARRAY(struct e1000, phy),
     SKIP(struct e1000, eeprom, "follows from the configuration"),
@@ -301,6 +299,7 @@ static void reset_registers(struct e1000 *n)
     n->shift = 0;
     n->shifted_in = n->shift_out = n->clock = 0;
     n->stalled = 0;
+    n->taken = 0;
     n->quiet_until = 0;
     dev->env->set_timer(dev, TIMER_THROTTLE, NS_NEVER);
     dev->env->set_timer(dev, TIMER_TRANSMIT, NS_NEVER);
@@ -423,6 +422,7 @@ static void set_link(struct device *dev, bool up)
     struct e1000 *n = e1000_of(dev);
 
     n->link = up;
+    n->taken = 0; // the host may have dropped what waited
     show_link(n);
 }
 

@@ -440,33 +440,21 @@ static bool take(struct e1000 *n, const uint8_t *frame, size_t len)
     return true;
 }
 
-// One frame of the packet. Those that the guest had before it ran out of buffers are passed over.
-static void deliver(void *opaque, uint8_t *packet, size_t bytes)
+static bool deliver(void *opaque, uint8_t *packet, size_t bytes)
 {
-    struct e1000 *n = opaque;
-
-    if (n->short_of_buffers || n->seen++ < n->taken)
-        return;
-    if (take(n, packet + NET_HEADER_BYTES, bytes - NET_HEADER_BYTES))
-        n->taken++;
-    else
-        n->short_of_buffers = 1;
+    return take(opaque, packet + NET_HEADER_BYTES, bytes - NET_HEADER_BYTES);
 }
 
 bool e1000_receive(struct device *dev, uint8_t *packet, size_t len)
 {
     struct e1000 *n = e1000_of(dev);
-    bool on = n->link && e1000_has(n, REG_RCTL, RCTL_EN) && pci_is_master(&n->pci);
 
-    n->short_of_buffers = 0;
-    n->seen = 0;
-    if (on)
-        net_packet_lower(packet, len, 0, n->part, deliver, n);
-    if (n->short_of_buffers)
-        n->starved = 1;
-    else
+    if (!n->link || !e1000_has(n, REG_RCTL, RCTL_EN) || !pci_is_master(&n->pci)) {
         n->taken = 0;
-    return !n->short_of_buffers;
+        return true;
+    }
+    n->starved = !net_packet_hand_over(packet, len, 0, n->part, &n->taken, deliver, n);
+    return !n->starved;
 }
 
 void e1000_buffers_added(struct e1000 *n)

@@ -38,6 +38,7 @@ void vhost_back_close(struct vhost_back *b)
     vhost_memory_release(&b->memory);
     b->features = 0;
     b->rings_on = false;
+    b->taken = 0;
 }
 
 // --- messages

@@ -51,7 +51,7 @@ struct vhost_back {
     struct vhost_ring ring[VHOST_RINGS];
     uint64_t features;
     bool rings_on; // without VHOST_F_PROTOCOL_FEATURES all rings are
-    bool short_of_buffers;
+    uint32_t taken; // parts that the guest already has of the packet that waits for buffers
     unsigned turn; // the ring that packets are pulled from first
     struct virtq_chain chain;
     struct net_ring receive;

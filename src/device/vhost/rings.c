@@ -118,28 +118,31 @@ static unsigned receive_ring(const struct vhost_back *b, const uint8_t *packet, 
     return 2 * net_packet_pair(packet, len, pairs) + RECEIVE;
 }
 
-static void deliver(void *opaque, uint8_t *packet, size_t len)
+// A part of a packet; false: there is no buffer for it now.
+static bool deliver(void *opaque, uint8_t *packet, size_t len)
 {
     struct vhost_back *b = opaque;
     unsigned ring = receive_ring(b, packet, len);
     const char *why;
-    if (b->short_of_buffers || !running(b, ring))
-        return;
+    if (!running(b, ring))
+        return true;
     b->receive.q = &b->ring[ring].q;
     b->receive.mergeable = b->features >> F_MERGEABLE & 1;
     switch (net_ring_receive(&b->receive, packet, len, &why)) {
     case NET_RING_DONE: tell_guest(b, ring); break;
-    case NET_RING_EMPTY: b->short_of_buffers = true; break;
+    case NET_RING_EMPTY: return false;
     case NET_RING_NEVER: break;
     case NET_RING_BROKEN: broken(b, ring, why); break;
     }
+    return true;
 }
 
 bool vhost_back_give(struct vhost_back *b, uint8_t *packet, size_t len)
 {
-    if (!running(b, RECEIVE))
+    unsigned takes = net_takes_of_driver(b->features);
+    if (!running(b, RECEIVE)) {
+        b->taken = 0;
         return false;
-    b->short_of_buffers = false;
-    net_packet_lower(packet, len, net_takes_of_driver(b->features), b->part, deliver, b);
-    return !b->short_of_buffers;
+    }
+    return net_packet_hand_over(packet, len, takes, b->part, &b->taken, deliver, b);
 }

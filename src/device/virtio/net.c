@@ -48,10 +48,10 @@ struct virtio_net {
     struct net_ring ring;
     uint8_t packet[NET_PACKET_MAX + 1]; // the one byte more tells what is too long
     uint8_t part[NET_PACKET_MAX];       // of a packet that the guest cannot take whole
-    uint8_t short_of_buffers;           // while parts are delivered
     uint8_t takes;                      // enum net_takes that the guest's driver has accepted
     uint8_t starved;                    // a packet found no buffer: the host waits for resume()
-    uint8_t pad[6];
+    uint8_t pad[3];
+    uint32_t taken;   // parts that the guest already has of the packet that waits for buffers
     uint16_t stalled; // bits of transmit queues that wait for virtio_net_continue()
     uint16_t pairs;   // of queues that the guest uses
 };
@@ -63,10 +63,10 @@ static const struct state_field net_fields[] = {
     SKIP(struct virtio_net, ring, "scratch of one callback"),
     SKIP(struct virtio_net, packet, "scratch of one callback"),
     SKIP(struct virtio_net, part, "scratch of one callback"),
-    SKIP(struct virtio_net, short_of_buffers, "scratch of one callback"),
     FIELD(struct virtio_net, takes),
     FIELD(struct virtio_net, starved),
     SKIP(struct virtio_net, pad, "padding"),
+    SKIP(struct virtio_net, taken, "the packet that waits is not kept either"),
     FIELD(struct virtio_net, stalled),
     FIELD(struct virtio_net, pairs),
     FIELDS_END,
@@ -133,23 +133,25 @@ static void go_on(struct device *dev)
 
 // --- To the guest ---
 
-static void deliver(void *opaque, uint8_t *packet, size_t len)
+// A part of a packet; false: there is no buffer for it now.
+static bool deliver(void *opaque, uint8_t *packet, size_t len)
 {
     struct virtio_net *net = opaque;
     struct virtio_pci *v = &net->virtio;
     unsigned queue = receive_queue(net_packet_pair(packet, len, net->pairs));
     const char *why;
 
-    if (net->short_of_buffers || !virtio_running(v))
-        return;
+    if (!virtio_running(v))
+        return true;
     net->ring.q = &v->queues[queue];
     net->ring.mergeable = virtio_has(v, F_MERGEABLE);
     switch (net_ring_receive(&net->ring, packet, len, &why)) {
     case NET_RING_DONE: virtio_signal(v, queue); break;
-    case NET_RING_EMPTY: net->short_of_buffers = 1; break;
+    case NET_RING_EMPTY: return false;
     case NET_RING_NEVER: break;
     case NET_RING_BROKEN: virtio_broken(v, why); break;
     }
+    return true;
 }
 
 static bool receive(struct device *dev, uint8_t *packet, size_t len)
@@ -157,14 +159,14 @@ static bool receive(struct device *dev, uint8_t *packet, size_t len)
     struct virtio_net *net = net_of(virtio_of(dev));
     struct virtio_pci *v = &net->virtio;
 
-    if (!(v->config[CONFIG_STATUS] & STATUS_LINK_UP) || !virtio_running(v))
+    if (!(v->config[CONFIG_STATUS] & STATUS_LINK_UP) || !virtio_running(v)) {
+        net->taken = 0;
         return true;
+    }
     virtio_begin(v);
-    net->short_of_buffers = 0;
-    net_packet_lower(packet, len, net->takes, net->part, deliver, net);
-    if (net->short_of_buffers)
-        net->starved = 1;
-    return !net->short_of_buffers;
+    net->starved =
+        !net_packet_hand_over(packet, len, net->takes, net->part, &net->taken, deliver, net);
+    return !net->starved;
 }
 
 static void buffers_added(struct virtio_net *net)
@@ -186,6 +188,7 @@ static void set_link(struct device *dev, bool up)
     if (up && virtio_has(&net->virtio, F_ANNOUNCE))
         status |= STATUS_ANNOUNCE; // the other side may have forgotten where the guest is
     net->virtio.config[CONFIG_STATUS] = status;
+    net->taken = 0; // the host may have dropped what waited
     if (virtio_has(&net->virtio, F_STATUS))
         virtio_config_changed(&net->virtio);
 }
@@ -260,6 +263,7 @@ static void net_started(struct virtio_pci *v)
     net->takes = (uint8_t)net_takes_of_driver(v->driver_features);
     net->pairs = 1;
     net->stalled = 0;
+    net->taken = 0;
     buffers_added(net); // who waited for the driver before this one
 }
 

@@ -399,6 +399,62 @@ static void net_spreads_a_packet_over_merged_buffers_or_waits(void)
     tear_down(&s);
 }
 
+// TCP over IPv4, to be cut into segments of 100 bytes, for a driver that cannot; its length.
+static size_t large_packet(uint8_t *packet, size_t data)
+{
+    const size_t headers = 14 + 20 + 20;
+    uint8_t *ip = packet + 12 + 14;
+
+    memset(packet, 0, 12 + headers + data);
+    packet[0] = packet[1] = 1;
+    store_le16(packet + 2, (uint16_t)headers);
+    store_le16(packet + 4, 100);
+    store_le16(packet + 6, 34);
+    store_le16(packet + 8, 16);
+    packet[12 + 12] = 8;
+    ip[0] = 0x45;
+    ip[2] = (uint8_t)((headers - 14 + data) >> 8);
+    ip[3] = (uint8_t)(headers - 14 + data);
+    ip[8] = 64;
+    ip[9] = 6;
+    ip[20 + 12] = 5 << 4;
+    return 12 + headers + data;
+}
+
+// Three buffers, as long as the packet has parts left; each part comes once and in its turn.
+static void net_gives_a_packet_of_more_parts_than_buffers_in_turns(void)
+{
+    struct fake_buffer b[] = {{A, 200, true}, {B, 200, true}, {A + 1000, 200, true}};
+    uint8_t packet[2000];
+    size_t len = large_packet(packet, 1000);
+    struct wire wire = {0};
+    uint32_t written;
+    struct setup s;
+    bool all = false;
+
+    set_up(&s, &virtio_net_type, net_config(&wire), 3);
+    s.dev->type->reset(s.dev);
+    fake_driver_start(&s.d, s.g, s.dev, 0, 3, false);
+    for (unsigned parts = 0; parts < 10;) {
+        for (unsigned i = 0; i < 3; i++)
+            fake_put(&s.d, 0, &b[i], 1, false);
+        fake_kick(&s.d, 0);
+        CHECK(!all);
+        all = virtio_nic.receive(s.dev, packet, len);
+        for (unsigned i = 0; i < 3 && parts < 10; i++, parts++) {
+            const uint8_t *sequence = s.g->ram + b[i].at + 12 + 34 + 4;
+            CHECK(fake_get(&s.d, 0, &written) && written == 12 + 54 + 100);
+            CHECK_EQ(sequence[2] << 8 | sequence[3], parts * 100);
+        }
+        CHECK(!fake_get(&s.d, 0, &written));
+    }
+    CHECK(all);
+    CHECK_EQ(wire.resumed, 3);
+    CHECK(virtio_nic.receive(s.dev, packet, 12 + 60)); // the next packet from its start
+    CHECK(fake_get(&s.d, 0, &written));
+    tear_down(&s);
+}
+
 static void net_drops_packets_while_the_link_is_down(void)
 {
     struct fake_buffer b = {A, 100, true};
@@ -788,6 +844,7 @@ TEST_MAIN(TEST(rng_fills_buffers_at_a_bounded_rate), TEST(rng_survives_a_move_wi
           TEST(console_emergency_write_needs_no_queue), TEST(net_sends_packets_that_are_whole),
           TEST(net_keeps_what_the_wire_has_no_room_for),
           TEST(net_spreads_a_packet_over_merged_buffers_or_waits),
+          TEST(net_gives_a_packet_of_more_parts_than_buffers_in_turns),
           TEST(net_drops_packets_while_the_link_is_down),
           TEST(net_without_a_driver_holds_nothing_up), TEST(net_obeys_commands_and_refuses_others),
           TEST(net_survives_a_move), TEST(disk_reads_and_writes),

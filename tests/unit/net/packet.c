@@ -163,13 +163,36 @@ static void see_fragment(void *opaque, uint8_t *bytes, size_t len)
     s->segments++;
 }
 
-static struct seen lower_to(bool v6, unsigned takes,
-                            void (*look)(void *opaque, uint8_t *bytes, size_t len))
+// A receiver with room for two parts at a time.
+struct narrow {
+    struct seen s;
+    void (*look)(void *opaque, uint8_t *bytes, size_t len);
+    unsigned room;
+};
+
+static bool take(void *opaque, uint8_t *bytes, size_t len)
+{
+    struct narrow *n = opaque;
+    if (!n->room)
+        return false;
+    n->room--;
+    n->look(&n->s, bytes, len);
+    return true;
+}
+
+static struct seen lower_in_turns(bool v6, unsigned takes,
+                                  void (*look)(void *opaque, uint8_t *bytes, size_t len))
 {
     static uint8_t scratch[NET_PACKET_MAX];
-    struct seen s = {.v6 = v6};
-    net_packet_lower(packet.bytes, packet.len, takes, scratch, look, &s);
-    return s;
+    struct narrow n = {.s.v6 = v6, .look = look, .room = 2};
+    uint32_t taken = 0;
+    while (!net_packet_hand_over(packet.bytes, packet.len, takes, scratch, &taken, take, &n)) {
+        CHECK_EQ(taken, n.s.segments);
+        CHECK_EQ(n.room, 0);
+        n.room = 2;
+    }
+    CHECK_EQ(taken, 0);
+    return n.s;
 }
 
 static struct seen lower(bool v6, unsigned takes)
@@ -205,12 +228,14 @@ static void large_frames_become_right_segments(void)
         CHECK(net_packet_valid(packet.bytes, packet.len, NET_TAKES_ALL));
         CHECK_EQ(net_packet_needs(packet.bytes),
                  NET_TAKES_CHECKSUM | (v6 ? NET_TAKES_TSO6 : NET_TAKES_TSO4));
-        struct seen s = lower(v6, 0);
-        CHECK_EQ(s.segments, 7);
-        CHECK_EQ(s.data, 10000);
-        CHECK_EQ(s.bad, 0);
-        CHECK_EQ(s.last_flags, FIN_PSH_ACK);
-        CHECK_EQ(s.other_flags, 0x10); // FIN and PSH are the last segment's
+        for (unsigned turns = 0; turns < 2; turns++) {
+            struct seen s = turns ? lower_in_turns(v6, 0, see) : lower(v6, 0);
+            CHECK_EQ(s.segments, 7);
+            CHECK_EQ(s.data, 10000);
+            CHECK_EQ(s.bad, 0);
+            CHECK_EQ(s.last_flags, FIN_PSH_ACK);
+            CHECK_EQ(s.other_flags, 0x10); // FIN and PSH are the last segment's
+        }
     }
 }
 
@@ -223,7 +248,7 @@ static void bundled_datagrams_come_apart_where_nobody_takes_them(void)
                                 NET_TAKES_ALL & ~(v6 ? NET_TAKES_USO6 : NET_TAKES_USO4)));
         CHECK_EQ(net_packet_needs(packet.bytes),
                  NET_TAKES_CHECKSUM | (v6 ? NET_TAKES_USO6 : NET_TAKES_USO4));
-        struct seen s = lower_to(v6, NET_TAKES_CHECKSUM, see_datagram);
+        struct seen s = lower_in_turns(v6, NET_TAKES_CHECKSUM, see_datagram);
         CHECK_EQ(s.segments, 5);
         CHECK_EQ(s.data, 5000);
         CHECK_EQ(s.bad, 0);
@@ -239,7 +264,7 @@ static void long_datagrams_become_fragments_where_nobody_takes_them(void)
         CHECK(net_packet_valid(packet.bytes, packet.len, NET_TAKES_ALL));
         CHECK(!net_packet_valid(packet.bytes, packet.len, NET_TAKES_ALL & ~NET_TAKES_UFO));
         CHECK_EQ(net_packet_needs(packet.bytes), NET_TAKES_CHECKSUM | NET_TAKES_UFO);
-        struct seen s = lower_to(v6, NET_TAKES_CHECKSUM, see_fragment);
+        struct seen s = lower_in_turns(v6, NET_TAKES_CHECKSUM, see_fragment);
         CHECK_EQ(s.segments, 5);
         CHECK_EQ(s.data, 6008);
         CHECK_EQ(s.bad, 0);
