@@ -53,11 +53,11 @@ void net_packet_lower(uint8_t *packet, size_t len, unsigned takes, uint8_t *scra
                       void (*emit)(void *opaque, uint8_t *packet, size_t len), void *opaque);
 
 // The same for a receiver that may run out of room: emit says whether it took a packet. False: it
-// did not take all of them; the next call, with the packet as this one left it, begins there. *taken
-// counts those that it has, and is 0 before a new packet.
+// did not take all of them; the next call, with the packet as this one left it, begins there.
+// *taken counts those that it has, and is 0 before a new packet.
 bool net_packet_hand_over(uint8_t *packet, size_t len, unsigned takes, uint8_t *scratch,
-                          uint32_t *taken,
-                          bool (*emit)(void *opaque, uint8_t *packet, size_t len), void *opaque);
+                          uint32_t *taken, bool (*emit)(void *opaque, uint8_t *packet, size_t len),
+                          void *opaque);
 
 // Finishes a packet in place, leaving a large one in one piece: for a receiver that takes frames of
 // any length, but with their checksums. False: its headers cannot say how long it is, or it holds

@@ -96,11 +96,11 @@ struct e1000 {
     struct nic_config config;
     uint8_t packet[NET_PACKET_MAX + 1]; // being sent or received: scratch of one callback
     uint8_t part[NET_PACKET_MAX];
-    uint8_t starved;          // a packet found no buffer: the host waits for resume()
-    uint8_t stalled;          // a packet found no room: waits for go_on()
-    uint8_t link;             // the cable is in
-    uint8_t raised;           // the interrupt line
-    uint8_t clock;            // of the EEPROM, as last written
+    uint8_t starved; // a packet found no buffer: the host waits for resume()
+    uint8_t stalled; // a packet found no room: waits for go_on()
+    uint8_t link;    // the cable is in
+    uint8_t raised;  // the interrupt line
+    uint8_t clock;   // of the EEPROM, as last written
     uint8_t pad[4];
     uint32_t taken; // frames that the guest already has of the packet that waits for buffers
     uint32_t registers[REG_END / 4];

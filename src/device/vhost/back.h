@@ -50,9 +50,9 @@ struct vhost_back {
     struct vhost_memory memory;
     struct vhost_ring ring[VHOST_RINGS];
     uint64_t features;
-    bool rings_on; // without VHOST_F_PROTOCOL_FEATURES all rings are
+    bool rings_on;  // without VHOST_F_PROTOCOL_FEATURES all rings are
     uint32_t taken; // parts that the guest already has of the packet that waits for buffers
-    unsigned turn; // the ring that packets are pulled from first
+    unsigned turn;  // the ring that packets are pulled from first
     struct virtq_chain chain;
     struct net_ring receive;
     uint8_t part[NET_PACKET_MAX];
