@@ -115,6 +115,7 @@ static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsig
         [COUNTER_POLLS] = "polls",
         [COUNTER_TRAPS] = "host_traps",
         [COUNTER_HOT] = "hot_blocks",
+        [COUNTER_LOOPS] = "hot_loops",
         [COUNTER_SLOT_MISSES] = "slot_misses",
         [COUNTER_INVALIDATED] = "invalidated_blocks",
         [COUNTER_CACHE_FLUSHES] = "cache_flushes",

@@ -16,7 +16,7 @@
 
 // Guest bytes from which the block is made: a copy, because other processors may be writing there.
 struct source {
-    uint8_t code[JIT_SOURCE_BYTES];
+    uint8_t code[JIT_LOOP_BYTES];
     unsigned len;
 };
 
@@ -24,7 +24,7 @@ static void copy_source(struct trans *t, struct source *s)
 {
     const struct jit_page *page = &t->jit->page[t->page];
     unsigned offset = (unsigned)(t->b->rip & PAGE_MASK);
-    s->len = (unsigned)min_u64(JIT_SOURCE_BYTES, PAGE_SIZE - offset);
+    s->len = (unsigned)min_u64(t->b->loop ? JIT_LOOP_BYTES : JIT_SOURCE_BYTES, PAGE_SIZE - offset);
     copy_bytes(s->code, page->host + offset, s->len);
     if (!t->b->tail)
         return;
@@ -42,12 +42,17 @@ static bool ends_block(const struct insn *in)
     }
 }
 
+static bool ends_here(const struct trans *t, const struct insn *in, unsigned at, unsigned loop)
+{
+    return loop ? at > loop : ends_block(in) || t->b->tail;
+}
+
 // Fills insn[], marks and the block's size. An undecodable first instruction counts as one of its
-// own.
-static void decode(struct trans *t, const struct source *s)
+// own. Where all is one loop, as far as the branch at `loop` from the start.
+static void decode(struct trans *t, const struct source *s, unsigned loop)
 {
     struct jit *jit = t->jit;
-    unsigned at = 0, max = t->b->tail ? 1 : JIT_INSNS;
+    unsigned at = 0, max = loop ? JIT_LOOP_INSNS : JIT_INSNS;
     t->count = 0;
     while (t->count < max) {
         struct insn *in = &t->insn[t->count];
@@ -60,7 +65,7 @@ static void decode(struct trans *t, const struct source *s)
         }
         jit->mark[t->b->marks + t->count++].guest = (uint16_t)at;
         at += in->len;
-        if (status != INSN_OK || ends_block(in))
+        if (status != INSN_OK || ends_here(t, in, at, loop))
             break;
     }
     t->b->bytes = (uint16_t)at;
@@ -91,6 +96,7 @@ static bool trans_known(struct trans *t)
 static void trans_insn(struct trans *t)
 {
     struct emit hot = *t->e, cold = *t->cold;
+    unsigned fixups = t->fixups;
     bool fpu = t->fpu_checked;
     struct group *led =
         t->b->hot && t->member[t->i].group ? &t->group[t->member[t->i].group - 1] : NULL;
@@ -102,6 +108,7 @@ static void trans_insn(struct trans *t)
     *t->cold = cold;
     t->e->overflow |= overflow;
     t->fpu_checked = fpu;
+    t->fixups = fixups;
     if (led)
         led->ready = ready;
     trans_step(t);
@@ -143,19 +150,39 @@ static void emit_entries(struct trans *t)
     jit->site[site].resume = jit_offset(jit, t->e);
 }
 
+// What comes between two instructions of a loop. An unconditional branch, or a call, does not end
+// the block; what follows it and is no target of a branch is never reached.
+static void go_on(struct trans *t)
+{
+    if (t->returns)
+        trans_land(t);
+    t->returns = false;
+}
+
+static void emit_one(struct trans *t)
+{
+    struct jit_mark *mark = &t->jit->mark[t->b->marks + t->i];
+    mark->host = (uint16_t)(jit_offset(t->jit, t->e) - t->b->checked);
+    t->in = &t->insn[t->i];
+    t->rip = t->b->rip + mark->guest;
+    t->next = t->rip + t->in->len;
+    t->flags_live = t->live[t->i] != 0;
+    if (t->b->loop && t->label[t->i])
+        trans_label(t);
+    if (!t->ended)
+        trans_insn(t);
+    if (t->b->loop && t->i + 1 < t->count)
+        go_on(t);
+}
+
 static void emit_block(struct trans *t)
 {
     t->i = 0;
     emit_entries(t);
-    for (t->i = 0; t->i < t->count && !t->ended; t->i++) {
-        struct jit_mark *mark = &t->jit->mark[t->b->marks + t->i];
-        mark->host = (uint16_t)(jit_offset(t->jit, t->e) - t->b->checked);
-        t->in = &t->insn[t->i];
-        t->rip = t->b->rip + mark->guest;
-        t->next = t->rip + t->in->len;
-        t->flags_live = t->live[t->i] != 0;
-        trans_insn(t);
-    }
+    if (t->b->loop)
+        trans_enter_loop(t);
+    for (t->i = 0; t->i < t->count && (t->b->loop || !t->ended); t->i++)
+        emit_one(t);
     if (!t->ended)
         trans_jump(t, t->code64 ? t->next : (uint32_t)t->next);
     // An entry that is dropped is overwritten with a jump.
@@ -179,7 +206,7 @@ static bool hot_here(const struct jit_page *page, uint64_t rip)
 static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
 {
     struct jit *jit = t->jit;
-    if (jit->blocks + 1 >= jit->max_blocks || jit->marks + JIT_INSNS >= jit->max_marks)
+    if (jit->blocks + 1 >= jit->max_blocks || jit->marks + JIT_LOOP_INSNS >= jit->max_marks)
         return false;
     back(jit, &jit->hot, &jit->hot_chunk);
     back(jit, &jit->cold, &jit->cold_chunk);
@@ -192,6 +219,7 @@ static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
                                .marks = jit->marks,
                                .hot = !tail && (jit->all_hot || hot_here(&jit->page[page], rip))};
     t->fpu_checked = t->ended = t->returns = false;
+    t->fixups = 0;
     return true;
 }
 
@@ -231,9 +259,15 @@ static bool source_unchanged(const struct trans *t, const struct source *s)
 static bool read_source(struct trans *t)
 {
     struct source s;
+    unsigned loop = trans_loop_bytes(t);
     do {
+        t->b->loop = loop;
         copy_source(t, &s);
-        decode(t, &s);
+        decode(t, &s, loop);
+        if (loop && t->b->bytes <= loop) { // too long, or not all of it code
+            loop = t->b->loop = 0;
+            decode(t, &s, loop);
+        }
         if (!protect_source(t))
             return false;
     } while (!source_unchanged(t, &s));
@@ -256,6 +290,8 @@ static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uin
         return FULL;
     if (!read_source(t))
         return REFUSED;
+    if (t->b->loop)
+        trans_find_labels(t);
     trans_live_flags(t);
     if (t->b->hot && t->code64)
         trans_plan_groups(t);
@@ -280,6 +316,7 @@ static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uin
     jit_add_block(jit, t->block);
     t->c->counter[COUNTER_BLOCKS]++;
     t->c->counter[COUNTER_INSNS] += t->count;
+    t->c->counter[COUNTER_LOOPS] += t->b->loop;
     return DONE;
 }
 

@@ -326,6 +326,7 @@ void jit_flush(struct tcpu *c)
     jit->hot.overflow = jit->cold.overflow = false;
     forget_blocks(jit);
     fill_bytes(jit->avoid, 0, sizeof jit->avoid);
+    fill_bytes(jit->loop, 0, sizeof jit->loop);
     jit->pages = jit->blocks = jit->marks = jit->sites = jit->links = 1;
     fill_bytes(jit->page_hash, 0, sizeof jit->page_hash);
     fill_bytes(jit->gpa_hash, 0, sizeof jit->gpa_hash);

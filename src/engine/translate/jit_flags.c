@@ -98,10 +98,45 @@ static unsigned needed_by_target(struct trans *t, unsigned i)
 {
     const struct insn *in = &t->insn[i];
     uint64_t next = t->b->rip + t->jit->mark[t->b->marks + i].guest + in->len;
+    if (t->b->loop && trans_loop_target(t, in, next) >= 0)
+        return 0; // follows from the loop itself
     bool compared = i && (insn_form(&t->insn[i - 1])->flags_written & FLAGS_ARITH) == FLAGS_ARITH;
     if (compared && in->op == OP_JCC && (int64_t)in->imm > 0)
         return FLAGS_ARITH;
     return needed_after(t, in, next);
+}
+
+// Before an instruction, with `live` after it.
+static unsigned live_before(const struct trans *t, unsigned i, unsigned live)
+{
+    const struct insn *in = &t->insn[i];
+    const struct insn_form *form = in->form == UINT16_MAX ? NULL : insn_form(in);
+    if (!form || form->flags & FORM_SYSTEM)
+        return FLAGS_ARITH;
+    if (!(form->flags & FORM_BRANCH))
+        return (live & ~(unsigned)form->flags_written) | flags_read(in);
+    if (in->op != OP_JCC && in->op != OP_JMP_NEAR && in->op != OP_CALL_NEAR)
+        return FLAGS_ARITH;
+    return t->taken[i] | flags_read(in) | (in->op == OP_JCC ? live : 0);
+}
+
+// Backward through the block once; whether something was found to live that was not known to.
+static bool go_back(struct trans *t)
+{
+    bool more = false;
+    for (unsigned i = t->count; i-- > 0;) {
+        const struct insn *in = &t->insn[i];
+        uint64_t next = t->b->rip + t->jit->mark[t->b->marks + i].guest + in->len;
+        int to = t->b->loop && in->form != UINT16_MAX && insn_form(in)->flags & FORM_BRANCH
+                     ? trans_loop_target(t, in, next)
+                     : -1;
+        if (to >= 0)
+            t->taken[i] = t->live[to];
+        unsigned live = live_before(t, i, t->live[i + 1]) & FLAGS_ARITH;
+        more |= live != t->live[i];
+        t->live[i] = (uint16_t)live;
+    }
+    return more;
 }
 
 void trans_live_flags(struct trans *t)
@@ -112,22 +147,13 @@ void trans_live_flags(struct trans *t)
                  (!(insn_form(last)->flags & FORM_BRANCH) || last->op == OP_JCC);
     t->b->ahead_from = PAGE_SIZE - 1;
     t->b->ahead_to = 0;
-    unsigned live = ahead && falls ? needed_at_end(t) : FLAGS_ARITH;
-    t->live[t->count] = (uint16_t)live;
-    for (unsigned i = t->count; i-- > 0;) {
+    for (unsigned i = 0; i < t->count; i++) {
         const struct insn *in = &t->insn[i];
-        const struct insn_form *form = in->form == UINT16_MAX ? NULL : insn_form(in);
-        t->taken[i] = FLAGS_ARITH;
-        if (all || !form || form->flags & FORM_SYSTEM) {
-            live = FLAGS_ARITH;
-        } else if (!(form->flags & FORM_BRANCH)) {
-            live = (live & ~(unsigned)form->flags_written) | flags_read(in);
-        } else {
-            t->taken[i] = (uint16_t)(ahead ? needed_by_target(t, i) : FLAGS_ARITH);
-            live = t->taken[i] | flags_read(in) | (in->op == OP_JCC ? live : 0);
-            if (in->op != OP_JCC && in->op != OP_JMP_NEAR && in->op != OP_CALL_NEAR)
-                live = FLAGS_ARITH;
-        }
-        t->live[i] = (uint16_t)(live & FLAGS_ARITH);
+        bool branch = in->form != UINT16_MAX && insn_form(in)->flags & FORM_BRANCH;
+        t->taken[i] = (uint16_t)(ahead && branch ? needed_by_target(t, i) : FLAGS_ARITH);
+        t->live[i] = all ? FLAGS_ARITH : 0;
     }
+    t->live[t->count] = (uint16_t)(ahead && falls ? needed_at_end(t) : FLAGS_ARITH);
+    while (!all && go_back(t) && t->b->loop)
+        ;
 }

@@ -40,7 +40,7 @@ const void *jit_step(struct tcpu *c, uint32_t block, unsigned insn)
         uint64_t next = last ? 0 : insn_rip(jit, b, insn + 1u);
         c->s.rip = insn_rip(jit, b, insn);
         interp_step(c);
-        if (last || c->s.rip != next || jit->generation != generation || b->dropped ||
+        if (last || b->loop || c->s.rip != next || jit->generation != generation || b->dropped ||
             c->mode != mode || is_pending(c) || c->s.interrupt_shadow ||
             c->s.activity != CPU_RUNNING)
             return leaves_always(jit) ? jit->leave : jit_continue(c);
@@ -107,7 +107,7 @@ static const void *gate_link(struct tcpu *c, uint32_t id, uint64_t value)
     if (!block)
         return jit->leave;
     const struct jit_block *b = &jit->block[block];
-    if (jit->generation == generation)
+    if (jit->generation == generation && link.patch)
         jit_patch(jit, link.patch, near ? b->entry : b->checked);
     return jit_exec(jit, b->entry);
 }

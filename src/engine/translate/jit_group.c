@@ -180,7 +180,7 @@ static void keep_groups(struct trans *t)
         struct group *g = &t->group[i];
         g->used = leads(t, g);
         g->addend = offsetof(struct tcpu, hot.group_addend) + i * sizeof(uint64_t);
-        for (unsigned n = g->first + 1u; g->used && n <= g->last; n++)
+        for (unsigned n = g->first + 1u; g->used && !t->b->loop && n <= g->last; n++)
             t->b->inside |= 1ull << n;
     }
 }
@@ -193,6 +193,8 @@ void trans_plan_groups(struct trans *t)
         const struct insn *in = &t->insn[i];
         struct member *m = &t->member[i];
         m->group = 0;
+        if (t->b->loop && t->label[i])
+            p = (struct plan){0};
         if (in->form == UINT16_MAX || !is_plain(t, in)) {
             p = (struct plan){0};
             continue;

@@ -73,16 +73,34 @@ uint8_t *jit_avoid(struct jit *jit, uint64_t rip)
     return &jit->avoid[(rip * 0x9e3779b97f4a7c15ull >> 32) % AVOID_ENTRIES];
 }
 
-// All blocks of a loop become hot, those that are translated later too.
-static void heat_loop(struct tcpu *c, struct jit_page *page, unsigned first, unsigned last)
+static struct jit_loop *loop_entry(struct jit *jit, uint32_t page, unsigned head)
+{
+    return &jit->loop[(page * 0x9e3779b1u ^ head * 0x85ebca6bu) >> 16 & (JIT_LOOPS - 1)];
+}
+
+const struct jit_loop *jit_loop_at(struct jit *jit, uint32_t page, unsigned head)
+{
+    const struct jit_loop *loop = loop_entry(jit, page, head);
+    return loop->page == page && loop->head == head ? loop : NULL;
+}
+
+// All blocks of a loop become hot, those that are translated later too, and the first becomes the
+// loop as a whole, also where it was a smaller one.
+static void heat_loop(struct tcpu *c, uint32_t index, unsigned first, unsigned last)
 {
     struct jit *jit = c->jit;
+    struct jit_page *page = &jit->page[index];
+    const struct jit_loop *known = jit_loop_at(jit, index, first);
+    bool larger = !known || known->branch < last;
+    if (larger)
+        *loop_entry(jit, index, first) = (struct jit_loop){index, (uint16_t)first, (uint16_t)last};
     for (unsigned line = first / 64; line <= last / 64; line++)
         page->hot_lines |= 1ull << line;
     for (uint32_t i = page->blocks; i; i = jit->block[i].next_in_page) {
         struct jit_block *b = &jit->block[i];
         unsigned at = (unsigned)(b->rip & PAGE_MASK);
-        if (at >= first && at <= last && !b->hot && !b->tail && !b->dropped) {
+        if (at >= first && at <= last && !b->tail && !b->dropped &&
+            (!b->hot || (larger && at == first))) {
             c->counter[COUNTER_HOT]++;
             jit_drop(c, b);
         }
@@ -97,7 +115,7 @@ const void *jit_gate_hot(struct tcpu *c, uint32_t id, uint64_t value)
     jit_count_from_start(c, id);
     c->s.rip = link->rip;
     if (fast)
-        heat_loop(c, &jit->page[link->page], (unsigned)(link->rip & PAGE_MASK), link->from);
+        heat_loop(c, link->page, (unsigned)(link->rip & PAGE_MASK), link->from);
     return jit_continue(c);
 }
 

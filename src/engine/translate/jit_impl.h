@@ -31,6 +31,8 @@ extern const uint8_t jit_host_reg[16];
 
 #define JIT_INSNS 64         // in one block
 #define JIT_SOURCE_BYTES 256 // of one block; never more than one page
+#define JIT_LOOP_INSNS 192   // the same of a block that is a loop
+#define JIT_LOOP_BYTES 1024
 
 enum gate {
     GATE_SLOW,     // a memory access missed the TLB; id: site, value: linear address
@@ -83,6 +85,7 @@ struct jit_block {
     uint8_t ancestors; // dropped blocks that hand visitors on to this one, one after another
     uint16_t ahead_from, ahead_to; // bytes of the page that were looked at beyond the block
     bool hot;
+    bool loop;       // with branches within it; no way in but from its start
     uint8_t strayed; // how often a group's check failed although its leader alone might pass
     uint64_t inside; // bit n: instruction n relies on a check before it: no way in from elsewhere
 };
@@ -116,7 +119,7 @@ struct jit_site { // an instruction's way out of line
 
 struct jit_link {
     uint64_t rip;          // where to
-    uint32_t patch;        // offset of the displacement
+    uint32_t patch;        // offset of the displacement; 0: nothing to patch
     uint32_t page : 31;    // where from
     uint32_t checked : 1;  // to the checked entry: the way back from a call
     uint32_t counted_from; // when its visits were last counted from, in 1,024 TSC ticks
@@ -134,6 +137,15 @@ struct jit_link {
 #define JIT_BLOCK_HASH (1u << JIT_BLOCK_HASH_BITS)
 
 #define CTLB_LISTED 1024
+
+// A loop in a page that was found to be hot, by the offsets of its first instruction and of the
+// last branch that leads back there.
+struct jit_loop {
+    uint32_t page; // 0: none
+    uint16_t head;
+    uint16_t branch;
+};
+#define JIT_LOOPS 1024 // by a hash of page and head
 
 // What the check of an instruction must not be again, because it did not pay.
 enum avoid { AVOID_SLOT = 1, AVOID_GROUP = 2 };
@@ -181,6 +193,7 @@ struct jit {
     uint32_t slots[2];            // given out, of those for reads and writes
     uint32_t slot_time[SLOTS];    // when slot_left was last set: TSC / 1024
     uint8_t avoid[AVOID_ENTRIES]; // enum avoid
+    struct jit_loop loop[JIT_LOOPS];
     uint32_t page_hash[JIT_PAGE_HASH];
     uint32_t gpa_hash[JIT_PAGE_HASH];
     uint32_t block_hash[JIT_BLOCK_HASH];
@@ -232,6 +245,8 @@ gate_fn jit_gate_hot, jit_gate_hop;
 void jit_start_heat(struct tcpu *c);
 void jit_count_from_start(struct tcpu *c, uint32_t link);
 uint8_t *jit_avoid(struct jit *jit, uint64_t rip); // enum avoid bits of an instruction
+// The hot loop that begins at an offset in the page; NULL: none.
+const struct jit_loop *jit_loop_at(struct jit *jit, uint32_t page, unsigned head);
 // A group's check failed that an access alone might pass: not too often.
 void jit_stray(struct tcpu *c, struct jit_block *b, uint64_t rip);
 

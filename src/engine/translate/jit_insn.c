@@ -98,7 +98,7 @@ static bool check_memory(struct trans *t, struct plan *p, struct emit_mem *out, 
     return true;
 }
 
-static bool is_vector(const struct insn *in)
+bool trans_is_vector(const struct insn *in)
 {
     return insn_form(in)->flags & (FORM_X87 | FORM_MMX | FORM_SSE | FORM_AVX | FORM_AVX512);
 }
@@ -178,7 +178,7 @@ bool trans_native(struct trans *t)
     struct plan p = make_plan(in);
     struct emit_operands operands = {.gpr = p.map};
     unsigned taken = 0;
-    if (is_vector(in))
+    if (trans_is_vector(in))
         trans_fpu(t);
     if (p.mem && !check_memory(t, &p, &operands.mem, &taken))
         return false;

@@ -103,6 +103,11 @@ static bool is_backward(const struct trans *t, uint64_t target)
     return target <= t->rip;
 }
 
+void trans_poll_here(struct trans *t)
+{
+    poll(t->e, t->flags_live, trans_stub(t, GATE_POLL, add_link(t, t->rip)));
+}
+
 static void jump_linked(struct trans *t, uint64_t target, uint32_t link)
 {
     const void *known = known_target(t, target);
@@ -190,19 +195,31 @@ static void count_visit(struct trans *t, bool flags_live, uint32_t link)
     emit_land(t->e, not_yet);
 }
 
+// Whether it is not known yet that the branch closes a hot loop.
+static bool counts(const struct trans *t, uint64_t target)
+{
+    const struct jit_loop *loop = jit_loop_at(t->jit, t->page, (unsigned)(target & PAGE_MASK));
+    return is_backward(t, target) && near(t, target) && !t->b->tail && !t->jit->poll_all &&
+           !t->jit->all_hot && (!loop || loop->branch < (t->rip & PAGE_MASK));
+}
+
 void trans_jump(struct trans *t, uint64_t target)
 {
+    if (trans_inner_jump(t, target))
+        return;
     uint32_t link = add_link(t, target);
     bool flags_live = t->i >= t->count || t->taken[t->i];
     if (is_backward(t, target))
         poll(t->e, flags_live, trans_stub(t, GATE_POLL, link));
-    if (is_backward(t, target) && near(t, target) && !t->b->hot && !t->b->tail && !t->jit->poll_all)
+    if (counts(t, target))
         count_visit(t, flags_live, link);
     jump_linked(t, target, link);
 }
 
 void trans_jump_if(struct trans *t, enum condition condition, uint64_t target)
 {
+    if (trans_inner_jump_if(t, condition, target))
+        return;
     if (is_backward(t, target)) {
         uint8_t *past = emit_jcc(t->e, condition ^ 1);
         trans_jump(t, target);

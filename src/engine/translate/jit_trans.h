@@ -24,6 +24,13 @@ struct group {
     size_t addend; // where the leader keeps it, in struct tcpu
 };
 
+enum label { LABEL_NONE, LABEL_FORWARD, LABEL_BACKWARD };
+
+struct fixup {
+    uint8_t *at; // of the displacement
+    uint8_t insn;
+};
+
 struct trans {
     struct tcpu *c;
     struct jit *jit;
@@ -43,11 +50,15 @@ struct trans {
     unsigned groups;       // of a hot block
     bool ended;            // the block's last way out is emitted
     bool returns;          // it is a call, which comes back to what follows the block's code
-    struct insn insn[JIT_INSNS];
-    struct member member[JIT_INSNS];
+    struct insn insn[JIT_LOOP_INSNS];
+    struct member member[JIT_LOOP_INSNS];
     struct group group[GROUPS_MAX];
-    uint16_t live[JIT_INSNS + 1]; // flags needed before each instruction
-    uint16_t taken[JIT_INSNS];    // by the target of a branch
+    uint16_t live[JIT_LOOP_INSNS + 1]; // flags needed before each instruction
+    uint16_t taken[JIT_LOOP_INSNS];    // by the target of a branch
+    // Of a loop: what is a target of branches within it, and branches forward that are not done.
+    uint8_t label[JIT_LOOP_INSNS]; // enum label
+    struct fixup fixup[JIT_LOOP_INSNS];
+    unsigned fixups;
 };
 
 // An operand's linear address before translation to a host address.
@@ -76,6 +87,21 @@ static inline struct emit_mem gpr_slot(unsigned guest)
 }
 
 #define GS(field) emit_gs(offsetof(struct tcpu, field))
+
+// jit_loop.c: a block that is a whole loop
+// The loop that begins at the block's start, as the offset of its last branch from there; 0: none.
+unsigned trans_loop_bytes(struct trans *t);
+// Fills in label.
+void trans_find_labels(struct trans *t);
+// The instruction of the loop that a branch leads to; -1: one elsewhere.
+int trans_loop_target(const struct trans *t, const struct insn *in, uint64_t next);
+// What has to be done once, before the first instruction.
+void trans_enter_loop(struct trans *t);
+// Where branches within the loop come to the current instruction.
+void trans_label(struct trans *t);
+// A branch within the loop; false when it leads elsewhere, and nothing is emitted.
+bool trans_inner_jump(struct trans *t, uint64_t target);
+bool trans_inner_jump_if(struct trans *t, enum condition condition, uint64_t target);
 
 // jit_flags.c: fills in live and taken, and what of the page that depends on.
 void trans_live_flags(struct trans *t);
@@ -116,6 +142,8 @@ void trans_indirect(struct trans *t, int pushed, bool call);
 void trans_call_to(struct trans *t, uint64_t target);
 // What a call comes back to, unless the next block is emitted there: a jump to its checked entry.
 void trans_land(struct trans *t);
+// Leaves to the current instruction's address when something is pending.
+void trans_poll_here(struct trans *t);
 // To the guest address in T1: by the shadow stack if the last call that did not return pushed it;
 // else that is emptied. popped: as above.
 void trans_return(struct trans *t, int popped);
@@ -123,6 +151,7 @@ void trans_return(struct trans *t, int popped);
 // jit_insn.c: instructions that the host runs as they are, with other operands. False: not this
 // one, and nothing is emitted.
 bool trans_native(struct trans *t);
+bool trans_is_vector(const struct insn *in);
 bool trans_lea(struct trans *t);
 
 // jit_branch.c, jit_stack.c: false as above.

@@ -84,6 +84,7 @@ enum tcpu_counter {
     COUNTER_INVALIDATED,   // blocks dropped because their bytes changed
     COUNTER_CACHE_FLUSHES,
     COUNTER_HOT,         // blocks translated again because they run often
+    COUNTER_LOOPS,       // blocks that are a whole loop
     COUNTER_SLOT_MISSES, // about: looked at when a slot has missed 64 times
     COUNTER_LOCKSTEP,    // blocks compared with the interpreter
     COUNTER_COUNT,

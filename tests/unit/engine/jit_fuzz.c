@@ -4,7 +4,7 @@
 //
 // The generator draws random bytes, keeps what decodes to an instruction that needs no privilege,
 // and leaves out what reads flags that the one before left undefined. Half of the memory operands
-// are made to hit the data area.
+// are made to hit the data area. Half of the streams are loops of a few rounds.
 #include "../test.h"
 
 #include "guest64.h"
@@ -13,6 +13,7 @@
 
 #define STREAM_INSNS 24
 #define BRANCH_MAX 10
+#define COUNTER (GUEST_DATA + 0xfff0) // of rounds, in streams that are loops
 
 struct random {
     uint64_t state;
@@ -27,9 +28,10 @@ static uint64_t draw(struct random *r)
 }
 
 struct stream {
-    uint8_t code[STREAM_INSNS * (16 + BRANCH_MAX) + 16];
+    uint8_t code[STREAM_INSNS * (16 + BRANCH_MAX) + 32];
     unsigned len;
-    unsigned undefined; // flags
+    unsigned undefined; // flags at the end
+    unsigned ever;      // and anywhere before
 };
 
 static bool wanted(const struct insn *in, unsigned undefined)
@@ -105,6 +107,17 @@ static bool random_insn(struct random *r, bool code64, unsigned undefined, uint8
     return insn_decode(out, 15, code64 ? 8 : 4, in) == INSN_OK && wanted(in, undefined);
 }
 
+// sub byte [COUNTER], 1; jnz to the start. A stream that spoils its counter makes 256 rounds.
+static void close_loop(struct stream *s)
+{
+    static const uint8_t count[] = {0x80, 0x2c, 0x25, 0, 0, 0, 0, 1, 0x0f, 0x85};
+    memcpy(s->code + s->len, count, sizeof count);
+    store_le32(s->code + s->len + 3, COUNTER);
+    s->len += sizeof count + 4;
+    store_le32(s->code + s->len - 4, -s->len);
+    s->undefined = 0;
+}
+
 // A jump or a call over a few bytes, so that blocks end and flags pass from one to the next.
 static void add_branch(struct random *r, struct stream *s)
 {
@@ -123,11 +136,14 @@ static void make_stream(struct random *r, bool code64, struct stream *s)
         if (!random_insn(r, code64, s->undefined, s->code + s->len, &in))
             continue;
         s->undefined = next_undefined(&in, s->undefined);
+        s->ever |= s->undefined;
         s->len += in.len;
         n++;
         if (draw(r) % 6 == 0)
             add_branch(r, s);
     }
+    if (draw(r) % 2)
+        close_loop(s);
     s->code[s->len++] = 0xf4;
 }
 
@@ -152,6 +168,7 @@ static void load_stream(struct guest *g, const struct stream *s, bool code64, ui
     g->state.rflags |= draw(&r) & FLAGS_ARITH;
     for (unsigned i = 0; i < 0x10000; i++)
         g->ram[GUEST_DATA + i] = (uint8_t)draw(&r);
+    g->ram[COUNTER] = 1 + (draw(&r) & 3);
     memset(g->ram + GUEST_STACK - 0x4000, 0, 0x8000);
     guest_code(g, s->code, s->len);
 }
@@ -167,7 +184,7 @@ static bool same(struct guest *want, struct guest *got, const struct stream *s, 
             if (at <= GUEST_BYTES - 8)
                 store_le64(want->ram + at, 0), store_le64(got->ram + at, 0);
         }
-    } else if (faulted && s->undefined) {
+    } else if (faulted && s->ever) {
         return true;
     }
     for (unsigned i = 0; i < 16; i++)

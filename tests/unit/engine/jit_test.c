@@ -430,6 +430,37 @@ static void calls_come_back_to_what_follows_them(void)
     RUN64(landings);
 }
 
+// A loop within a loop: branches forward, over one another and back to several places, a call, a
+// jump into the middle from outside, an instruction for the interpreter, flags that live around.
+SNIPPET(loops,
+        "mov ebx, 40; jmp 2f; 1: inc r8; 2: mov ecx, 300; stc; 3: mov r9, [rsi]; adc r10, r9; "
+        "test cl, 3; jz 4f; add r11, rcx; cmp r11b, 77; je 5f; inc r12; jmp 6f; nop; ud2; 4: "
+        "xor r11, r8; 5: add r13, r11; 6: mov [rdi+rcx*8], r13; bt r13, 7; lea rcx, [rcx-1]; "
+        "inc rcx; loop 3b; mov eax, ebx; and eax, 7; jnz 7f; call 8f; 7: cvtsi2sd xmm1, r10; "
+        "addsd xmm2, xmm1; dec ebx; jnz 1b; movq r15, xmm2; jmp 9f; 8: cpuid; mov rbx, r14; "
+        "mov ebx, 8; sub ebx, 0; inc r14d; cmp r14d, 3; jne 10f; mov ebx, 1; 10: ret; 9: nop");
+
+static void loops_within_loops_count(void)
+{
+    struct guest g;
+    RUN64(loops);
+    guest_init(&g, ENGINE_DEBUG_ALL_HOT, true);
+    guest_code(&g, loops_start, (size_t)(loops_end - loops_start));
+    CHECK_EQ(guest_run(&g), ENGINE_HALTED);
+    CHECK(guest_counter(&g, "hot_loops") >= 2);
+    guest_release(&g);
+}
+
+// The loop changes itself, and stops when it finds itself changed.
+SNIPPET(changing, "mov ebx, 9000; 1: inc r8; add r9, r8; cmp ebx, 20; jne 2f; lea rax, [rip+3f]; "
+                  "mov byte ptr [rax+3], 5; 2: nop; 3: add r10, 1; nop; nop; mov r11, r10; "
+                  "4: dec ebx; jnz 1b; .balign 64; mov r12, r10");
+
+static void a_loop_that_changes_itself_runs_as_changed(void)
+{
+    RUN64(changing);
+}
+
 // Into a handler and back by IRET, with flags and control registers looked at on the way; by SYSRET
 // to ring 3 and out of it.
 SNIPPET(transfers,
@@ -488,6 +519,8 @@ int main(void)
         TEST(flags_reach_the_blocks_that_need_them),
         TEST(flags_are_kept_once_a_patched_target_needs_them),
         TEST(calls_come_back_to_what_follows_them),
+        TEST(loops_within_loops_count),
+        TEST(a_loop_that_changes_itself_runs_as_changed),
         TEST(far_transfers_change_flags_and_levels),
     };
     return test_main(tests, ARRAY_LEN(tests));
