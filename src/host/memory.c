@@ -173,3 +173,18 @@ void host_ram_free(void *ram, uint64_t bytes)
     if (ram)
         munmap((uint8_t *)ram - PAGE_SIZE, bytes + 2 * PAGE_SIZE);
 }
+
+void *host_sparse_new(size_t bytes)
+{
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED)
+        return NULL;
+    madvise(at, bytes, MADV_NOHUGEPAGE);
+    return at;
+}
+
+void host_sparse_free(void *at, size_t bytes)
+{
+    if (at)
+        munmap(at, bytes);
+}

@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "host/isolate.h"
+#include "host/memory.h"
 #include "host/sandbox.h"
 #include "host/thread.h"
 #include "vmm/run.h"
@@ -91,7 +92,7 @@ static bool read_descriptors(int argc, char **argv, struct inherited *out)
 
 static int run_vm(const struct inherited *fds)
 {
-    struct run *run = calloc(1, sizeof *run);
+    struct run *run = host_sparse_new(sizeof *run); // much of it is buffers of network cards
     if (!run)
         return VMM_HOST_FAILED;
     host_tsc_look(&run->begun);
@@ -119,7 +120,7 @@ static int run_vm(const struct inherited *fds)
         status = run->status;
         run_release(run);
     }
-    free(run);
+    host_sparse_free(run, sizeof *run);
     return status;
 }
 

@@ -5,12 +5,12 @@
 // GEOMETRY, LIFETIME, SECURE_ERASE, zoned devices.
 #include "device/storage/virtio_blk.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/bytes.h"
 #include "base/checked.h"
 #include "device/virtio/virtio_pci.h"
+#include "host/memory.h"
 
 enum {
     F_SEG_MAX = 2,
@@ -417,7 +417,7 @@ static void fill_config(uint8_t *config, const struct block_limits *limits, unsi
 
 static err_t make_requests(struct virtio_blk *blk, struct error *e)
 {
-    blk->requests = calloc(IN_FLIGHT, sizeof *blk->requests);
+    blk->requests = host_sparse_new(IN_FLIGHT * sizeof *blk->requests);
     return blk->requests
                ? OK
                : error_set(e, ERR_NO_MEMORY, "%s: no memory for requests", blk->virtio.pci.dev.id);
@@ -460,7 +460,7 @@ static void blk_fini(struct device *dev)
     struct virtio_blk *blk = blk_of(virtio_of(dev));
 
     virtio_pci_fini(&blk->virtio);
-    free(blk->requests);
+    host_sparse_free(blk->requests, IN_FLIGHT * sizeof *blk->requests);
     blk->requests = blk->free = NULL;
     blk->linked = 0;
 }

@@ -2,6 +2,7 @@
 #include "host/memory.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "host/clock.h"
@@ -31,6 +32,22 @@ static void too_much_ram_is_refused_with_an_amount_that_fits(void)
     host_memory_read(&memory);
     if (try)
         CHECK(strtoull(try + 7, NULL, 10) * MIB <= memory.available);
+}
+
+static void one_byte_of_sparse_memory_costs_one_page(void)
+{
+    enum { PAGES = 4 * MIB / 4096 };
+    unsigned char there[PAGES];
+    uint8_t *at = host_sparse_new(4 * MIB);
+    unsigned resident = 0;
+    CHECK(at != NULL);
+    CHECK_EQ(at[2 * MIB], 0);
+    at[2 * MIB] = 1;
+    CHECK_EQ(mincore(at, 4 * MIB, there), 0);
+    for (unsigned i = 0; i < PAGES; i++)
+        resident += there[i] & 1;
+    CHECK_EQ(resident, 1);
+    host_sparse_free(at, 4 * MIB);
 }
 
 static void a_file_that_is_too_long_is_refused(void)
@@ -74,6 +91,7 @@ static void an_earlier_look_at_the_tsc_serves_as_well(void)
 }
 
 TEST_MAIN(TEST(ram_is_zeroed_and_aligned_to_huge_pages),
+          TEST(one_byte_of_sparse_memory_costs_one_page),
           TEST(too_much_ram_is_refused_with_an_amount_that_fits),
           TEST(a_file_that_is_too_long_is_refused), TEST(the_tsc_frequency_agrees_with_the_clock),
           TEST(an_earlier_look_at_the_tsc_serves_as_well))
