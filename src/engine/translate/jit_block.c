@@ -52,7 +52,7 @@ static bool ends_here(const struct trans *t, const struct insn *in, unsigned at,
 static void decode(struct trans *t, const struct source *s, unsigned loop)
 {
     struct jit *jit = t->jit;
-    unsigned at = 0, max = loop ? JIT_LOOP_INSNS : JIT_INSNS;
+    unsigned at = 0, max = loop ? JIT_LOOP_INSNS : t->max;
     t->count = 0;
     while (t->count < max) {
         struct insn *in = &t->insn[t->count];
@@ -98,8 +98,7 @@ static void trans_insn(struct trans *t)
     struct emit hot = *t->e, cold = *t->cold;
     unsigned fixups = t->fixups;
     bool fpu = t->fpu_checked;
-    struct group *led =
-        t->b->hot && t->member[t->i].group ? &t->group[t->member[t->i].group - 1] : NULL;
+    struct group *led = t->member[t->i].group ? &t->group[t->member[t->i].group - 1] : NULL;
     bool ready = led && led->ready;
     if (!undecoded(t->in) && trans_known(t))
         return;
@@ -217,7 +216,9 @@ static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
                                .page = page,
                                .tail = tail,
                                .marks = jit->marks,
-                               .hot = !tail && (jit->all_hot || hot_here(&jit->page[page], rip))};
+                               .plain = t->plain,
+                               .hot = !tail && !t->plain &&
+                                      (jit->all_hot || hot_here(&jit->page[page], rip))};
     t->fpu_checked = t->ended = t->returns = false;
     t->fixups = 0;
     return true;
@@ -293,8 +294,7 @@ static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uin
     if (t->b->loop)
         trans_find_labels(t);
     trans_live_flags(t);
-    if (t->b->hot && t->code64)
-        trans_plan_groups(t);
+    trans_plan_groups(t);
     uint32_t sites = jit->sites, links = jit->links;
     struct emit hot = jit->hot, cold = jit->cold;
     emit_block(t);
@@ -313,7 +313,8 @@ static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uin
     jit->page[page].blocks = t->block;
     t->b->next_tail = jit->page[tail].tails; // those of page 0, which is none, are never looked at
     jit->page[tail].tails = t->block;
-    jit_add_block(jit, t->block);
+    if (!t->plain)
+        jit_add_block(jit, t->block);
     t->c->counter[COUNTER_BLOCKS]++;
     t->c->counter[COUNTER_INSNS] += t->count;
     t->c->counter[COUNTER_LOOPS] += t->b->loop;
@@ -334,6 +335,8 @@ static enum outcome translate_run(struct trans *t, uint32_t page, uint32_t tail,
 {
     enum outcome outcome = translate(t, page, tail, rip);
     *block = t->block;
+    t->plain = false;
+    t->max = JIT_INSNS;
     for (unsigned n = 0; outcome == DONE && t->returns; n++) {
         uint64_t next = t->next;
         if (n < RUN_BLOCKS && can_follow(t, next) && translate(t, page, 0, next) == DONE)
@@ -361,7 +364,7 @@ static uint32_t find_tail(struct tcpu *c, uint32_t page, uint64_t rip)
     return jit_find_page(c, code64 ? rip + left : (uint32_t)(rip + left));
 }
 
-uint32_t jit_translate(struct tcpu *c, uint32_t page, uint64_t rip)
+static uint32_t translate_at(struct tcpu *c, uint32_t page, uint64_t rip, bool plain, unsigned max)
 {
     struct jit *jit = c->jit;
     struct trans t;
@@ -374,6 +377,8 @@ uint32_t jit_translate(struct tcpu *c, uint32_t page, uint64_t rip)
     uint32_t block = 0;
     for (unsigned tries = 0; outcome == FULL; tries++) {
         uint32_t generation = jit->generation, tail = find_tail(c, page, rip);
+        t.plain = plain;
+        t.max = max;
         if (jit->generation == generation)
             outcome = translate_run(&t, page, tail, rip, &block);
         if (outcome != FULL)
@@ -385,6 +390,17 @@ uint32_t jit_translate(struct tcpu *c, uint32_t page, uint64_t rip)
             return 0;
     }
     return outcome == DONE ? block : 0;
+}
+
+uint32_t jit_translate(struct tcpu *c, uint32_t page, uint64_t rip)
+{
+    return translate_at(c, page, rip, false, JIT_INSNS);
+}
+
+uint32_t jit_translate_plain(struct tcpu *c, const struct jit_block *b, unsigned insn)
+{
+    uint64_t rip = b->rip + c->jit->mark[b->marks + insn].guest;
+    return translate_at(c, b->page, rip, true, b->insns - insn);
 }
 
 int jit_insn_at(const struct jit *jit, const struct jit_block *b, uint32_t offset)

@@ -69,12 +69,29 @@ static const void *gate_step(struct tcpu *c, uint32_t id, uint64_t value)
     return jit_step(c, site->block, site->insn);
 }
 
+// The check of a group failed: the rest of the block without groups.
+static const void *without_group(struct tcpu *c, uint32_t id, enum avoid why)
+{
+    struct jit *jit = c->jit;
+    const struct jit_site site = jit->site[id];
+    uint32_t generation = jit->generation, plain = site.plain;
+    if (!plain || jit->block[plain].dropped)
+        plain = jit_translate_plain(c, &jit->block[site.block], site.insn);
+    if (!plain)
+        return jit->leave;
+    if (jit->generation == generation) {
+        jit->site[id].plain = plain;
+        jit_stray(c, &jit->block[site.block], c->s.rip, why);
+    }
+    return jit_exec(jit, jit->block[plain].entry);
+}
+
 static const void *gate_slow(struct tcpu *c, uint32_t id, uint64_t from)
 {
     struct jit *jit = c->jit;
     const struct jit_site *site = &jit->site[id];
     struct jit_block *b = &jit->block[site->block];
-    enum access access = site->access & ~(SITE_ALIGNED | SITE_MASKED);
+    enum access access = site->access & SITE_ACCESS;
     bool masked = site->access & SITE_MASKED; // whether it faults depends on the mask
     uint64_t at = from + site->lead;
     bool crosses = (from & PAGE_MASK) + site->range > PAGE_SIZE;
@@ -82,12 +99,14 @@ static const void *gate_slow(struct tcpu *c, uint32_t id, uint64_t from)
     c->s.rip = c->insn_rip = insn_rip(jit, b, site->insn);
     c->counter[COUNTER_TLB_FILLS]++;
     if (!crosses && !misaligned && !masked && canonical(at) && tlb_fill(c, at, access, c->user)) {
+        if (site->access & SITE_MIXED && !tlb_fill_writable(c, at, c->user))
+            return without_group(c, id, AVOID_MIXED);
         if (b->fpu)
             fpu_to_machine(c);
         return jit_exec(jit, site->resume);
     }
-    if (site->range != site->size)
-        jit_stray(c, b, c->s.rip);
+    if (site->access & SITE_GROUP)
+        return without_group(c, id, AVOID_GROUP);
     c->counter[COUNTER_SLOW_ACCESSES]++;
     return jit_step(c, site->block, site->insn);
 }

@@ -1,12 +1,14 @@
-// Groups: accesses of a hot block that are made from the same base register, or to constant
+// Groups: accesses of a block that are made from the same base register, or to constant
 // addresses in one page, and lie close together. The first of them, the leader, checks the bytes of
 // all; the others only load the addend that it kept. The base may move by constants on the way
 // (PUSH, POP, ADD, LEA).
 //
 // What the leader found holds until the block is left, because only the interpreter and polls can
 // withdraw it: an instruction that the interpreter ran in the middle of a group is followed by
-// others in the interpreter until the group ends (jit_block.inside). A read never makes a write
-// be checked early, which might fault.
+// others in the interpreter until the group ends (jit_block.inside). Where a group has writes, the
+// leader checks for writing, even if it reads. Where its check fails and no fault of the leader's
+// is the reason (another page, a page that may only be read), the rest of the block runs in a
+// translation without groups.
 #include "engine/translate/jit_trans.h"
 
 #define SPAN_MAX 256 // bytes that a leader checks
@@ -42,6 +44,8 @@ static bool native_member(const struct trans *t, const struct insn *in, struct m
     if (!a.constant &&
         (a.index != REG_NONE || a.base >= 16 || a.disp > DISP_MAX || a.disp < -DISP_MAX))
         return false;
+    if (a.constant && (a.value & PAGE_MASK) + mem->size > PAGE_SIZE)
+        return false;
     *m = (struct member){.base = a.constant ? CONSTANTS : a.base,
                          .disp = a.disp,
                          .at = a.constant ? (int32_t)(a.value & PAGE_MASK) : a.disp,
@@ -56,7 +60,7 @@ static bool member_of(const struct trans *t, const struct insn *in, struct membe
     unsigned kind = in->operand[0].kind;
     if (is_quad(in, OP_PUSH) && (kind == OPND_GPR || kind == OPND_IMM))
         *m = on_stack(-8, true);
-    else if (is_quad(in, OP_CALL_NEAR) && kind == OPND_REL)
+    else if (is_quad(in, OP_CALL_NEAR))
         *m = on_stack(-8, true);
     else if (is_quad(in, OP_POP) && kind == OPND_GPR)
         *m = on_stack(0, false);
@@ -88,7 +92,7 @@ static bool constant_step(const struct insn *in, unsigned reg, int32_t *step)
 }
 
 struct plan {
-    uint8_t open[17][2]; // 1 + the group to which more may come, for reads and writes
+    uint8_t open[17][2]; // 1 + the group to which more may come, of reads and with writes
     int32_t moved[17];   // the base since the block began, or since it was lost
 };
 
@@ -111,20 +115,35 @@ static bool joins(struct group *g, const struct member *m, unsigned insn)
     return true;
 }
 
-// A write vouches for reads too, but not the other way round.
+static bool avoids(const struct trans *t, unsigned insn, enum avoid what)
+{
+    uint64_t rip = t->b->rip + t->jit->mark[t->b->marks + insn].guest;
+    return *jit_avoid(t->jit, rip) & what;
+}
+
+// A check for writing vouches for reads too.
 static unsigned group_for(struct trans *t, struct plan *p, const struct member *m, unsigned insn)
 {
     uint8_t *open = p->open[m->base];
+    struct group *reads = open[0] ? &t->group[open[0] - 1] : NULL;
     if (open[1] && joins(&t->group[open[1] - 1], m, insn))
         return open[1];
-    if (!m->write && open[0] && joins(&t->group[open[0] - 1], m, insn))
+    if (reads && !m->write && joins(reads, m, insn))
         return open[0];
+    if (reads && m->write && !open[1] && !avoids(t, reads->first, AVOID_MIXED) &&
+        joins(reads, m, insn)) {
+        reads->write = true;
+        open[1] = open[0];
+        open[0] = 0;
+        return open[1];
+    }
     if (t->groups == GROUPS_MAX)
         return 0;
     struct group *g = &t->group[t->groups++];
     *g = (struct group){.first = (uint8_t)insn,
                         .last = (uint8_t)insn,
                         .members = 1,
+                        .write = m->write,
                         .low = m->at,
                         .high = m->at + m->size,
                         .page = m->page};
@@ -164,21 +183,11 @@ static void follow_registers(const struct trans *t, struct plan *p, const struct
     }
 }
 
-// The leader needs the addend in a register where it keeps it: of a pinned base, or from a slot.
-static bool leads(const struct trans *t, const struct group *g)
-{
-    const struct member *m = &t->member[g->first];
-    bool pinned = m->base != CONSTANTS && host_reg(m->base) != NO_HOST;
-    uint64_t rip = t->b->rip + t->jit->mark[t->b->marks + g->first].guest;
-    return g->members > 1 && !(*jit_avoid(t->jit, rip) & AVOID_GROUP) &&
-           (pinned || trans_slot_pays(t, g->first));
-}
-
 static void keep_groups(struct trans *t)
 {
     for (unsigned i = 0; i < t->groups; i++) {
         struct group *g = &t->group[i];
-        g->used = leads(t, g);
+        g->used = g->members > 1 && !avoids(t, g->first, AVOID_GROUP);
         g->addend = offsetof(struct tcpu, hot.group_addend) + i * sizeof(uint64_t);
         for (unsigned n = g->first + 1u; g->used && !t->b->loop && n <= g->last; n++)
             t->b->inside |= 1ull << n;
@@ -189,10 +198,13 @@ void trans_plan_groups(struct trans *t)
 {
     struct plan p = {0};
     t->groups = 0;
+    for (unsigned i = 0; i < t->count; i++)
+        t->member[i].group = 0;
+    if (t->plain || !t->code64 || t->b->tail)
+        return;
     for (unsigned i = 0; i < t->count; i++) {
         const struct insn *in = &t->insn[i];
         struct member *m = &t->member[i];
-        m->group = 0;
         if (t->b->loop && t->label[i])
             p = (struct plan){0};
         if (in->form == UINT16_MAX || !is_plain(t, in)) {
@@ -211,8 +223,6 @@ void trans_plan_groups(struct trans *t)
 struct group *trans_group(struct trans *t, const struct address *a, unsigned size,
                           enum access access)
 {
-    if (!t->b->hot || !t->code64)
-        return NULL;
     const struct member *m = &t->member[t->i];
     if (!m->group || !t->group[m->group - 1].used || a->string || a->width != 8 ||
         a->segment != SEG_COUNT || a->constant != (m->base == CONSTANTS) || size != m->size ||

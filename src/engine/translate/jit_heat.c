@@ -16,7 +16,8 @@
 #define HOT_TIME 1024 // in which so many make a block hot, in units of 1,024 TSC ticks
 #define HOP_MISSES 64
 #define HOP_TIME 32 // in units of 1,024 TSC ticks: some 500 for each miss
-#define STRAYS_MAX 8
+#define STRAYS 64
+#define STRAY_TIME 64 // in which so many are too many
 
 static uint32_t clock_now(void)
 {
@@ -99,7 +100,7 @@ static void heat_loop(struct tcpu *c, uint32_t index, unsigned first, unsigned l
     for (uint32_t i = page->blocks; i; i = jit->block[i].next_in_page) {
         struct jit_block *b = &jit->block[i];
         unsigned at = (unsigned)(b->rip & PAGE_MASK);
-        if (at >= first && at <= last && !b->tail && !b->dropped &&
+        if (at >= first && at <= last && !b->tail && !b->plain && !b->dropped &&
             (!b->hot || (larger && at == first))) {
             c->counter[COUNTER_HOT]++;
             jit_drop(c, b);
@@ -141,10 +142,15 @@ const void *jit_gate_hop(struct tcpu *c, uint32_t id, uint64_t value)
 }
 
 // Not where blocks have to be left at their ends only.
-void jit_stray(struct tcpu *c, struct jit_block *b, uint64_t rip)
+void jit_stray(struct tcpu *c, struct jit_block *b, uint64_t rip, enum avoid why)
 {
-    if (c->jit->poll_all || b->dropped || ++b->strayed < STRAYS_MAX)
+    if (c->jit->poll_all || b->dropped || ++b->strayed < STRAYS)
         return;
-    *jit_avoid(c->jit, rip) |= AVOID_GROUP;
+    uint32_t now = clock_now(), since = now - b->strayed_from;
+    b->strayed = 0;
+    b->strayed_from = now;
+    if (since > STRAY_TIME)
+        return;
+    *jit_avoid(c->jit, rip) |= (uint8_t)why;
     jit_drop(c, b);
 }

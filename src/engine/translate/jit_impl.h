@@ -85,8 +85,10 @@ struct jit_block {
     uint8_t ancestors; // dropped blocks that hand visitors on to this one, one after another
     uint16_t ahead_from, ahead_to; // bytes of the page that were looked at beyond the block
     bool hot;
-    bool loop;       // with branches within it; no way in but from its start
-    uint8_t strayed; // how often a group's check failed although its leader alone might pass
+    bool loop;  // with branches within it; no way in but from its start
+    bool plain; // made without groups, for visitors whose group's check failed: not found by others
+    uint8_t strayed;       // of them, since then
+    uint32_t strayed_from; // in 1,024 TSC ticks
     uint64_t inside; // bit n: instruction n relies on a check before it: no way in from elsewhere
 };
 
@@ -99,6 +101,9 @@ struct jit_mark { // where an instruction begins, relative to its block
 
 #define SITE_ALIGNED 0x80 // the access faults when it is not aligned to its size
 #define SITE_MASKED 0x40  // a writemask decides what is accessed
+#define SITE_GROUP 0x20   // the check of a group
+#define SITE_MIXED 0x10   // and its first access reads, others write
+#define SITE_ACCESS 0x0f
 
 // access of a string's site; SITE_SHORT: addresses and counts of 32 bits
 enum site_string { SITE_MOVS = 1, SITE_REP = 2, SITE_SHORT = 4 };
@@ -110,11 +115,12 @@ struct jit_site { // an instruction's way out of line
     uint32_t block;
     uint32_t resume; // offset to go on at
     uint8_t insn;    // index in the block
-    uint8_t access;  // enum access, SITE_ALIGNED, SITE_MASKED
+    uint8_t access;  // enum access and SITE_* bits
     uint16_t size;
     uint16_t range; // bytes checked: those of a group, or size
     uint16_t lead;  // of them before the instruction's own
     uint16_t slot;
+    uint32_t plain; // the block without groups from here, once it was needed
 };
 
 struct jit_link {
@@ -148,7 +154,7 @@ struct jit_loop {
 #define JIT_LOOPS 1024 // by a hash of page and head
 
 // What the check of an instruction must not be again, because it did not pay.
-enum avoid { AVOID_SLOT = 1, AVOID_GROUP = 2 };
+enum avoid { AVOID_SLOT = 1, AVOID_GROUP = 2, AVOID_MIXED = 4 };
 #define AVOID_ENTRIES 8192 // by a hash of rip
 
 struct jit {
@@ -219,6 +225,8 @@ void jit_emit_lookup(const struct jit *jit, struct emit *e, unsigned user, const
 // jit_block.c: translates the block at offset in page; 0 when it cannot (cache full: after a flush
 // too; the code is not in RAM). May flush.
 uint32_t jit_translate(struct tcpu *c, uint32_t page, uint64_t rip);
+// The same from instruction insn of a block to its end, without groups; nobody else finds it.
+uint32_t jit_translate_plain(struct tcpu *c, const struct jit_block *b, unsigned insn);
 // The instruction of a block that the host address belongs to, or -1.
 int jit_insn_at(const struct jit *jit, const struct jit_block *b, uint32_t offset);
 
@@ -248,7 +256,7 @@ uint8_t *jit_avoid(struct jit *jit, uint64_t rip); // enum avoid bits of an inst
 // The hot loop that begins at an offset in the page; NULL: none.
 const struct jit_loop *jit_loop_at(struct jit *jit, uint32_t page, unsigned head);
 // A group's check failed that an access alone might pass: not too often.
-void jit_stray(struct tcpu *c, struct jit_block *b, uint64_t rip);
+void jit_stray(struct tcpu *c, struct jit_block *b, uint64_t rip, enum avoid why);
 
 // jit_gatefn.c
 extern gate_fn *const jit_gate_fns[GATE_COUNT];

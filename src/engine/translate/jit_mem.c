@@ -73,6 +73,14 @@ void trans_offset(struct emit *e, const struct address *a)
 // The linear address into T1; uses T0, and T2 for strings of bits.
 static void linear(const struct trans *t, struct emit *e, const struct address *a)
 {
+    struct emit_mem base =
+        emit_gs(offsetof(struct tcpu, s.seg) + a->segment * sizeof(struct cpu_segment) +
+                offsetof(struct cpu_segment, base));
+    if (a->constant && a->segment != SEG_COUNT && t->code64 && fits_i32((int64_t)a->value)) {
+        emit_load(e, 8, T1, base);
+        emit_lea(e, 8, T1, emit_at(T1, (int32_t)a->value));
+        return;
+    }
     trans_offset(e, a);
     if (a->string) {
         unsigned bit = place(e, a->bit, T2);
@@ -82,9 +90,7 @@ static void linear(const struct trans *t, struct emit *e, const struct address *
     }
     if (a->segment == SEG_COUNT)
         return;
-    emit_load(e, 8, T0,
-              emit_gs(offsetof(struct tcpu, s.seg) + a->segment * sizeof(struct cpu_segment) +
-                      offsetof(struct cpu_segment, base)));
+    emit_load(e, 8, T0, base);
     emit_lea(e, t->code64 ? 8 : 4, T1, emit_indexed(T1, T0, 1, 0));
     if (t->code64)
         return;
@@ -165,9 +171,31 @@ static bool is_simple(const struct address *a)
            a->width == 8 && a->segment == SEG_COUNT && host_reg(a->base) != NO_HOST;
 }
 
+// After a check that hit, the TLB's index in T0 and, if the address is not simple, T1 the address:
+// the operand. What it adds is kept for a group.
+static struct emit_mem add_addend(struct trans *t, const struct address *a,
+                                  const struct group *keep, bool flags_free)
+{
+    struct emit *e = t->e;
+    bool simple = is_simple(a);
+    unsigned addend = simple ? T1 : T0;
+    if (!simple && !keep && flags_free) {
+        emit_alu_rm(e, ALU_ADD, 8, T1, tlb_array(addend_field(t)));
+        return emit_at(T1, 0);
+    }
+    emit_load(e, 8, addend, tlb_array(addend_field(t)));
+    if (keep)
+        emit_store(e, 8, emit_gs(keep->addend), addend);
+    if (simple)
+        return emit_indexed(host_reg(a->base), T1, 1, a->disp);
+    emit_lea(e, 8, T1, emit_indexed(T1, T0, 1, 0));
+    return emit_at(T1, 0);
+}
+
 // With the flags free, or saved on the host's stack.
 static struct emit_mem check_with_flags(struct trans *t, const struct address *a, unsigned size,
-                                        enum access access, bool push_flags)
+                                        enum access access, const struct group *keep,
+                                        bool push_flags)
 {
     struct emit *e = t->e;
     uint32_t resume = jit_offset(t->jit, e);
@@ -189,14 +217,7 @@ static struct emit_mem check_with_flags(struct trans *t, const struct address *a
     emit_alu_rm(e, ALU_XOR, 8, T2, tlb_array(tlb_field(t, access)));
     emit_alu_ri(e, ALU_CMP, 8, T2, (int32_t)(PAGE_SIZE - size));
     emit_jcc_to(e, COND_A, miss_stub(t, a, size, access, resume, push_flags));
-    struct emit_mem mem;
-    if (simple) {
-        emit_load(e, 8, T1, tlb_array(addend_field(t)));
-        mem = emit_indexed(host_reg(a->base), T1, 1, a->disp);
-    } else {
-        emit_alu_rm(e, ALU_ADD, 8, T1, tlb_array(addend_field(t)));
-        mem = emit_at(T1, 0);
-    }
+    struct emit_mem mem = add_addend(t, a, keep, true);
     if (push_flags)
         emit_u8(e, 0x9d);
     return mem;
@@ -213,7 +234,7 @@ static void miss_if_beyond_page(struct emit *e, const void *miss)
 }
 
 static struct emit_mem check_without_flags(struct trans *t, const struct address *a, unsigned size,
-                                           enum access access)
+                                           enum access access, const struct group *keep)
 {
     struct emit *e = t->e;
     uint32_t resume = jit_offset(t->jit, e);
@@ -232,16 +253,71 @@ static struct emit_mem check_without_flags(struct trans *t, const struct address
     } else {
         emit_lea(e, 8, T2, emit_indexed(address, T2, 1, (int32_t)size));
     }
-    struct emit_mem mem = emit_at(T1, 0);
-    if (simple) {
-        emit_load(e, 8, T1, tlb_array(addend_field(t)));
-        mem = emit_indexed(host_reg(a->base), T1, 1, a->disp);
-    } else {
-        emit_load(e, 8, T0, tlb_array(addend_field(t)));
+    emit_load(e, 8, simple ? T1 : T0, tlb_array(addend_field(t)));
+    if (keep)
+        emit_store(e, 8, emit_gs(keep->addend), simple ? T1 : T0);
+    if (!simple)
         emit_lea(e, 8, T1, emit_indexed(T1, T0, 1, 0));
-    }
     miss_if_beyond_page(e, miss);
-    return mem;
+    return simple ? emit_indexed(host_reg(a->base), T1, 1, a->disp) : emit_at(T1, 0);
+}
+
+// --- constant addresses --------------------------------------------------------------------------
+
+static bool in_one_page(const struct address *a, unsigned size)
+{
+    return a->constant && !a->string && a->segment == SEG_COUNT &&
+           (a->value & PAGE_MASK) + size <= PAGE_SIZE;
+}
+
+static bool page_fits_i32(gva_t at)
+{
+    return fits_i32((int64_t)align_down(at, PAGE_SIZE)) && fits_i32((int64_t)(at | PAGE_MASK));
+}
+
+// Where the page is known, so is its entry, and only the tag is left to ask for.
+static struct emit_mem check_constant(struct trans *t, const struct address *a, unsigned size,
+                                      enum access access, struct group *keep)
+{
+    struct emit *e = t->e;
+    uint32_t resume = jit_offset(t->jit, e);
+    unsigned offset = (unsigned)(a->value & PAGE_MASK), entry = 8 * tlb_index(t->c, a->value);
+    struct emit_mem tag = emit_gs(tlb_field(t, access) + entry),
+                    addend = emit_gs(addend_field(t) + entry);
+    bool near = page_fits_i32(a->value);
+    const void *miss = miss_stub(t, a, size, access, resume, false);
+    if (!near)
+        emit_mov_ri(e, T1, a->value);
+    if (t->flags_live) {
+        emit_load(e, 8, T0, tag);
+        emit_op_rr(e, 8, 0, MAP_ONE, 0xf7, 2, T0); // not: -tag - 1
+        emit_lea(e, 8, T0,
+                 near ? emit_at(T0, (int32_t)(a->value - offset) + 1)
+                      : emit_indexed(T0, T1, 1, 1 - (int32_t)offset));
+        uint8_t *hit = emit_jrcxz(e);
+        emit_jmp_to(e, miss);
+        emit_land_short(e, hit);
+    } else if (near) {
+        emit_alu_mi(e, ALU_CMP, 8, tag, (int32_t)(a->value - offset));
+        emit_jcc_to(e, COND_NE, miss);
+    } else {
+        emit_lea(e, 8, T2, emit_at(T1, -(int32_t)offset));
+        emit_alu_rm(e, ALU_CMP, 8, T2, tag);
+        emit_jcc_to(e, COND_NE, miss);
+    }
+    if (near) {
+        emit_load(e, 8, T1, addend);
+        if (keep)
+            emit_store(e, 8, emit_gs(keep->addend), T1);
+        return emit_at(T1, (int32_t)a->value);
+    }
+    emit_load(e, 8, T0, addend);
+    emit_lea(e, 8, T1, emit_indexed(T1, T0, 1, 0));
+    if (keep) {
+        emit_store(e, 8, emit_gs(keep->addend), T1);
+        keep->whole = true;
+    }
+    return emit_at(T1, 0);
 }
 
 // --- slots ---------------------------------------------------------------------------------------
@@ -330,9 +406,11 @@ static struct emit_mem check_slot(struct trans *t, const struct address *a, unsi
 static struct emit_mem follow(struct trans *t, const struct address *a, const struct group *g)
 {
     struct emit *e = t->e;
-    if (is_simple(a)) {
+    if (is_simple(a) || g->whole || (a->constant && page_fits_i32(a->value))) {
         emit_load(e, 8, T1, emit_gs(g->addend));
-        return emit_indexed(host_reg(a->base), T1, 1, a->disp);
+        return g->whole      ? emit_at(T1, t->member[t->i].at - g->low)
+               : a->constant ? emit_at(T1, (int32_t)a->value)
+                             : emit_indexed(host_reg(a->base), T1, 1, a->disp);
     }
     trans_offset(e, a);
     emit_load(e, 8, T0, emit_gs(g->addend));
@@ -340,14 +418,17 @@ static struct emit_mem follow(struct trans *t, const struct address *a, const st
     return emit_at(T1, 0);
 }
 
-static struct emit_mem check_hashed(struct trans *t, const struct address *a, unsigned size,
-                                    enum access access)
+// By the inline TLB.
+static struct emit_mem check_tlb(struct trans *t, const struct address *a, unsigned size,
+                                 enum access access, struct group *keep)
 {
+    if (in_one_page(a, size))
+        return check_constant(t, a, size, access, keep);
     if (!t->flags_live)
-        return check_with_flags(t, a, size, access, false);
+        return check_with_flags(t, a, size, access, keep, false);
     if (!t->jit->bmi2)
-        return check_with_flags(t, a, size, access, true);
-    return check_without_flags(t, a, size, access);
+        return check_with_flags(t, a, size, access, keep, true);
+    return check_without_flags(t, a, size, access, keep);
 }
 
 // Checks the group's bytes, lead of them before the instruction's own.
@@ -358,20 +439,23 @@ static struct emit_mem check_group(struct trans *t, const struct address *a, str
     unsigned range = (unsigned)(g->high - g->low), lead = (unsigned)(t->member[t->i].at - g->low);
     uint32_t sites = t->jit->sites;
     struct emit_mem mem;
+    enum access checked = g->write ? ACCESS_WRITE : access;
     whole.disp -= (int32_t)lead;
     whole.value -= lead;
-    if (trans_slot_pays(t, t->i)) {
-        unsigned slot = take_slot(t, access);
+    if (trans_slot_pays(t, t->i) && !a->constant) {
+        unsigned slot = take_slot(t, checked);
         g->addend = offsetof(struct tcpu, hot.slot) + slot * sizeof(struct slot) +
                     offsetof(struct slot, addend);
-        mem = check_slot(t, &whole, range, access, slot);
+        mem = check_slot(t, &whole, range, checked, slot);
     } else {
-        mem = check_hashed(t, &whole, range, access);
-        emit_store(t->e, 8, emit_gs(g->addend), T1);
+        mem = check_tlb(t, &whole, range, checked, g);
     }
-    for (uint32_t site = sites; site < t->jit->sites; site++) {
-        t->jit->site[site].size = (uint16_t)size;
-        t->jit->site[site].lead = (uint16_t)lead;
+    for (uint32_t i = sites; i < t->jit->sites; i++) {
+        struct jit_site *site = &t->jit->site[i];
+        uint8_t bits = site->access & (uint8_t)~SITE_ACCESS;
+        site->access = (uint8_t)(bits | access | SITE_GROUP | (checked != access ? SITE_MIXED : 0));
+        site->size = (uint16_t)size;
+        site->lead = (uint16_t)lead;
     }
     g->ready = true;
     mem.disp += (int32_t)lead;
@@ -386,7 +470,7 @@ struct emit_mem trans_check(struct trans *t, const struct address *a, unsigned s
         return follow(t, a, g);
     if (g && t->i == g->first)
         return check_group(t, a, g, size, access);
-    if (trans_slot_pays(t, t->i))
+    if (trans_slot_pays(t, t->i) && !a->constant)
         return check_slot(t, a, size, access, take_slot(t, access));
-    return check_hashed(t, a, size, access);
+    return check_tlb(t, a, size, access, NULL);
 }

@@ -3,7 +3,7 @@
 
 #include "engine/translate/jit_impl.h"
 
-// The memory access of an instruction in a hot block, if it is one that groups are made of.
+// The memory access of an instruction, if it is one that groups are made of.
 struct member {
     uint8_t base; // guest register
     uint8_t size;
@@ -19,9 +19,11 @@ struct group {
     uint8_t members;
     bool used;
     bool ready;        // the leader's check is emitted
+    bool write;        // the leader checks for writing
     int32_t low, high; // bytes that the leader checks, as members count them
     gva_t page;
-    size_t addend; // where the leader keeps it, in struct tcpu
+    size_t addend; // in struct tcpu: where it is kept
+    bool whole;    // of a constant address far away: what is kept is where in the host `low` is
 };
 
 enum label { LABEL_NONE, LABEL_FORWARD, LABEL_BACKWARD };
@@ -47,9 +49,11 @@ struct trans {
     bool code64;           // else flat 32-bit code
     bool flags_live;       // the guest's arithmetic flags are needed from `in` on
     bool fpu_checked;      // the vector state is known to be in the machine
-    unsigned groups;       // of a hot block
-    bool ended;            // the block's last way out is emitted
-    bool returns;          // it is a call, which comes back to what follows the block's code
+    bool plain;            // no groups
+    unsigned max;          // instructions to decode
+    unsigned groups;
+    bool ended;   // the block's last way out is emitted
+    bool returns; // it is a call, which comes back to what follows the block's code
     struct insn insn[JIT_LOOP_INSNS];
     struct member member[JIT_LOOP_INSNS];
     struct group group[GROUPS_MAX];

@@ -108,6 +108,13 @@ bool tlb_fill(struct tcpu *c, gva_t at, enum access access, bool user)
     return tag_set(c, &t, access, user);
 }
 
+bool tlb_fill_writable(struct tcpu *c, gva_t at, bool user)
+{
+    struct translation t;
+    return tlb2_find(c, at, &t) && t.rights & RIGHT_DIRTY &&
+           rights_allow(c, t.rights, ACCESS_WRITE, user) && tag_set(c, &t, ACCESS_WRITE, user);
+}
+
 // --- bytes ---------------------------------------------------------------------------------------
 
 // One access of 1, 2, 4 or 8 bytes is one host access, so that guests see it whole.

@@ -228,6 +228,9 @@ gpa_t mem_code_gpa(struct tcpu *c, gva_t at, uint8_t **host_page);
 // Slow path of translated code and of mem_*: fills the inline TLB for the page of `at` where
 // possible. Returns true when the tag for `access` is now set. Raises #PF. user: which TLB.
 bool tlb_fill(struct tcpu *c, gva_t at, enum access access, bool user);
+// Sets the tag for writing too, of a page just filled for reading, where no fault and no change of
+// the guest's tables would come of a write.
+bool tlb_fill_writable(struct tcpu *c, gva_t at, bool user);
 
 void tlb_flush_all(struct tcpu *c);     // global pages too
 void tlb_flush_context(struct tcpu *c); // non-global pages of the current PCID

@@ -388,6 +388,24 @@ static void swapgs_exchanges_bases(void)
     RUN64(swap);
 }
 
+// Fields of records that walk over a page's end; then of one in a page that may only be read, where
+// the write behind the loop faults.
+SNIPPET(grouped,
+        "mov rdi, 0x32e80; mov ebx, 300; 1: mov rax, [rdi]; add rax, [rdi+8]; adc [rdi+16], "
+        "rax; mov r9, rdi; inc dword ptr [r9+40]; add [r9+33], bx; push rax; push rbx; "
+        "pop rcx; pop rdx; add r12, rdx; mov r8, [rip+4f]; add r8, rcx; mov [rip+4f], r8; "
+        "add rdi, 8; dec ebx; jnz 1b; mov rsp, 0x31ff0; mov ebx, 90; 3: push rbx; "
+        "push [rip+4f]; pop rax; add r13, [rsp]; call 5f; sub rsp, 24; pop rdx; pop rdx; "
+        "dec ebx; jnz 3b; mov rax, cr0; or eax, 0x10000; mov cr0, rax; "
+        "mov qword ptr [0x4000+8*0x33], 0x33001; invlpg [0x33000]; mov rdi, 0x33000; "
+        "mov ebx, 300; jmp 2f; 5: add [rsp+8], rbx; ret; .balign 64; 4: .quad 5; .balign 64; "
+        "2: mov rax, [rdi]; add r14, [rdi+24]; dec ebx; jnz 2b; mov [rdi+16], rax; ud2");
+
+static void accesses_that_are_checked_together_fault_alone(void)
+{
+    RUN64(grouped);
+}
+
 // What a block's branches lead to needs the carry, both ways, by way of others, round a loop.
 SNIPPET(beyond,
         "mov ebx, 6; xor ebp, ebp; 1: clc; mov rdx, [rsi]; jmp 2f; .balign 64; 2: mov rax, [rdi]; "
@@ -515,6 +533,7 @@ int main(void)
         TEST(bit_strings_reach_in_both_directions),
         TEST(high_bytes_are_stored),
         TEST(swapgs_exchanges_bases),
+        TEST(accesses_that_are_checked_together_fault_alone),
         TEST(an_emptied_tlb_entry_matches_no_address),
         TEST(flags_reach_the_blocks_that_need_them),
         TEST(flags_are_kept_once_a_patched_target_needs_them),
