@@ -2,6 +2,7 @@
 #include "cli/agent_verbs.h"
 
 #include <errno.h>
+#include <getopt.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@
 #include "host/file.h"
 
 #define ANSWER_MS 10000
+#define MESSAGE_MAX (128 * KIB)
 #define GREETING_MAX 24
 
 const char fsfreeze_help[] =
@@ -29,11 +31,15 @@ const char fsthaw_help[] = "usage: berth fsthaw [--json] VM\n"
                            "\n"
                            "Ends berth fsfreeze.\n";
 const char vsock_help[] =
-    "usage: berth vsock [--listen] VM PORT\n"
+    "usage: berth vsock [--listen] [--messages] VM PORT\n"
     "\n"
     "Connects standard input and output to a program in the guest that listens on this port of "
     "its\n"
-    "virtio sockets, or with --listen waits for one to connect to this port of the host (CID 2).\n";
+    "virtio sockets, or with --listen waits for one to connect to this port of the host (CID 2).\n"
+    "\n"
+    "      --messages    sockets of messages (SOCK_SEQPACKET): each line of standard input is one\n"
+    "                    (but for empty ones), and each one that comes is written with a line's "
+    "end\n";
 
 err_t agent_parse_wait(const char *text, int *ms, struct error *e)
 {
@@ -121,22 +127,29 @@ int cmd_fsthaw(int argc, char **argv)
 
 // --- any port
 
-static err_t open_port(const char *vm, uint32_t port, bool accept, int *fd, struct error *e)
+struct port {
+    const char *vm;
+    uint32_t number;
+    bool accept, messages;
+};
+
+static err_t open_port(const struct port *port, int *fd, struct error *e)
 {
     struct client *client = NULL;
     json_t *result = NULL;
     int ends[2];
-    err_t err = vm_connect(vm, ANSWER_MS, &client, e);
-    if (!err && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+    err_t err = vm_connect(port->vm, ANSWER_MS, &client, e);
+    int type = (port->messages ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC;
+    if (!err && socketpair(AF_UNIX, type, 0, ends) < 0)
         err = error_set(e, ERR_IO, "cannot make a pair of sockets: %s", strerror(errno));
     if (err) {
         client_free(client);
         return err;
     }
     client_give(client, ends[1]);
-    err =
-        client_ask(client, accept ? "vsock-accept" : "vsock-connect",
-                   json_pack("{s:I, s:b}", "port", (json_int_t)port, "tell", 1), &result, NULL, e);
+    err = client_ask(client, port->accept ? "vsock-accept" : "vsock-connect",
+                     json_pack("{s:I, s:b}", "port", (json_int_t)port->number, "tell", 1), &result,
+                     NULL, e);
     close(ends[1]);
     if (err)
         close(ends[0]);
@@ -147,8 +160,11 @@ static err_t open_port(const char *vm, uint32_t port, bool accept, int *fd, stru
 }
 
 // "OK PORT", or nothing when the guest refuses.
-static bool await_greeting(int fd)
+static bool await_greeting(int fd, bool messages)
 {
+    char line[GREETING_MAX];
+    if (messages)
+        return read(fd, line, sizeof line) > 0;
     for (int i = 0; i < GREETING_MAX; i++) {
         char c;
         if (read(fd, &c, 1) != 1)
@@ -159,52 +175,131 @@ static bool await_greeting(int fd)
     return false;
 }
 
-// Both ways, until the guest sends no more.
-static err_t join(int fd, struct error *e)
+// Standard input on its way to the guest: bytes, or lines that are a message each.
+struct input {
+    bool messages;
+    bool ended; // there is no more
+    size_t at, len;
+    uint8_t data[MESSAGE_MAX + 1]; // with a line's end
+};
+
+// How much of what is at `at` goes to the guest at once; 0: more has to be read first. Passes over
+// empty lines.
+static size_t next_part(struct input *in)
 {
-    static uint8_t piece[32 * KIB];
-    bool reads = true;
-    for (;;) {
-        struct pollfd wait[] = {{.fd = fd, .events = POLLIN},
+    while (in->messages && in->at < in->len && in->data[in->at] == '\n')
+        in->at++;
+    size_t rest = in->len - in->at;
+    const uint8_t *start = in->data + in->at,
+                  *end = in->messages ? memchr(start, '\n', rest) : NULL;
+    if (end)
+        return (size_t)(end - start);
+    return !in->messages || in->ended ? rest : 0;
+}
+
+static err_t read_input(struct input *in, struct error *e)
+{
+    in->len -= in->at;
+    memmove(in->data, in->data + in->at, in->len);
+    in->at = 0;
+    ssize_t n = read(STDIN_FILENO, in->data + in->len, sizeof in->data - in->len);
+    in->len += n > 0 ? (size_t)n : 0;
+    in->ended = n <= 0;
+    if (in->messages && in->len > MESSAGE_MAX && !next_part(in))
+        return error_set(e, ERR_INVALID, "a message has at most %llu bytes", MESSAGE_MAX);
+    return OK;
+}
+
+// A guest that takes no more may still say something.
+static void send_input(int fd, struct input *in)
+{
+    ssize_t n = send(fd, in->data + in->at, next_part(in), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && errno != EAGAIN && errno != EINTR) {
+        in->ended = true;
+        in->at = in->len;
+    }
+    in->at += n > 0 ? (size_t)n : 0;
+}
+
+// False: the guest sends no more.
+static bool write_output(int fd, bool messages, err_t *err, struct error *e)
+{
+    static uint8_t data[MESSAGE_MAX + 1];
+    ssize_t n = read(fd, data, MESSAGE_MAX);
+    if (n <= 0)
+        return false;
+    if (messages)
+        data[n++] = '\n';
+    if (host_write_all(STDOUT_FILENO, data, (size_t)n))
+        *err = error_set(e, ERR_IO, "cannot write what the guest sends");
+    return true;
+}
+
+// Until both sides have sent all, or the guest has closed its end.
+static err_t join(int fd, bool messages, struct error *e)
+{
+    static struct input in;
+    bool told = false, heard = false;
+    err_t err = OK;
+    in.messages = messages;
+    while (!err && !(told && heard)) {
+        bool writes = next_part(&in), reads = !writes && !in.ended;
+        struct pollfd wait[] = {{.fd = fd, .events = (heard ? 0 : POLLIN) | (writes ? POLLOUT : 0)},
                                 {.fd = reads ? STDIN_FILENO : -1, .events = POLLIN}};
+        if (in.ended && !writes && !told) {
+            shutdown(fd, SHUT_WR);
+            told = true;
+            continue;
+        }
         if (poll(wait, 2, -1) < 0)
             continue;
-        if (wait[0].revents) {
-            ssize_t n = read(fd, piece, sizeof piece);
-            if (n <= 0)
-                return OK;
-            if (host_write_all(STDOUT_FILENO, piece, (size_t)n))
-                return error_set(e, ERR_IO, "cannot write what the guest sends");
-        }
-        if (wait[1].revents) {
-            ssize_t n = read(STDIN_FILENO, piece, sizeof piece);
-            reads = n > 0 && !host_write_all(fd, piece, (size_t)n);
-            if (!reads)
-                shutdown(fd, SHUT_WR);
-        }
+        if (wait[0].revents & (POLLIN | POLLHUP | POLLERR))
+            heard = heard || !write_output(fd, messages, &err, e);
+        if (heard && wait[0].revents & (POLLHUP | POLLERR))
+            return err;
+        if (wait[0].revents & POLLOUT)
+            send_input(fd, &in);
+        if (!err && wait[1].revents)
+            err = read_input(&in, e);
     }
+    return err;
+}
+
+static bool parse_port(int argc, char **argv, struct port *port)
+{
+    static const struct option options[] = {
+        {"listen", no_argument, NULL, 'l'}, {"messages", no_argument, NULL, 'm'}, {0}};
+    char *end;
+    opterr = 0;
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        if (c == '?')
+            return false;
+        port->accept |= c == 'l';
+        port->messages |= c == 'm';
+    }
+    const char *word = argc == optind + 2 ? argv[optind + 1] : "";
+    errno = 0;
+    unsigned long number = strtoul(word, &end, 10);
+    port->vm = argv[optind];
+    port->number = (uint32_t)number;
+    return *word >= '0' && *word <= '9' && !*end && !errno && number < UINT32_MAX;
 }
 
 int cmd_vsock(int argc, char **argv)
 {
-    bool listen = argc > 1 && !strcmp(argv[1], "--listen");
-    const char *vm = argc == 3 + listen ? argv[1 + listen] : NULL;
-    const char *word = vm ? argv[2 + listen] : "";
-    char *end;
+    struct port port = {0};
     struct error e = {0};
     int fd = -1;
-    errno = 0;
-    unsigned long port = strtoul(word, &end, 10);
-    if (!vm || *word < '0' || *word > '9' || *end || errno || port >= UINT32_MAX)
+    if (!parse_port(argc, argv, &port))
         return complain(EXIT_USAGE,
                         "vsock needs the name of a VM and a port; see berth vsock --help");
     signal(SIGPIPE, SIG_IGN);
-    err_t err = open_port(vm, (uint32_t)port, listen, &fd, &e);
-    if (!err && !await_greeting(fd))
-        err = error_set(&e, ERR_UNSUPPORTED, "no program in the guest of '%s' listens on port %lu",
-                        vm, port);
+    err_t err = open_port(&port, &fd, &e);
+    if (!err && !await_greeting(fd, port.messages))
+        err = error_set(&e, ERR_UNSUPPORTED, "no program in the guest of '%s' listens on port %u",
+                        port.vm, port.number);
     if (!err)
-        err = join(fd, &e);
+        err = join(fd, port.messages, &e);
     if (fd >= 0)
         close(fd);
     return err ? complain(status_of(err), "%s", e.text) : EXIT_OK;

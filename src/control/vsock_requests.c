@@ -10,11 +10,12 @@ const struct request_field vsock_fields[] = {
     {0},
 };
 
-static bool is_stream(int fd)
+static bool is_fit(int fd)
 {
     int type = 0;
     socklen_t len = sizeof type;
-    return fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_STREAM;
+    return fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 &&
+           (type == SOCK_STREAM || type == SOCK_SEQPACKET);
 }
 
 static err_t lead(const struct control *c, bool accept, const json_t *args, struct reply *reply,
@@ -22,8 +23,9 @@ static err_t lead(const struct control *c, bool accept, const json_t *args, stru
 {
     uint32_t port = (uint32_t)request_number(args, "port", 0);
     bool tell = json_is_true(json_object_get(args, "tell"));
-    if (!is_stream(reply->given))
-        return error_set(e, ERR_INVALID, "no stream socket came along");
+    if (!is_fit(reply->given))
+        return error_set(e, ERR_INVALID,
+                         "no socket of streams or messages (SOCK_SEQPACKET) came along");
     err_t err = c->vsock_open(c->opaque, reply->given, accept, port, tell, e);
     if (!err)
         reply->given = -1;

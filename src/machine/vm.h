@@ -138,7 +138,7 @@ err_t vm_pin(struct vm *vm, const char *cpus, struct error *e);
 
 // Connections over the virtio socket device (device/virtio/vsock.h has the contracts). -1: the VM
 // has no such device, or as there.
-int vm_vsock_connect(struct vm *vm, uint32_t guest_port);
+int vm_vsock_connect(struct vm *vm, enum vsock_type type, uint32_t guest_port);
 size_t vm_vsock_send(struct vm *vm, unsigned connection, const uint8_t *data, size_t len);
 void vm_vsock_consumed(struct vm *vm, unsigned connection, size_t len);
 void vm_vsock_shutdown(struct vm *vm, unsigned connection, bool both);

@@ -2,13 +2,13 @@
 #include "device/virtio/vsock.h"
 #include "machine/vm_impl.h"
 
-int vm_vsock_connect(struct vm *vm, uint32_t guest_port)
+int vm_vsock_connect(struct vm *vm, enum vsock_type type, uint32_t guest_port)
 {
     struct device *dev = board_vsock(vm);
     if (!dev)
         return -1;
     device_lock(dev);
-    int connection = virtio_vsock_connect(dev, guest_port);
+    int connection = virtio_vsock_connect(dev, type, guest_port);
     device_unlock(dev);
     return connection;
 }

@@ -1,8 +1,10 @@
 // The host's ends of connections over the virtio socket device. vsock(7), unix(7).
 //
 // Bytes from the guest arrive on a vCPU's thread with the device's lock held, wait in a ring as
-// large as the credit that the guest has, and go to the socket on the loop's thread. Bytes from the
-// socket wait there while the guest has no room. Whoever holds the device's lock may take the one
+// large as the credit that the guest has, and go to the socket on the loop's thread. A bit for each
+// byte of the ring says where a message ends; messages go on when they are whole. Bytes from the
+// socket wait there while the guest has no room. A message without bytes is none: to a reader of a
+// Unix socket it looks like the end. Whoever holds the device's lock may take the one
 // here, never the reverse.
 #include "vmm/vsock.h"
 
@@ -20,12 +22,13 @@
 #include "host/passing.h"
 #include "vmm/run.h"
 
-#define PIECE (16 * KIB)
+#define PIECE (16 * KIB) // of a stream
 #define PIECES_A_TURN 16 // then others on the loop have theirs
 
 struct vsock_end {
     struct vsock *vsock;
     struct loop_fd fd;
+    enum vsock_type type;
     bool watched; // fd is on the loop
     bool waits;   // for the guest to connect
     bool tell;
@@ -41,8 +44,10 @@ struct vsock_end {
     uint32_t guest_port;
     bool opened, ended, closed;
     uint32_t head, len; // bytes of the ring: only the loop's thread takes some out
+    uint64_t message_ends[VSOCK_CREDIT / 64];
     uint8_t ring[VSOCK_CREDIT];
-    uint8_t from_host[PIECE];
+    size_t from_host_bytes;
+    uint8_t from_host[];
 };
 
 // --- from the device: any thread, its lock held
@@ -60,25 +65,26 @@ static void leave(struct vsock *vsock)
     loop_post(vsock->loop, &vsock->work);
 }
 
-static struct vsock_end *waiting_at(struct vsock *vsock, uint32_t port)
+static struct vsock_end *waiting_at(struct vsock *vsock, enum vsock_type type, uint32_t port)
 {
     for (struct vsock_end *end = vsock->ends; end; end = end->next)
-        if (end->waits && end->number < 0 && end->port == port)
+        if (end->waits && end->number < 0 && end->type == type && end->port == port)
             return end;
     return NULL;
 }
 
 // Ports below 1024 are the guest's root's.
-static bool from_agent(uint32_t guest_port, uint32_t host_port)
+static bool from_agent(enum vsock_type type, uint32_t guest_port, uint32_t host_port)
 {
-    return host_port == AGENT_PORT && guest_port == AGENT_READY_PORT;
+    return type == VSOCK_STREAM && host_port == AGENT_PORT && guest_port == AGENT_READY_PORT;
 }
 
-static bool request(void *opaque, unsigned connection, uint32_t guest_port, uint32_t host_port)
+static bool request(void *opaque, unsigned connection, enum vsock_type type, uint32_t guest_port,
+                    uint32_t host_port)
 {
     struct vsock *vsock = enter(opaque);
-    struct vsock_end *end = waiting_at(vsock, host_port);
-    bool agent = from_agent(guest_port, host_port) && vsock->agent < 0;
+    struct vsock_end *end = waiting_at(vsock, type, host_port);
+    bool agent = from_agent(type, guest_port, host_port) && vsock->agent < 0;
     if (agent) {
         vsock->agent = (int)connection;
     } else if (end) {
@@ -108,7 +114,8 @@ static void opened(void *opaque, unsigned connection)
 }
 
 // The agent has nothing to say there beyond its being there: what it sends uses up its credit.
-static void received(void *opaque, unsigned connection, const uint8_t *data, size_t len)
+static void received(void *opaque, unsigned connection, const uint8_t *data, size_t len,
+                     bool message_end)
 {
     struct vsock *vsock = enter(opaque);
     struct vsock_end *end = vsock->by_number[connection];
@@ -117,6 +124,10 @@ static void received(void *opaque, unsigned connection, const uint8_t *data, siz
         part = min_u64(len, VSOCK_CREDIT - at);
         memcpy(end->ring + at, data, part);
         end->len += (uint32_t)part;
+    }
+    if (end && end->len && message_end) {
+        uint32_t last = (end->head + end->len - 1) % VSOCK_CREDIT;
+        end->message_ends[last / 64] |= 1ull << last % 64;
     }
     leave(vsock);
 }
@@ -183,20 +194,51 @@ static void drop(struct vsock_end *end)
     free(end);
 }
 
-// As much as the socket takes; what nobody will read is dropped.
+// The bytes that can go to the socket: of a stream all, of messages the first that is whole. With
+// the lock held.
+static uint32_t due(const struct vsock_end *end)
+{
+    if (end->type == VSOCK_STREAM)
+        return end->len;
+    for (uint32_t n = 0; n < end->len; n++) {
+        uint32_t at = (end->head + n) % VSOCK_CREDIT;
+        uint64_t word = end->message_ends[at / 64];
+        if (word >> at % 64 & 1)
+            return n + 1;
+        if (!(word >> at % 64))
+            n += 63 - at % 64;
+    }
+    return 0;
+}
+
+static void take_out(struct vsock_end *end, uint32_t len)
+{
+    uint32_t last = (end->head + len - 1) % VSOCK_CREDIT;
+    if (end->type == VSOCK_SEQPACKET && len)
+        end->message_ends[last / 64] &= ~(1ull << last % 64);
+    end->head = (end->head + len) % VSOCK_CREDIT;
+    end->len -= len;
+}
+
+// As much as the socket takes, which is all of a message; what nobody will read is dropped. A
+// socket that can never take a message (its owner made its buffer that small) is of no use.
 static uint32_t pass_on(struct vsock_end *end, uint32_t head, uint32_t len)
 {
     uint32_t part = (uint32_t)min_u64(len, VSOCK_CREDIT - head);
+    struct iovec parts[] = {{end->ring + head, part}, {end->ring, len - part}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
     if (end->peer_gone)
-        return part;
-    ssize_t n = passing_send(end->fd.fd, end->ring + head, part, -1, MSG_DONTWAIT);
+        return len;
+    ssize_t n = sendmsg(end->fd.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR)
         return 0;
     if (n < 0 && errno == EAGAIN) {
         end->write_full = true;
         return 0;
     }
-    return n < 0 ? part : (uint32_t)n;
+    if (n < 0 && errno == EMSGSIZE)
+        shutdown(end->fd.fd, SHUT_RDWR);
+    return n < 0 ? len : (uint32_t)n;
 }
 
 static void greet(struct vsock_end *end)
@@ -213,14 +255,13 @@ static void drain(struct vsock_end *end)
     struct vsock *vsock = end->vsock;
     for (int i = 0; i < PIECES_A_TURN && !end->write_full; i++) {
         pthread_mutex_lock(&vsock->lock);
-        uint32_t head = end->head, len = end->len;
+        uint32_t head = end->head, len = due(end);
         pthread_mutex_unlock(&vsock->lock);
         if (!len)
             return;
         uint32_t gone = pass_on(end, head, len);
         pthread_mutex_lock(&vsock->lock);
-        end->head = (head + gone) % VSOCK_CREDIT;
-        end->len -= gone;
+        take_out(end, gone);
         pthread_mutex_unlock(&vsock->lock);
         vm_vsock_consumed(vsock->vm, (unsigned)end->number, gone);
     }
@@ -228,14 +269,19 @@ static void drain(struct vsock_end *end)
         loop_post(vsock->loop, &vsock->work); // there may be more
 }
 
-// More bytes into from_host. Descriptors that somebody sends along are not taken.
+// More bytes, or a message, into from_host. Descriptors that somebody sends along are not taken. A
+// message that is too long ends the connection.
 static bool read_socket(struct vsock_end *end)
 {
-    struct iovec iov = {end->from_host, PIECE};
+    struct iovec iov = {end->from_host, end->from_host_bytes};
     struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
     ssize_t n = recvmsg(end->fd.fd, &message, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return false;
+    if (message.msg_flags & MSG_TRUNC) {
+        shutdown(end->fd.fd, SHUT_RDWR);
+        n = 0;
+    }
     end->all_read = n <= 0;
     end->held = n > 0 ? (size_t)n : 0;
     end->held_at = 0;
@@ -288,7 +334,7 @@ static void serve(struct vsock_end *end)
     if (is_open && !is_closed)
         feed(end);
     pthread_mutex_lock(&vsock->lock);
-    bool no_more = (end->ended || is_closed) && !end->len;
+    bool no_more = (end->ended || is_closed) && !due(end);
     pthread_mutex_unlock(&vsock->lock);
     if (no_more && is_closed) {
         drop(end);
@@ -395,11 +441,32 @@ static err_t ask_guest(struct vsock *vsock, struct vsock_end *end, uint32_t port
 {
     end->guest_port = port;
     vsock->asking = end;
-    if (vm_vsock_connect(vsock->vm, port) >= 0)
+    if (vm_vsock_connect(vsock->vm, end->type, port) >= 0)
         return OK;
     return error_set(e, ERR_UNSUPPORTED,
-                     "the guest has no driver for virtio sockets, or none yet; Linux needs the "
-                     "module vmw_vsock_virtio_transport");
+                     "the guest has no driver for virtio sockets%s, or none yet; Linux needs the "
+                     "module vmw_vsock_virtio_transport",
+                     end->type == VSOCK_SEQPACKET ? " with messages" : "");
+}
+
+static enum vsock_type type_of(int fd)
+{
+    int type = 0;
+    socklen_t len = sizeof type;
+    return !getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) && type == SOCK_SEQPACKET
+               ? VSOCK_SEQPACKET
+               : VSOCK_STREAM;
+}
+
+static struct vsock_end *new_end(enum vsock_type type)
+{
+    size_t bytes = type == VSOCK_SEQPACKET ? VSOCK_CREDIT : PIECE;
+    struct vsock_end *end = calloc(1, sizeof *end + bytes);
+    if (end) {
+        end->type = type;
+        end->from_host_bytes = bytes;
+    }
+    return end;
 }
 
 err_t vsock_open(struct vsock *vsock, int fd, bool accept, uint32_t port, bool tell,
@@ -408,7 +475,7 @@ err_t vsock_open(struct vsock *vsock, int fd, bool accept, uint32_t port, bool t
     if (vsock->count == VSOCK_ENDS_MAX)
         return error_set(e, ERR_BUSY, "%d sockets lead to this guest already; try again later",
                          VSOCK_ENDS_MAX);
-    struct vsock_end *end = calloc(1, sizeof *end);
+    struct vsock_end *end = new_end(type_of(fd));
     if (!end)
         return error_set(e, ERR_NO_MEMORY, "no memory for one more socket");
     end->vsock = vsock;

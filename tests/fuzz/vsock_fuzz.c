@@ -19,6 +19,8 @@ struct fuzz {
     struct input in;
     bool there[VSOCK_CONNECTIONS], closed[VSOCK_CONNECTIONS];
     uint32_t waiting[VSOCK_CONNECTIONS];
+    enum vsock_type type[VSOCK_CONNECTIONS];
+    enum vsock_type asking;
     uint32_t ports[4]; // of the host's ends, as the guest has seen them
 };
 
@@ -33,17 +35,21 @@ static void begin(struct fuzz *f, unsigned c)
     f->waiting[c] = 0;
 }
 
-static bool request(void *opaque, unsigned c, uint32_t guest_port, uint32_t host_port)
+static bool request(void *opaque, unsigned c, enum vsock_type type, uint32_t guest_port,
+                    uint32_t host_port)
 {
     if (host_port & 1)
         return false;
     begin(opaque, c);
+    ((struct fuzz *)opaque)->type[c] = type;
     return true;
 }
 
 static void asked(void *opaque, unsigned c)
 {
-    begin(opaque, c);
+    struct fuzz *f = opaque;
+    begin(f, c);
+    f->type[c] = f->asking;
 }
 
 static void open_only(void *opaque, unsigned c)
@@ -53,12 +59,12 @@ static void open_only(void *opaque, unsigned c)
         abort();
 }
 
-static void received(void *opaque, unsigned c, const uint8_t *data, size_t len)
+static void received(void *opaque, unsigned c, const uint8_t *data, size_t len, bool end)
 {
     struct fuzz *f = opaque;
     open_only(f, c);
     f->waiting[c] += (uint32_t)len;
-    if (f->waiting[c] > VSOCK_CREDIT)
+    if (f->waiting[c] > VSOCK_CREDIT || (!len && !end) || (end && f->type[c] == VSOCK_STREAM))
         abort();
 }
 
@@ -83,7 +89,10 @@ static void host_acts(struct fuzz *f)
     unsigned c = (unsigned)take(&f->in, 1) % 8, n = (unsigned)take(&f->in, 2);
 
     switch (take(&f->in, 1) % 6) {
-    case 0: (void)virtio_vsock_connect(f->d.dev, n % 4); break;
+    case 0:
+        f->asking = n & 16 ? VSOCK_SEQPACKET : VSOCK_STREAM;
+        (void)virtio_vsock_connect(f->d.dev, f->asking, n % 4);
+        break;
     case 1:
         if (virtio_vsock_send(f->d.dev, c, text, n % sizeof text) > n % sizeof text)
             abort();

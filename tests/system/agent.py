@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pty
+import random
 import select
 import shutil
 import signal
@@ -337,6 +338,28 @@ def a_program_of_the_guest_is_reached():
     wait_for(lambda: sh("cat /tmp/heard").stdout == b"from the host\n", "the guest has not heard")
 
 
+def messages_keep_their_bounds_both_ways():
+    sizes = [1, 2, 100000, 131072, 131071, 3, 65536] + [random.randint(1, 9000) for _ in range(400)] + [131072, 1]
+    lines = b"".join(bytes([97 + n % 26]) * size + b"\n" for n, size in enumerate(sizes))
+    sh("vsock-peer echo 7779 > /dev/null 2>&1 &")
+    time.sleep(0.5)
+    expect(run("vsock", "--messages", "vm", "7779", data=lines), 0, lines)
+    expect(run("vsock", "--messages", "vm", "7779"), 1, b"", b"no program in the guest")
+    expect(run("vsock", "vm", "7779"), 1, b"", b"no program in the guest")  # a stream is something else
+    waiting = subprocess.Popen([BERTH, "vsock", "--listen", "--messages", "vm", "7780"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    time.sleep(0.5)
+    expect(sh("vsock-peer connect 7780", "-i"), 1, b"", b"reset")
+    sh("vsock-peer call 7780 > /dev/null 2>&1 &")
+    need(waiting.communicate(lines, timeout=90)[0] == lines and waiting.returncode == 0, "what the guest sends back differs")
+
+
+def a_message_that_is_too_long_is_refused():
+    sh("vsock-peer echo 7781 > /dev/null 2>&1 &")
+    time.sleep(0.5)
+    expect(run("vsock", "--messages", "vm", "7781", data=b"x" * 131073 + b"\n"), 2, None, b"a message has at most 131072 bytes")
+    wait_for(lambda: sh("pidof vsock-peer").stdout == b"", "the guest's end stays open")
+
+
 def any_program_can_use_the_sockets():
     # The agent's own port from outside, with what is no request.
     got = run("vsock", "vm", "997", data=b"\x04\0\0\0\x7f\0\0\0abcd")
@@ -620,7 +643,8 @@ TESTS = [
     a_shell_has_a_terminal_of_the_right_size, files_and_folders_go_in_and_out, one_file_goes_to_a_name_or_into_a_folder,
     copies_that_cannot_be_say_why, a_killed_copy_leaves_the_agent_well, info_tells_the_system_and_its_addresses,
     file_systems_freeze_and_thaw, a_freeze_that_nobody_ends_ends_itself, a_port_without_a_listener_refuses,
-    a_program_of_the_guest_reaches_the_host, a_program_of_the_guest_is_reached, any_program_can_use_the_sockets, a_killed_agent_is_noticed_and_so_is_its_return,
+    a_program_of_the_guest_reaches_the_host, a_program_of_the_guest_is_reached, messages_keep_their_bounds_both_ways,
+    a_message_that_is_too_long_is_refused, any_program_can_use_the_sockets, a_killed_agent_is_noticed_and_so_is_its_return,
     a_hung_agent_is_given_up, stop_works_without_an_answer_from_the_agent,
     stop_goes_through_the_agent, commands_and_files_go_over_http, a_guest_without_an_agent_is_told_apart, an_agent_that_says_nothing_is_given_up,
     nonsense_from_an_agent_is_refused, an_agents_words_do_not_command_the_terminal, a_status_out_of_range_is_no_status,

@@ -1,4 +1,4 @@
-// The virtio socket device: stream sockets between guest and host without a network.
+// The virtio socket device: stream and message sockets between guest and host without a network.
 //
 // Every packet from the guest is judged from a copy of its header. Memory is bounded: a table of
 // connections, a credit of bytes for each, bits for packets that are owed to the guest, and a short
@@ -6,7 +6,11 @@
 // packets wait in their ring. Connections are between this host and this guest, so they do not
 // survive a load of the device's state: the guest is told that the transport was reset.
 //
-// Specification: VIRTIO 1.2, 5.10. Not offered: SEQPACKET sockets.
+// A message is as many packets as it takes, the last of which says so (EOM). Guests wait for credit
+// in the middle of one, so nobody may wait for its end before giving them what there is.
+//
+// Specification: VIRTIO 1.2, 5.10. Not modelled: the marks of records inside of messages (EOR),
+// which the host's sockets do not have.
 #include "device/virtio/vsock.h"
 
 #include <string.h>
@@ -23,7 +27,9 @@ enum {
     QUEUE_SIZE = 128,
 
     F_STREAM = 0,
-    TYPE_STREAM = 1,
+    F_SEQPACKET = 1,
+
+    RW_EOM = 1, // flag: the last packet of a message
 
     OP_REQUEST = 1,
     OP_RESPONSE,
@@ -70,6 +76,9 @@ struct connection {
     uint32_t received;       // from the guest
     uint32_t consumed;       // of these, by the host
     uint32_t told;           // consumed, as the guest knows it
+    uint32_t unfinished;     // bytes received of a message whose end has not come
+    uint32_t begun;          // bytes sent of a message whose end has not been sent
+    uint8_t type;            // enum vsock_type
     uint8_t state;
     uint8_t owed;
     uint8_t shut_here, shut_there;
@@ -140,13 +149,13 @@ static void owe(struct virtio_vsock *s, struct connection *c, unsigned packets)
     s->owing = true;
 }
 
-// One that is open or asked for: between these ports, or any free one.
-static struct connection *find(struct virtio_vsock *s, uint32_t guest_port, uint32_t host_port)
+// One that is open or asked for.
+static struct connection *find(struct virtio_vsock *s, const struct packet *p)
 {
     for (unsigned i = 0; i < VSOCK_CONNECTIONS; i++) {
         struct connection *c = &s->connection[i];
-        if ((c->state == ASKED || c->state == OPEN) && c->guest_port == guest_port &&
-            c->host_port == host_port)
+        if ((c->state == ASKED || c->state == OPEN) && c->type == p->type &&
+            c->guest_port == p->from_port && c->host_port == p->to_port)
             return c;
     }
     return NULL;
@@ -245,7 +254,7 @@ static struct packet packet_about(const struct connection *c, unsigned op)
 {
     return (struct packet){.from_port = c->host_port,
                            .to_port = c->guest_port,
-                           .type = TYPE_STREAM,
+                           .type = c->type,
                            .op = (uint16_t)op,
                            .flags = op == OP_SHUTDOWN ? c->shut_here : 0,
                            .space = VSOCK_CREDIT,
@@ -316,6 +325,11 @@ static void send_event(struct virtio_vsock *s)
 
 // --- packets from the guest
 
+static bool knows_type(const struct virtio_vsock *s, unsigned type)
+{
+    return type == VSOCK_STREAM || (type == VSOCK_SEQPACKET && virtio_has(&s->virtio, F_SEQPACKET));
+}
+
 static void answer_lost(struct virtio_vsock *s, const struct packet *p)
 {
     if (p->op != OP_RST)
@@ -335,8 +349,10 @@ static void receive_request(struct virtio_vsock *s, const struct packet *p)
                              .host_port = p->to_port,
                              .guest_space = p->space,
                              .guest_consumed = p->consumed,
+                             .type = (uint8_t)p->type,
                              .state = OPEN};
-    if (s->config.host->request(s->config.opaque, number_of(s, c), p->from_port, p->to_port)) {
+    if (s->config.host->request(s->config.opaque, number_of(s, c), p->type, p->from_port,
+                                p->to_port)) {
         owe(s, c, OWE_RESPONSE);
     } else {
         c->state = FREE;
@@ -344,19 +360,38 @@ static void receive_request(struct virtio_vsock *s, const struct packet *p)
     }
 }
 
-// False: the guest has sent more than it was allowed to.
-static bool receive_data(struct virtio_vsock *s, struct connection *c, uint32_t len)
+// The guest hears of what was consumed when it would otherwise soon have to wait, perhaps with the
+// rest of a message, which is not consumed before it is whole.
+static void tell_credit(struct virtio_vsock *s, struct connection *c)
+{
+    uint32_t news = c->consumed - c->told, known = VSOCK_CREDIT - (c->received - c->told);
+
+    if (news >= VSOCK_CREDIT / 2 || (news && c->unfinished && known < VSOCK_CREDIT / 2))
+        owe(s, c, OWE_CREDIT);
+}
+
+// False: the guest has sent more than it was allowed to, or a message that is longer than any may
+// be.
+static bool receive_data(struct virtio_vsock *s, struct connection *c, const struct packet *p)
 {
     uint8_t piece[PIECE];
+    uint32_t len = p->len;
+    bool end = c->type == VSOCK_SEQPACKET && p->flags & RW_EOM;
 
     if (c->shut_there & SHUT_SEND || len > VSOCK_CREDIT - (c->received - c->consumed))
         return false;
     c->received += len;
-    for (uint32_t at = 0; at < len; at += PIECE) {
+    if (c->type == VSOCK_SEQPACKET)
+        c->unfinished = end ? 0 : c->unfinished + len;
+    for (uint32_t at = 0; at < len || (!len && end); at += PIECE) {
         size_t part = virtq_read(&s->chain, HEADER + at, piece, min_u64(PIECE, len - at));
-        s->config.host->received(s->config.opaque, number_of(s, c), piece, part);
+        bool last = len - at <= PIECE;
+        s->config.host->received(s->config.opaque, number_of(s, c), piece, part, end && last);
+        if (last)
+            break;
     }
-    return true;
+    tell_credit(s, c);
+    return c->unfinished < VSOCK_CREDIT;
 }
 
 static void receive_shutdown(struct virtio_vsock *s, struct connection *c, uint32_t flags)
@@ -383,7 +418,7 @@ static bool receive_about(struct virtio_vsock *s, struct connection *c, const st
         return true;
     case OP_RST: close_connection(s, c, false); return true;
     case OP_SHUTDOWN: receive_shutdown(s, c, p->flags); return c->state != ASKED;
-    case OP_RW: return c->state == OPEN && receive_data(s, c, p->len);
+    case OP_RW: return c->state == OPEN && receive_data(s, c, p);
     case OP_CREDIT_UPDATE: return true;
     case OP_CREDIT_REQUEST: owe(s, c, OWE_CREDIT); return true;
     default: return false; // a second request, or what nobody knows
@@ -394,8 +429,8 @@ static void receive_packet(struct virtio_vsock *s, const struct packet *p)
 {
     if (p->from_cid != cid_of(s) || p->to_cid != VSOCK_HOST_CID)
         return;
-    struct connection *c = p->type == TYPE_STREAM ? find(s, p->from_port, p->to_port) : NULL;
-    if (!c && p->op == OP_REQUEST && p->type == TYPE_STREAM) {
+    struct connection *c = find(s, p);
+    if (!c && p->op == OP_REQUEST && knows_type(s, p->type)) {
         receive_request(s, p);
     } else if (!c) {
         answer_lost(s, p);
@@ -459,14 +494,16 @@ static uint32_t next_port(struct virtio_vsock *s)
     return FIRST_PORT + s->next_port++ % FIRST_PORT;
 }
 
-int virtio_vsock_connect(struct device *dev, uint32_t guest_port)
+int virtio_vsock_connect(struct device *dev, enum vsock_type type, uint32_t guest_port)
 {
     struct virtio_vsock *s = vsock_of(virtio_of(dev));
-    struct connection *c = virtio_running(&s->virtio) ? find_free(s) : NULL;
+    bool able = virtio_running(&s->virtio) && knows_type(s, type);
+    struct connection *c = able ? find_free(s) : NULL;
 
     if (!c)
         return -1;
-    *c = (struct connection){.guest_port = guest_port, .host_port = next_port(s), .state = ASKED};
+    *c = (struct connection){
+        .guest_port = guest_port, .host_port = next_port(s), .type = (uint8_t)type, .state = ASKED};
     s->config.host->asked(s->config.opaque, number_of(s, c));
     owe(s, c, OWE_REQUEST);
     await_answer(s, c);
@@ -476,14 +513,18 @@ int virtio_vsock_connect(struct device *dev, uint32_t guest_port)
 }
 
 // One packet; false: the guest has no buffer.
-static bool send_data(struct virtio_vsock *s, struct connection *c, const uint8_t *data,
-                      uint32_t len, uint32_t *sent)
+static bool send_data(struct virtio_vsock *s, struct connection *c, const uint8_t *data, size_t len,
+                      uint32_t *sent)
 {
     if (!take_buffer(s))
         return false;
-    uint32_t room = (uint32_t)min_u64(s->chain.writable_bytes - HEADER, len);
+    size_t most = min_u64(len, credit_of(c));
+    uint32_t room = (uint32_t)min_u64(s->chain.writable_bytes - HEADER, most);
     struct packet p = packet_about(c, OP_RW);
     p.len = room;
+    if (c->type == VSOCK_SEQPACKET)
+        p.flags = room == len ? RW_EOM : 0;
+    c->begun = p.flags ? 0 : c->begun + room;
     c->told = c->consumed;
     write_header(s, &p);
     virtq_write(&s->chain, HEADER, data, room);
@@ -491,6 +532,23 @@ static bool send_data(struct virtio_vsock *s, struct connection *c, const uint8_
     c->sent += room;
     *sent = room;
     return true;
+}
+
+// As much as the guest has credit and buffers for.
+static size_t send_some(struct virtio_vsock *s, struct connection *c, const uint8_t *data,
+                        size_t len)
+{
+    size_t done = 0;
+    if (c->type == VSOCK_SEQPACKET && len + c->begun > c->guest_space) {
+        close_connection(s, c, true);
+        send_owed(s);
+        return len;
+    }
+    for (uint32_t part; done < len && credit_of(c); done += part)
+        if (!send_data(s, c, data + done, len - done, &part))
+            break;
+    virtio_signal(&s->virtio, QUEUE_RX);
+    return done;
 }
 
 size_t virtio_vsock_send(struct device *dev, unsigned connection, const uint8_t *data, size_t len)
@@ -503,14 +561,8 @@ size_t virtio_vsock_send(struct device *dev, unsigned connection, const uint8_t 
         return len; // nobody will read it
     virtio_begin(&s->virtio);
     send_owed(s);
-    if (c->state == OPEN && !c->owed && virtio_running(&s->virtio)) {
-        for (uint32_t part; done < len && credit_of(c); done += part) {
-            uint32_t most = (uint32_t)min_u64(len - done, credit_of(c));
-            if (!send_data(s, c, data + done, most, &part))
-                break;
-        }
-        virtio_signal(&s->virtio, QUEUE_RX);
-    }
+    if (c->state == OPEN && !c->owed && virtio_running(&s->virtio))
+        done = send_some(s, c, data, len);
     c->starved = done < len;
     if (c->starved && c->state == OPEN && !credit_of(c)) {
         owe(s, c, OWE_CREDIT_REQUEST);
@@ -519,7 +571,6 @@ size_t virtio_vsock_send(struct device *dev, unsigned connection, const uint8_t 
     return done;
 }
 
-// The guest hears of it when it would otherwise soon have to wait.
 void virtio_vsock_consumed(struct device *dev, unsigned connection, size_t len)
 {
     struct virtio_vsock *s = vsock_of(virtio_of(dev));
@@ -528,11 +579,11 @@ void virtio_vsock_consumed(struct device *dev, unsigned connection, size_t len)
     if (!c)
         return;
     c->consumed += (uint32_t)min_u64(len, c->received - c->consumed);
-    if (c->consumed - c->told < VSOCK_CREDIT / 2)
-        return;
-    owe(s, c, OWE_CREDIT);
-    virtio_begin(&s->virtio);
-    send_owed(s);
+    tell_credit(s, c);
+    if (c->owed) {
+        virtio_begin(&s->virtio);
+        send_owed(s);
+    }
 }
 
 void virtio_vsock_shutdown(struct device *dev, unsigned connection, bool both)
@@ -641,7 +692,8 @@ static err_t vsock_init(struct device *dev, const void *config, struct error *e)
     struct virtio_vsock *s = vsock_of(virtio_of(dev));
 
     s->config = *(const struct virtio_vsock_config *)config;
-    virtio_pci_init(&s->virtio, &vsock_model, VIRTIO_FEATURE(F_STREAM), QUEUES, QUEUE_SIZE);
+    virtio_pci_init(&s->virtio, &vsock_model,
+                    VIRTIO_FEATURE(F_STREAM) | VIRTIO_FEATURE(F_SEQPACKET), QUEUES, QUEUE_SIZE);
     store_le64(s->virtio.config, cid_of(s));
     return OK;
 }

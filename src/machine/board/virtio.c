@@ -39,8 +39,8 @@ static void give_back(void *opaque, gpa_t at, uint64_t len)
 }
 
 // Where nobody has ends of connections for the guest.
-static bool refuse_request(void *opaque, unsigned connection, uint32_t guest_port,
-                           uint32_t host_port)
+static bool refuse_request(void *opaque, unsigned connection, enum vsock_type type,
+                           uint32_t guest_port, uint32_t host_port)
 {
     return false;
 }

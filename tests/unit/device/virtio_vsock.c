@@ -34,13 +34,15 @@ struct setup {
     unsigned asked, opened, ended, closed, resumed, requests;
     uint32_t port;
     size_t received;
+    unsigned messages; // ends of them
     uint8_t last;
     int number; // of the connection heard of last
 };
 
 // --- the host
 
-static bool request(void *opaque, unsigned connection, uint32_t guest_port, uint32_t host_port)
+static bool request(void *opaque, unsigned connection, enum vsock_type type, uint32_t guest_port,
+                    uint32_t host_port)
 {
     struct setup *s = opaque;
     s->requests++;
@@ -59,11 +61,13 @@ static void opened(void *opaque, unsigned connection)
     ((struct setup *)opaque)->opened++;
 }
 
-static void received(void *opaque, unsigned connection, const uint8_t *data, size_t len)
+static void received(void *opaque, unsigned connection, const uint8_t *data, size_t len, bool end)
 {
     struct setup *s = opaque;
     s->received += len;
-    s->last = data[len - 1];
+    s->messages += end;
+    if (len)
+        s->last = data[len - 1];
 }
 
 static void ended(void *opaque, unsigned connection)
@@ -193,7 +197,7 @@ static uint16_t next_op(struct setup *s)
 // A connection that the host asked for, of the guest's port 77; *host_port: the other end.
 static int open_from_host(struct setup *s, uint32_t *host_port)
 {
-    int number = virtio_vsock_connect(s->dev, 77);
+    int number = virtio_vsock_connect(s->dev, VSOCK_STREAM, 77);
     struct packet p = receive(s);
     CHECK_EQ(p.op, REQUEST);
     CHECK_EQ(p.to_port, 77);
@@ -250,10 +254,10 @@ static void what_nobody_listens_for_is_reset(void)
     send(&s, 6, 901, RST, 0);
     CHECK_EQ(next_op(&s), 0);
     struct packet seq = about(7, 902, REQUEST);
-    seq.type = 2;
+    seq.type = 3;
     send_raw(&s, &seq, 0);
     p = receive(&s);
-    CHECK(p.op == RST && p.type == 2);
+    CHECK(p.op == RST && p.type == 3 && s.requests == 1);
     tear_down(&s);
 }
 
@@ -302,7 +306,7 @@ static void a_refused_connection_closes(void)
     struct setup s;
     set_up(&s);
     give_buffers(&s, 4);
-    int c = virtio_vsock_connect(s.dev, 77);
+    int c = virtio_vsock_connect(s.dev, VSOCK_STREAM, 77);
     struct packet p = receive(&s);
     send(&s, 77, p.from_port, RST, 0);
     CHECK(s.opened == 0 && s.closed == 1);
@@ -317,7 +321,7 @@ static void a_guest_that_answers_nothing_loses_the_connection(void)
     uint32_t port;
     set_up(&s);
     give_buffers(&s, 8);
-    (void)virtio_vsock_connect(s.dev, 76);
+    (void)virtio_vsock_connect(s.dev, VSOCK_STREAM, 76);
     CHECK_EQ(next_op(&s), REQUEST);
     fake_pass_time(s.g, s.dev, 21 * NS_PER_SEC);
     CHECK_EQ(s.closed, 1);
@@ -424,16 +428,187 @@ static void connections_are_as_many_as_there_are_places(void)
         give_buffers(&s, 1);
         CHECK_EQ(next_op(&s), RESPONSE);
     }
-    CHECK_EQ(virtio_vsock_connect(s.dev, 77), -1);
+    CHECK_EQ(virtio_vsock_connect(s.dev, VSOCK_STREAM, 77), -1);
     give_buffers(&s, 2);
     send(&s, 10, 900, REQUEST, 0);
     CHECK_EQ(next_op(&s), RST);
     CHECK_EQ(s.requests, VSOCK_CONNECTIONS);
     send(&s, 1000, 900, RST, 0);
     CHECK_EQ(s.closed, 1);
-    CHECK_EQ(virtio_vsock_connect(s.dev, 77), -1); // nobody has released it
+    CHECK_EQ(virtio_vsock_connect(s.dev, VSOCK_STREAM, 77), -1); // nobody has released it
     virtio_vsock_release(s.dev, 0);
-    CHECK_EQ(virtio_vsock_connect(s.dev, 77), 0);
+    CHECK_EQ(virtio_vsock_connect(s.dev, VSOCK_STREAM, 77), 0);
+    tear_down(&s);
+}
+
+// --- messages
+
+static void send_part(struct setup *s, uint32_t host_port, uint32_t len, uint32_t flags)
+{
+    struct packet p = about(5, host_port, RW);
+    p.type = VSOCK_SEQPACKET;
+    p.len = len;
+    p.flags = flags;
+    send_raw(s, &p, len);
+}
+
+// A connection for messages between ports 5 and 900, from the guest; its number.
+static unsigned open_messages(struct setup *s)
+{
+    struct packet p = about(5, 900, REQUEST);
+    p.type = VSOCK_SEQPACKET;
+    send_raw(s, &p, 0);
+    p = receive(s);
+    CHECK(p.op == RESPONSE && p.type == VSOCK_SEQPACKET && p.to_port == 5);
+    return (unsigned)s->number;
+}
+
+static void a_message_from_the_guest_ends_where_it_says(void)
+{
+    struct setup s;
+    set_up(&s);
+    give_buffers(&s, 8);
+    (void)open_messages(&s);
+    send_part(&s, 900, 300, 0);
+    CHECK(s.received == 300 && s.messages == 0);
+    send_part(&s, 900, 10, 1);
+    CHECK(s.received == 310 && s.messages == 1);
+    send_part(&s, 900, 0x3000, 3); // in pieces, with the mark of a record
+    CHECK(s.received == 310 + 0x3000 && s.messages == 2);
+    send_part(&s, 900, 20, 0);
+    send_part(&s, 900, 0, 1); // the end alone
+    CHECK(s.received == 330 + 0x3000 && s.messages == 3 && !s.closed);
+    send_data(&s, 5, 900, 10); // a stream's packet: of no connection
+    struct packet p = receive(&s);
+    CHECK(p.op == RST && p.type == VSOCK_STREAM && !s.closed);
+    tear_down(&s);
+}
+
+static void the_end_of_a_stream_s_packet_is_no_message(void)
+{
+    struct setup s;
+    struct packet p = about(5, 900, RW);
+    set_up(&s);
+    give_buffers(&s, 4);
+    send(&s, 5, 900, REQUEST, 0);
+    p.flags = 1;
+    p.len = 10;
+    send_raw(&s, &p, 10);
+    CHECK(s.received == 10 && s.messages == 0);
+    tear_down(&s);
+}
+
+static void a_message_to_the_guest_is_marked_at_its_end(void)
+{
+    struct setup s;
+    static uint8_t data[900];
+    set_up(&s);
+    give_buffers(&s, 3);
+    unsigned c = open_messages(&s);
+    CHECK_EQ(virtio_vsock_send(s.dev, c, data, 900), 900); // two buffers
+    struct packet p = receive(&s);
+    CHECK(p.op == RW && p.type == VSOCK_SEQPACKET && p.flags == 0 && p.len == RX_BYTES - HEADER);
+    p = receive(&s);
+    CHECK(p.op == RW && p.flags == 1 && p.len == 900 - (RX_BYTES - HEADER));
+    give_buffers(&s, 1);
+    CHECK_EQ(virtio_vsock_send(s.dev, c, data, 50), 50);
+    p = receive(&s);
+    CHECK(p.op == RW && p.len == 50 && p.flags == 1);
+    tear_down(&s);
+}
+
+static void a_message_waits_for_credit_in_its_middle(void)
+{
+    struct setup s;
+    static uint8_t data[900];
+    set_up(&s);
+    give_buffers(&s, 8);
+    unsigned c = open_messages(&s);
+    CHECK_EQ(virtio_vsock_send(s.dev, c, data, 400), 400); // of the guest's 1000
+    struct packet p = receive(&s);
+    CHECK(p.op == RW && p.flags == 1);
+    CHECK_EQ(virtio_vsock_send(s.dev, c, data, 900), 600);
+    uint32_t sum = 0;
+    while ((p = receive(&s)).op == RW) {
+        CHECK_EQ(p.flags, 0);
+        sum += p.len;
+    }
+    CHECK(sum == 600 && p.op == CREDIT_REQUEST && !s.resumed);
+    p = about(5, 900, CREDIT_UPDATE);
+    p.type = VSOCK_SEQPACKET;
+    p.consumed = 400;
+    send_raw(&s, &p, 0);
+    CHECK_EQ(s.resumed, 1);
+    CHECK_EQ(virtio_vsock_send(s.dev, c, data + 600, 300), 300);
+    p = receive(&s);
+    CHECK(p.op == RW && p.len == 300 && p.flags == 1);
+    tear_down(&s);
+}
+
+static void a_message_that_the_guest_has_no_room_for_breaks_the_connection(void)
+{
+    struct setup s;
+    static uint8_t data[1001];
+    set_up(&s);
+    give_buffers(&s, 8);
+    unsigned c = open_messages(&s);
+    CHECK_EQ(virtio_vsock_send(s.dev, c, data, 1001), 1001);
+    CHECK_EQ(s.closed, 1);
+    CHECK_EQ(next_op(&s), RST);
+    tear_down(&s);
+}
+
+static void a_message_without_an_end_does_not_outgrow_the_credit(void)
+{
+    struct setup s;
+    set_up(&s);
+    give_buffers(&s, 8);
+    unsigned c = open_messages(&s);
+    send_part(&s, 900, VSOCK_CREDIT - 1, 0);
+    CHECK(s.received == VSOCK_CREDIT - 1 && !s.closed);
+    send_part(&s, 900, 1, 0);
+    CHECK_EQ(s.closed, 1);
+    CHECK_EQ(next_op(&s), RST);
+    virtio_vsock_release(s.dev, c);
+    open_messages(&s);
+    send_part(&s, 900, VSOCK_CREDIT, 1); // the longest there can be
+    CHECK(s.messages == 1 && s.closed == 1);
+    tear_down(&s);
+}
+
+// Who waits for credit in the middle of a message hears of any that there is: the message is not
+// consumed before its end has come.
+static void credit_is_told_in_the_middle_of_a_message(void)
+{
+    struct setup s;
+    set_up(&s);
+    give_buffers(&s, 8);
+    unsigned c = open_messages(&s);
+    send_part(&s, 900, 60000, 1);
+    virtio_vsock_consumed(s.dev, c, 60000); // less than half: not told yet
+    CHECK_EQ(next_op(&s), 0);
+    send_part(&s, 900, VSOCK_CREDIT - 60000, 0); // all that the guest knows of
+    struct packet p = receive(&s);
+    CHECK(p.op == CREDIT_UPDATE && p.consumed == 60000);
+    send_part(&s, 900, 60000, 1);
+    CHECK(s.messages == 2 && !s.closed);
+    tear_down(&s);
+}
+
+static void a_guest_without_the_feature_has_no_messages(void)
+{
+    struct setup s;
+    set_up(&s);
+    fake_driver_start(&s.d, s.g, s.dev, FEATURES & ~2ull, 3, true);
+    give_buffers(&s, 4);
+    CHECK_EQ(virtio_vsock_connect(s.dev, VSOCK_SEQPACKET, 77), -1);
+    CHECK(virtio_vsock_connect(s.dev, VSOCK_STREAM, 77) >= 0);
+    CHECK_EQ(next_op(&s), REQUEST);
+    struct packet p = about(5, 900, REQUEST);
+    p.type = VSOCK_SEQPACKET;
+    send_raw(&s, &p, 0);
+    p = receive(&s);
+    CHECK(p.op == RST && p.type == VSOCK_SEQPACKET && !s.requests);
     tear_down(&s);
 }
 
@@ -447,7 +622,7 @@ static void a_reset_of_the_device_closes_all(void)
     int c = open_from_host(&s, &port);
     fake_set_common(&s.d, 0x14, 1, 0);
     CHECK_EQ(s.closed, 1);
-    CHECK_EQ(virtio_vsock_connect(s.dev, 77), -1); // no driver
+    CHECK_EQ(virtio_vsock_connect(s.dev, VSOCK_STREAM, 77), -1); // no driver
     virtio_vsock_release(s.dev, (unsigned)c);
     tear_down(&s);
 }
@@ -485,5 +660,13 @@ TEST_MAIN(TEST(the_guest_reads_its_cid), TEST(a_guest_connects_sends_and_ends),
           TEST(a_guest_that_answers_nothing_loses_the_connection),
           TEST(a_guest_that_sends_more_than_it_may_is_reset), TEST(nonsense_is_dropped_or_reset),
           TEST(a_guest_without_buffers_does_not_pile_up_answers),
-          TEST(connections_are_as_many_as_there_are_places), TEST(a_reset_of_the_device_closes_all),
+          TEST(connections_are_as_many_as_there_are_places),
+          TEST(a_message_from_the_guest_ends_where_it_says),
+          TEST(the_end_of_a_stream_s_packet_is_no_message),
+          TEST(a_message_to_the_guest_is_marked_at_its_end),
+          TEST(a_message_waits_for_credit_in_its_middle),
+          TEST(a_message_that_the_guest_has_no_room_for_breaks_the_connection),
+          TEST(a_message_without_an_end_does_not_outgrow_the_credit),
+          TEST(credit_is_told_in_the_middle_of_a_message),
+          TEST(a_guest_without_the_feature_has_no_messages), TEST(a_reset_of_the_device_closes_all),
           TEST(after_a_move_the_guest_is_told_that_all_is_gone))
