@@ -2,6 +2,7 @@
 // VM's process hands out pixels.
 #include "display/png.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <png.h>
@@ -11,42 +12,50 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-// libpng reads rows of bytes R, G, B; ours are words.
-static void encode_rows(png_structp png, const struct picture *p)
+#define LIBRARY "libpng16.so.16"
+
+typedef int write_to_stdio(png_imagep image, FILE *file, int convert_to_8_bit, const void *buffer,
+                           png_int_32 row_stride, const void *colormap);
+
+// What only pictures need is loaded with the first one: it would be a tenth of what berth's start
+// takes.
+static err_t load(write_to_stdio **out, struct error *e)
 {
-    png_byte row[DISPLAY_WIDTH_MAX * 3];
-    for (uint32_t y = 0; y < p->height; y++) {
-        for (uint32_t x = 0; x < p->width; x++) {
-            uint32_t c = p->pixels[(size_t)y * p->width + x];
-            row[3 * x] = (png_byte)(c >> 16);
-            row[3 * x + 1] = (png_byte)(c >> 8);
-            row[3 * x + 2] = (png_byte)c;
-        }
-        png_write_row(png, row);
-    }
+    void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    void *found = library ? dlsym(library, "png_image_write_to_stdio") : NULL;
+    if (!found)
+        return error_set(e, ERR_UNSUPPORTED,
+                         "pictures need %s: %s; install the package libpng16-16", LIBRARY,
+                         dlerror());
+    memcpy(out, &found, sizeof found);
+    return OK;
 }
 
-// libpng leaves by longjmp: nothing that must be released is made after setjmp.
-static err_t encode(const struct picture *p, FILE *file)
+// libpng reads rows of bytes R, G, B; ours are words.
+static png_byte *bytes_of(const struct picture *p)
 {
-    png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, NULL, NULL, NULL);
-    png_infop info = png ? png_create_info_struct(png) : NULL;
-    if (!info) {
-        png_destroy_write_struct(&png, NULL);
+    size_t pixels = (size_t)p->width * p->height;
+    png_byte *rgb = malloc(3 * pixels);
+    for (size_t i = 0; rgb && i < pixels; i++) {
+        rgb[3 * i] = (png_byte)(p->pixels[i] >> 16);
+        rgb[3 * i + 1] = (png_byte)(p->pixels[i] >> 8);
+        rgb[3 * i + 2] = (png_byte)p->pixels[i];
+    }
+    return rgb;
+}
+
+static err_t encode(write_to_stdio *write, const struct picture *p, FILE *file)
+{
+    png_image image = {.version = PNG_IMAGE_VERSION,
+                       .width = p->width,
+                       .height = p->height,
+                       .format = PNG_FORMAT_RGB};
+    png_byte *rgb = bytes_of(p);
+    if (!rgb)
         return ERR_NO_MEMORY;
-    }
-    if (setjmp(png_jmpbuf(png))) {
-        png_destroy_write_struct(&png, &info);
-        return ERR_IO;
-    }
-    png_init_io(png, file);
-    png_set_IHDR(png, info, p->width, p->height, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE,
-                 PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
-    png_write_info(png, info);
-    encode_rows(png, p);
-    png_write_end(png, NULL);
-    png_destroy_write_struct(&png, &info);
-    return OK;
+    err_t err = write(&image, file, 0, rgb, 0, NULL) ? OK : ERR_IO;
+    free(rgb);
+    return err;
 }
 
 static err_t cannot_write(const char *path, struct error *e)
@@ -57,11 +66,15 @@ static err_t cannot_write(const char *path, struct error *e)
 err_t png_write(const struct picture *p, const char *path, struct error *e)
 {
     char *part;
+    write_to_stdio *write = NULL;
+    err_t err = load(&write, e);
+    if (err)
+        return err;
     if (asprintf(&part, "%s.XXXXXX", path) < 0)
         return error_set(e, ERR_NO_MEMORY, "no memory for a file's name");
     int fd = mkostemp(part, O_CLOEXEC);
     FILE *file = fd < 0 ? NULL : fdopen(fd, "wb");
-    err_t err = file ? encode(p, file) : ERR_IO;
+    err = file ? encode(write, p, file) : ERR_IO;
     mode_t mask = umask(0);
     umask(mask);
     if (file && !err && (fflush(file) || fchmod(fd, 0666 & ~mask)))

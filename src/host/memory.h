@@ -23,8 +23,8 @@ bool host_ram_merge(void *at, uint64_t bytes, char fix[120]);
 void host_ram_discard(void *at, uint64_t bytes);
 void host_ram_free(void *ram, uint64_t bytes); // accepts NULL
 
-// Zeroed memory for what is large and mostly never touched, or NULL. It gets small pages only: where
-// the host uses huge ones for everything, the first byte would cost 2 MiB as soon as the kernel
-// has put other memory beside it.
+// Zeroed memory for what is large and mostly never touched, or NULL. It gets small pages only:
+// where the host uses huge ones for everything, the first byte would cost 2 MiB as soon as the
+// kernel has put other memory beside it.
 void *host_sparse_new(size_t bytes);
 void host_sparse_free(void *at, size_t bytes); // accepts NULL
