@@ -78,6 +78,7 @@ def all_tests(build):
     move = [os.path.join(build, "tests/machine/move_test"), guest]
     tests = {
         "engine": [os.path.join(build, "tests/unit/test_engine_kvm")],
+        "run": [os.path.join(build, "tests/unit/test_engine_kvm_run")],
         "debug": [os.path.join(build, "tests/unit/test_engine_kvm_debug")],
         "chips": [os.path.join(build, "tests/unit/test_engine_kvm_chips")],
         "cpu": [os.path.join(build, "tests/cpu/oracle"), "--engine", "kvm", "--count", "1", "--integer", "--qemu"],
