@@ -43,14 +43,14 @@ const char image_help[] =
     "      --password TEXT    the password; without it and --ssh-key one is made and shown\n"
     "      --ssh-key FILE     public keys that may log in as that user; installs openssh-server\n"
     "      --firmware KIND    bios, uefi or both (both)\n"
-    "      --no-agent         without Berth's agent (berth exec, shell, cp)\n"
-    "\n"
-    "The file is raw.\n";
+    "      --format FORMAT    raw or qcow2 (qcow2 for a file OUT.qcow2, else raw)\n"
+    "      --no-agent         without Berth's agent (berth exec, shell, cp)\n";
 
 struct build {
     const char *out;
     uint64_t size;
     const char *packages, *suite, *kernel, *hostname, *user, *password, *key_file, *firmware;
+    const char *format; // NULL: by the name of out
     bool no_agent;
     char made_password[PASSWORD_LETTERS + 1];
     struct host_file keys;
@@ -102,6 +102,8 @@ static err_t check(const struct build *b, struct error *e)
         return bad("--password", "...", "give 1 to 128 characters on one line", e);
     if (strcmp(b->firmware, "bios") && strcmp(b->firmware, "uefi") && strcmp(b->firmware, "both"))
         return bad("--firmware", b->firmware, "give bios, uefi or both", e);
+    if (b->format && strcmp(b->format, "raw") && strcmp(b->format, "qcow2"))
+        return bad("--format", b->format, "give raw or qcow2", e);
     if (access(b->out, F_OK) == 0)
         return error_set(e, ERR_EXISTS, "'%s' is there already; remove it, or give another name",
                          b->out);
@@ -139,6 +141,7 @@ enum {
     OPT_PASSWORD,
     OPT_SSH_KEY,
     OPT_FIRMWARE,
+    OPT_FORMAT,
     OPT_NO_AGENT,
 };
 
@@ -152,6 +155,7 @@ static const struct option options[] = {
     {"password", required_argument, NULL, OPT_PASSWORD},
     {"ssh-key", required_argument, NULL, OPT_SSH_KEY},
     {"firmware", required_argument, NULL, OPT_FIRMWARE},
+    {"format", required_argument, NULL, OPT_FORMAT},
     {"no-agent", no_argument, NULL, OPT_NO_AGENT},
     {0},
 };
@@ -176,6 +180,7 @@ static err_t take(struct build *b, int id, const char *value, struct error *e)
     case OPT_PASSWORD: b->password = value; return OK;
     case OPT_SSH_KEY: b->key_file = value; return OK;
     case OPT_FIRMWARE: b->firmware = value; return OK;
+    case OPT_FORMAT: b->format = value; return OK;
     case OPT_NO_AGENT: b->no_agent = true; return OK;
     default: return ERR_INVALID;
     }
@@ -209,8 +214,16 @@ static void set(const char *name, const char *value)
         unsetenv(name);
 }
 
+static const char *format_of(const struct build *b)
+{
+    const char *dot = strrchr(b->out, '.');
+    if (b->format)
+        return b->format;
+    return dot && !strcmp(dot, ".qcow2") ? "qcow2" : "raw";
+}
+
 // Secrets go through the environment, which other users cannot see.
-static void hand_over(const struct build *b, const char *agent)
+static void hand_over(const struct build *b, const char *berth, const char *agent)
 {
     char size[32];
     snprintf(size, sizeof size, "%llu", b->size / MIB);
@@ -223,20 +236,23 @@ static void hand_over(const struct build *b, const char *agent)
     set("BERTH_PASSWORD", b->password);
     set("BERTH_SSH_KEY", (const char *)b->keys.data);
     set("BERTH_PACKAGES", b->packages);
+    set("BERTH_FORMAT", format_of(b));
+    set("BERTH_PROGRAM", berth);
     set("BERTH_AGENT", agent);
     set("BERTH_AGENT_UNIT", agent ? AGENT_UNIT("/usr/sbin") : NULL);
 }
 
 static int run_script(const struct build *b)
 {
-    char path[4096], agent[4096];
+    char path[4096], berth[4096], agent[4096];
     struct error e = {0};
     if (host_find_program("berth-build-debian", path, sizeof path, &e) ||
+        host_find_program("berth", berth, sizeof berth, &e) ||
         (!b->no_agent && host_find_program("berth-agent", agent, sizeof agent, &e)))
         return complain(EXIT_HOST, "%s", e.text);
     pid_t child = fork();
     if (child == 0) {
-        hand_over(b, b->no_agent ? NULL : agent);
+        hand_over(b, berth, b->no_agent ? NULL : agent);
         execl(path, path, b->out, (char *)NULL);
         _exit(complain(EXIT_HOST, "cannot start '%s': %s", path, strerror(errno)));
     }

@@ -431,7 +431,7 @@ def a_seed_carries_user_data_as_it_is_and_keys_beside_it():
 def image_arguments_are_checked_before_anything_is_made():
     check_words(run("image"), 2, "berth image --help")
     for words in (("--size", "12"), ("--hostname", "a;b"), ("--packages", "x $(y)"), ("--user", "A"),
-                  ("--firmware", "coreboot"), ("--kernel", "mach"), ("--password", "a\nb"), ("--suite", "../x")):
+                  ("--firmware", "coreboot"), ("--format", "vmdk"), ("--kernel", "mach"), ("--password", "a\nb"), ("--suite", "../x")):
         check_words(run("image", "build-debian", *words, "/nowhere/x"), 2, words[0])
     check_words(run("image", "build-debian", "/etc/passwd"), 2, "there already")
 

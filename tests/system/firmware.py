@@ -122,16 +122,16 @@ def guessed(opts, work):
 
 
 def debian_disk(opts, work):
-    """A copy of a disk that berth image build-debian made, once for all tests."""
-    image, copy = os.path.join(CACHE, "debian-12.raw"), os.path.join(work, "debian.raw")
+    """A disk over one that berth image build-debian made, once for all tests."""
+    image, disk = os.path.join(CACHE, "debian-12.qcow2"), os.path.join(work, "debian.qcow2")
     if not os.path.exists(image):
         os.makedirs(CACHE, exist_ok=True)
         run = subprocess.run([opts.berth, "image", "build-debian", "--size", "2G", "--password", PASSWORD, image],
                              capture_output=True, text=True, timeout=1500)
         if run.returncode != 0:
             raise Skip((run.stderr.strip().splitlines() or ["build-debian failed"])[-1])
-    subprocess.run(["cp", "--sparse=always", image, copy], check=True)
-    return copy
+    subprocess.run([opts.berth, "disk", "create", "-q", "-b", image, disk], check=True)
+    return disk
 
 
 def small_package(work):
@@ -158,8 +158,11 @@ def log_in(m):
     m.expect(":~# ")
 
 
-def check_file_system(image):
-    run = subprocess.run(["/usr/sbin/e2fsck", "-fn", f"{image}?offset={ROOT_AT}"], capture_output=True, text=True, timeout=300)
+def check_file_system(opts, work, disk):
+    plain = os.path.join(work, "plain.raw")
+    subprocess.run([opts.berth, "disk", "check", "-q", disk], check=True)
+    subprocess.run([opts.berth, "disk", "convert", "-q", "-O", "raw", disk, plain], check=True)
+    run = subprocess.run(["/usr/sbin/e2fsck", "-fn", f"{plain}?offset={ROOT_AT}"], capture_output=True, text=True, timeout=300)
     if run.returncode != 0:
         raise Failure(f"e2fsck: status {run.returncode}: {run.stdout[-1500:]}{run.stderr[-300:]}")
 
@@ -181,7 +184,7 @@ def debian(opts, work, firmware):
         m.expect("gone-42\n")
         m.send("systemctl poweroff\n")
         m.expect_status(0)
-    check_file_system(image)
+    check_file_system(opts, work, image)
 
 
 def debian_bios(opts, work):
