@@ -1,8 +1,10 @@
-// Code without end, for translators: churn ROUNDS does the same work in each round, always with code that has not been there before.
-//   pages full of functions are written, run and overwritten by others, as a compiler at run time does;
-//   this program is executed again some dozen times, in another address space each time;
-//   and something is computed that keeps its code.
-// One line a round: ROUND number nanoseconds. Results are checked; "WRONG" is said of those that are not right.
+// Code without end, for translators: churn ROUNDS does the same work in each round, always with
+// code that has not been there before.
+//   pages full of functions are written, run and overwritten by others, as a compiler at run time
+//   does; this program is executed again some dozen times, in another address space each time; and
+//   something is computed that keeps its code.
+// One line a round: ROUND number nanoseconds. Results are checked; "WRONG" is said of those that
+// are not right.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,7 +76,8 @@ static int run_programs(void)
             execl("/proc/self/exe", "churn", (char *)NULL);
             _exit(1);
         }
-        wrong += waitpid(pid, &status, 0) != pid || !WIFEXITED(status) || WEXITSTATUS(status) != STATUS;
+        wrong +=
+            waitpid(pid, &status, 0) != pid || !WIFEXITED(status) || WEXITSTATUS(status) != STATUS;
     }
     return wrong;
 }
@@ -101,13 +104,15 @@ int main(int argc, char **argv)
 {
     if (argc < 2)
         return STATUS; // the program that a round executes
-    uint8_t *code = mmap(NULL, FUNCTIONS * FUNCTION_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *code = mmap(NULL, FUNCTIONS * FUNCTION_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
+                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (code == MAP_FAILED)
         return 1;
     for (uint32_t round = 1; round <= (uint32_t)atoi(argv[1]); round++) {
         uint64_t start = now();
         int wrong = run_new_code(code, round) + run_programs() + compute();
-        printf("ROUND %u %llu%s\n", round, (unsigned long long)(now() - start), wrong ? " WRONG" : "");
+        printf("ROUND %u %llu%s\n", round, (unsigned long long)(now() - start),
+               wrong ? " WRONG" : "");
         fflush(stdout);
     }
     return 0;
