@@ -3,9 +3,12 @@
 //
 // Code is written at `at` (a codebuf's writable view) and will run at `at + to_exec`. Nothing is
 // ever written past `end`: `overflow` is set instead, and the caller throws away what it began.
+// That may be so as soon as less than EMIT_ROOM bytes are left.
 #pragma once
 
 #include "cpu/insn.h"
+
+#define EMIT_ROOM 32 // more than any instruction takes
 
 struct emit {
     uint8_t *at;

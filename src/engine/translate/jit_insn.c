@@ -2,7 +2,6 @@
 // operand that translated code uses (emit_insn()). Guest registers without a host register pass
 // through the temporaries; RCX takes its own number where the instruction names CL, or AH..BH
 // forbid REX.
-#include "base/copy.h"
 #include "engine/translate/jit_trans.h"
 
 struct plan {
@@ -17,7 +16,7 @@ struct plan {
 static struct plan make_plan(const struct insn *in)
 {
     struct plan p = {0};
-    copy_bytes(p.map, jit_host_reg, sizeof p.map);
+    __builtin_memcpy(p.map, jit_host_reg, sizeof p.map);
     for (unsigned i = 0; i < in->operands; i++) {
         const struct operand *op = &in->operand[i];
         if (op->kind == OPND_MEM)

@@ -71,13 +71,10 @@ static struct fields place_operands(const struct insn *insn, const struct emit_o
     return f;
 }
 
-static void modrm(struct emit *e, const struct fields *f, const struct emit_operands *new,
-                  bool disp8)
+static uint8_t *modrm(uint8_t *at, const struct fields *f, const struct emit_operands *new,
+                      bool disp8)
 {
-    if (f->mem)
-        emit_modrm_mem(e, f->reg, new->mem, disp8);
-    else
-        emit_u8(e, (uint8_t)(0xc0 | (f->reg & 7) << 3 | (f->rm & 7)));
+    return f->mem ? put_modrm_mem(at, f->reg, new->mem, disp8) : put_modrm_reg(at, f->reg, f->rm);
 }
 
 // Bits X and B, for a register or a memory operand in rm.
@@ -86,14 +83,15 @@ static unsigned rm_bits(const struct fields *f, const struct emit_operands *new)
     return f->mem ? emit_mem_rex(new->mem) : (f->rm & 8) >> 3;
 }
 
-static void immediates(struct emit *e, const struct insn *insn)
+static uint8_t *immediates(uint8_t *at, const struct insn *insn)
 {
     unsigned second = 0;
+    if (!insn->imm_bytes)
+        return at;
     for (unsigned i = 0; i < insn->operands && i < INSN_OPERANDS; i++)
         if (insn->operand[i].kind == OPND_IMM2)
             second = insn->operand[i].size;
-    emit_bytes(e, &insn->imm, insn->imm_bytes - second);
-    emit_bytes(e, &insn->imm2, second);
+    return put_imm(put_imm(at, insn->imm, insn->imm_bytes - second), insn->imm2, second);
 }
 
 // --- legacy --------------------------------------------------------------------------------------
@@ -128,22 +126,23 @@ static bool has_opcode_register(const struct insn *insn)
     return false;
 }
 
-static void legacy_prefixes(struct emit *e, const struct insn *insn)
+static uint8_t *legacy_prefixes(uint8_t *at, const struct insn *insn)
 {
     if (insn->prefix & PREFIX_LOCK)
-        emit_u8(e, 0xf0);
+        at = put_u8(at, 0xf0);
     if (insn->mandatory == 0x66 || (!is_vector_insn(insn) && insn->opsize == 2))
-        emit_u8(e, 0x66);
+        at = put_u8(at, 0x66);
     if (insn->mandatory == 0xf2 || insn->mandatory == 0xf3)
-        emit_u8(e, insn->mandatory);
+        at = put_u8(at, insn->mandatory);
+    return at;
 }
 
-static bool emit_legacy(struct emit *e, const struct insn *insn, struct fields *f,
-                        const struct emit_operands *new)
+static uint8_t *put_legacy(uint8_t *at, const struct insn *insn, struct fields *f,
+                           const struct emit_operands *new)
 {
     unsigned opcode;
     if (!legacy_opcode(insn, f, &opcode))
-        return false;
+        return NULL;
     bool in_modrm = insn->has_modrm || opcode != insn->opcode;
     unsigned rex = insn->rex & 8u;
     if (in_modrm)
@@ -153,16 +152,14 @@ static bool emit_legacy(struct emit *e, const struct insn *insn, struct fields *
         opcode = (opcode & ~7u) | (f->opcode & 7);
     }
     if (f->high && (rex || f->low))
-        return false;
-    legacy_prefixes(e, insn);
+        return NULL;
+    at = legacy_prefixes(at, insn);
     if (rex || f->low)
-        emit_u8(e, (uint8_t)(0x40 | rex));
-    emit_escape(e, insn->map);
-    emit_u8(e, (uint8_t)opcode);
+        at = put_u8(at, 0x40 | rex);
+    at = put_u8(put_escape(at, insn->map), opcode);
     if (in_modrm)
-        modrm(e, f, new, true);
-    immediates(e, insn);
-    return true;
+        at = modrm(at, f, new, true);
+    return immediates(at, insn);
 }
 
 // MOV between the accumulator and an absolute address: as 88..8b.
@@ -187,41 +184,39 @@ static unsigned pp_bits(const struct insn *insn)
     }
 }
 
-static void emit_vex(struct emit *e, const struct insn *insn, const struct fields *f,
-                     const struct emit_operands *new)
+static uint8_t *put_vex(uint8_t *at, const struct insn *insn, const struct fields *f,
+                        const struct emit_operands *new)
 {
     unsigned rxb = (f->reg & 8) >> 1 | rm_bits(f, new);
     unsigned w = insn->rex & 8u;
     unsigned tail = (~f->vvvv & 15) << 3 | (insn->veclen == 32 ? 4 : 0) | pp_bits(insn);
     if (insn->map == MAP_0F && !w && !(rxb & 3)) {
-        emit_u8(e, 0xc5);
-        emit_u8(e, (uint8_t)((rxb & 4 ? 0 : 0x80) | tail));
+        at = put_u8(at, 0xc5);
+        at = put_u8(at, (rxb & 4 ? 0 : 0x80) | tail);
     } else {
-        emit_u8(e, 0xc4);
-        emit_u8(e, (uint8_t)((~rxb & 7) << 5 | insn->map));
-        emit_u8(e, (uint8_t)(w << 4 | tail));
+        at = put_u8(at, 0xc4);
+        at = put_u8(at, (~rxb & 7) << 5 | insn->map);
+        at = put_u8(at, w << 4 | tail);
     }
-    emit_u8(e, insn->opcode);
+    at = put_u8(at, insn->opcode);
     if (insn->has_modrm) // not VZEROUPPER
-        modrm(e, f, new, true);
-    immediates(e, insn);
+        at = modrm(at, f, new, true);
+    return immediates(at, insn);
 }
 
-static void emit_evex(struct emit *e, const struct insn *insn, const struct fields *f,
-                      const struct emit_operands *new)
+static uint8_t *put_evex(uint8_t *at, const struct insn *insn, const struct fields *f,
+                         const struct emit_operands *new)
 {
     unsigned rxb = (f->reg & 8) >> 1 | rm_bits(f, new);
     if (!f->mem)
         rxb |= (f->rm & 16) >> 3; // X extends a register in rm
     unsigned b = insn->evex_zb & 1u, z = insn->evex_zb >> 1 & 1u, ll = insn->evex_zb >> 2 & 3u;
-    emit_u8(e, 0x62);
-    emit_u8(e, (uint8_t)((~rxb & 7) << 5 | (f->reg & 16 ? 0 : 0x10) | insn->map));
-    emit_u8(e, (uint8_t)((insn->rex & 8u) << 4 | (~f->vvvv & 15) << 3 | 4 | pp_bits(insn)));
-    emit_u8(e,
-            (uint8_t)(z << 7 | ll << 5 | b << 4 | (f->vvvv & 16 ? 0 : 8) | (insn->evex_aaa & 7)));
-    emit_u8(e, insn->opcode);
-    modrm(e, f, new, false);
-    immediates(e, insn);
+    at = put_u8(at, 0x62);
+    at = put_u8(at, (~rxb & 7) << 5 | (f->reg & 16 ? 0 : 0x10) | insn->map);
+    at = put_u8(at, (insn->rex & 8u) << 4 | (~f->vvvv & 15) << 3 | 4 | pp_bits(insn));
+    at = put_u8(at, z << 7 | ll << 5 | b << 4 | (f->vvvv & 16 ? 0 : 8) | (insn->evex_aaa & 7));
+    at = put_u8(at, insn->opcode);
+    return immediates(modrm(at, f, new, false), insn);
 }
 
 // Instructions with memory operands that the encoding does not hold, branches, and gathers.
@@ -239,21 +234,17 @@ bool emit_insn(struct emit *e, const struct insn *insn, const struct emit_operan
     struct fields f = place_operands(insn, operands);
     if (f.failed || cannot_be_moved(insn))
         return false;
-    bool segment = f.mem && operands->mem.gs;
-    if (insn->encoding == ENC_LEGACY) {
-        uint8_t *start = e->at;
-        if (segment)
-            emit_u8(e, 0x65);
-        if (emit_legacy(e, insn, &f, operands))
-            return true;
-        e->at = start;
-        return false;
+    uint8_t *at = emit_room(e);
+    if (!at)
+        return true;
+    if (f.mem && operands->mem.gs)
+        at = put_u8(at, 0x65);
+    switch (insn->encoding) {
+    case ENC_LEGACY: at = put_legacy(at, insn, &f, operands); break;
+    case ENC_VEX: at = put_vex(at, insn, &f, operands); break;
+    default: at = put_evex(at, insn, &f, operands);
     }
-    if (segment)
-        emit_u8(e, 0x65);
-    if (insn->encoding == ENC_VEX)
-        emit_vex(e, insn, &f, operands);
-    else
-        emit_evex(e, insn, &f, operands);
-    return true;
+    if (at)
+        e->at = at;
+    return at;
 }

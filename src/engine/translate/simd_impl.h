@@ -15,7 +15,7 @@ struct simd_frame {
     uint64_t pad[2];
 };
 
-#define STUB_BYTES 112
+#define STUB_BYTES 144
 #define STUB_SLOTS 4096
 
 struct stub_key {

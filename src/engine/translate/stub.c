@@ -107,10 +107,12 @@ static simd_stub *find_or_make(struct simd *simd, const struct stub_key *key)
 simd_stub *stub_for(struct simd *simd, const struct insn *insn, const uint8_t gpr_map[16])
 {
     struct stub_key key = {0};
-    struct emit e = {key.bytes, key.bytes + sizeof key.bytes, 0, false};
+    uint8_t bytes[EMIT_ROOM];
+    struct emit e = {bytes, bytes + sizeof bytes, 0, false};
     struct emit_operands operands = {emit_at(RDI, offsetof(struct simd_frame, mem)), gpr_map};
-    if (!emit_insn(&e, insn, &operands) || e.overflow)
+    if (!emit_insn(&e, insn, &operands) || (size_t)(e.at - bytes) > sizeof key.bytes)
         return NULL;
-    key.len = (uint8_t)(e.at - key.bytes);
+    key.len = (uint8_t)(e.at - bytes);
+    copy_bytes(key.bytes, bytes, key.len);
     return find_or_make(simd, &key);
 }
