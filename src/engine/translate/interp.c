@@ -11,6 +11,7 @@
 
 #include "engine/translate/system_impl.h"
 
+#define ONCE_INSNS 64 // of interp_once()
 #define ICACHE_BITS 15
 #define ICACHE_ENTRIES (1u << ICACHE_BITS)
 
@@ -334,6 +335,36 @@ static inline void step(struct tcpu *c)
 void interp_step(struct tcpu *c)
 {
     step(c);
+}
+
+// The bytes of an instruction that lies in one page of RAM; false for others.
+static bool fetch_plain(struct tcpu *c, gva_t at, uint8_t code[INSN_MAX])
+{
+    const struct tlb *t = &c->tlb[c->user];
+    unsigned i = tlb_index(c, at);
+    if (room_at(at) < INSN_MAX || t->exec[i] != align_down(at, PAGE_SIZE))
+        return false;
+    code_copy(code, (const uint8_t *)(uintptr_t)(at + t->addend[i]), INSN_MAX);
+    return true;
+}
+
+void interp_once(struct tcpu *c)
+{
+    struct insn insn;
+    uint8_t code[INSN_MAX];
+    for (unsigned n = 0; n < ONCE_INSNS; n++) {
+        gva_t at = code_address(c);
+        if (!fetch_plain(c, at, code) || decode(c, code, INSN_MAX, &insn) != INSN_OK) {
+            step(c);
+            return;
+        }
+        c->counter[COUNTER_INTERPRETED]++;
+        advance(c, insn.len);
+        handler(c, &insn)(c, &insn);
+        if (c->s.rip != c->insn_rip + insn.len || insn_form(&insn)->flags & FORM_SYSTEM ||
+            __atomic_load_n(&c->pending, __ATOMIC_RELAXED))
+            return;
+    }
 }
 
 void interp_run(struct tcpu *c, uint32_t mode_bits)

@@ -1,5 +1,6 @@
 // The block translator's life: its memory, and the way in from the run loop.
 #include "base/bytes.h"
+#include "engine/translate/interp.h"
 #include "engine/translate/jit_impl.h"
 #include "engine/translate/lockstep.h"
 
@@ -138,8 +139,13 @@ void jit_run(struct tcpu *c)
         if (host == jit->leave) {
             if (check)
                 c->lockstep->expecting = false;
-            if (jit_eligible(c) && !__atomic_load_n(&c->pending, __ATOMIC_RELAXED))
+            if (!jit_eligible(c) || __atomic_load_n(&c->pending, __ATOMIC_RELAXED))
+                return;
+            if (!jit->unsettled)
                 interp_step(c);
+            else
+                interp_once(c);
+            jit->unsettled = false;
             return;
         }
         c->counter[COUNTER_ENTRIES]++;

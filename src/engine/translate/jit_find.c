@@ -22,8 +22,9 @@ static uint32_t gpa_bucket(gpa_t gpa)
 
 static uint32_t block_bucket(uint32_t page, uint64_t rip)
 {
-    return (page * 0x9e3779b1u ^ (uint32_t)(rip & PAGE_MASK) * 0x85ebca6bu) >>
-           (32 - JIT_BLOCK_HASH_BITS);
+    // Those of a page are together: what is looked up while one is translated is near.
+    uint32_t group = page * 0x9e3779b1u >> (32 - JIT_BLOCK_HASH_BITS) & ~63u;
+    return group | (uint32_t)(rip & PAGE_MASK) * 0x85ebca6bu >> 26;
 }
 
 bool jit_eligible(const struct tcpu *c)
@@ -167,10 +168,28 @@ void jit_add_block(struct jit *jit, uint32_t block)
     jit->block_hash[bucket] = block;
 }
 
+// A block whose bytes have changed may soon change again, and translation costs several times what
+// the interpreter takes: after the nth change it is translated when it has run 1 << n times.
+static bool settled(struct jit *jit, uint32_t page, uint64_t rip)
+{
+    uint32_t i = block_bucket(page, rip) % VISITS;
+    jit->unsettled = jit->visits[i].dropped && jit->visits[i].seen < 1u << jit->visits[i].dropped;
+    jit->visits[i].seen += jit->unsettled;
+    return !jit->unsettled;
+}
+
+static void forget_visits(struct jit *jit, const struct jit_block *b)
+{
+    uint32_t i = block_bucket(b->page, b->rip) % VISITS;
+    jit->visits[i].seen = 0;
+    jit->visits[i].dropped += jit->visits[i].dropped < VISITS_DOUBLED_MAX;
+}
+
 uint32_t jit_find_block(struct tcpu *c, uint32_t page, uint64_t rip)
 {
-    uint32_t known = jit_known_block(c->jit, page, rip);
-    return known ? known : jit_translate(c, page, rip);
+    struct jit *jit = c->jit;
+    uint32_t known = jit_known_block(jit, page, rip);
+    return known ? known : settled(jit, page, rip) ? jit_translate(c, page, rip) : 0;
 }
 
 void jit_forget_returns(struct tcpu *c)
@@ -251,6 +270,7 @@ static void drop_overlapping(struct tcpu *c, struct jit_page *page, gpa_t at, ui
                                                   b->ahead_to - b->ahead_from, at, len));
         if (hit && !b->dropped) {
             c->counter[COUNTER_INVALIDATED]++;
+            forget_visits(jit, b);
             jit_drop(c, b);
         }
         if (b->dropped)
@@ -265,6 +285,7 @@ static void drop_overlapping(struct tcpu *c, struct jit_page *page, gpa_t at, ui
         bool hit = b->bytes > head && ranges_overlap(page->gpa, b->bytes - head, at, len);
         if (hit && !b->dropped) {
             c->counter[COUNTER_INVALIDATED]++;
+            forget_visits(jit, b);
             jit_drop(c, b);
         }
         if (b->dropped)

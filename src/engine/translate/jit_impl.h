@@ -153,6 +153,10 @@ struct jit_loop {
 };
 #define JIT_LOOPS 1024 // by a hash of page and head
 
+// Code that changes is not translated again at once: see jit_find_block().
+#define VISITS 65536u // by a hash of the block's key
+#define VISITS_DOUBLED_MAX 5
+
 // What the check of an instruction must not be again, because it did not pay.
 enum avoid { AVOID_SLOT = 1, AVOID_GROUP = 2, AVOID_MIXED = 4 };
 #define AVOID_ENTRIES 8192 // by a hash of rip
@@ -196,6 +200,11 @@ struct jit {
     struct jit_link *link;
     uint32_t pages, blocks, marks, sites, links; // used; 0 is never used
     uint32_t max_blocks, max_marks, max_sites, max_links;
+    bool unsettled; // jit_find_block() has left a block to interp_once()
+    struct {
+        uint8_t dropped; // how often its bytes have changed, up to VISITS_DOUBLED_MAX
+        uint8_t seen;    // since the last time
+    } visits[VISITS];
     uint32_t slots[2];            // given out, of those for reads and writes
     uint32_t slot_time[SLOTS];    // when slot_left was last set: TSC / 1024
     uint8_t avoid[AVOID_ENTRIES]; // enum avoid
@@ -236,7 +245,7 @@ uint32_t jit_page_slot(const struct tcpu *c, gva_t at);
 // The handle of the code page of rip, after a fetch check. Raises as a fetch does. 0: not RAM.
 void jit_start_empty(struct tcpu *c);
 uint32_t jit_find_page(struct tcpu *c, uint64_t rip);
-// The block at rip in a page whose handle is given, translated if need be; 0: interpreter.
+// The block at rip in a page whose handle is given, translated if it is worth it; 0: interpreter.
 uint32_t jit_find_block(struct tcpu *c, uint32_t page, uint64_t rip);
 void jit_add_block(struct jit *jit, uint32_t block); // to those that are found
 uint32_t jit_known_block(const struct jit *jit, uint32_t page, uint64_t rip);
