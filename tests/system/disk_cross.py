@@ -31,7 +31,7 @@ def run(*args, status=0, **kwargs):
 
 
 def check(image, leaks=False):
-    """Both checkers; leaks: whether they may be there."""
+    """By QEMU's checker; leaks: whether they may be there."""
     done = run("qemu-img", "check", image, status=None)
     assert done.returncode == 0 or leaks and done.returncode == 3, f"{done.stdout}{done.stderr}"
 
@@ -293,17 +293,17 @@ def look(work, image, blocks):
     return held
 
 
-def start_storm(program, image, seed, **environment):
-    process = subprocess.Popen([program, image, "qcow2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+def start_storm(program, image, seed, form="qcow2", **environment):
+    process = subprocess.Popen([program, image, form], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                env=dict(os.environ, **environment))
     process.stdin.write(f"storm {seed}\n")
     process.stdin.flush()
     return process
 
 
-def storm_until_killed(image, seed, flushes, seconds):
+def storm_until_killed(image, seed, form, flushes, seconds):
     """Some time after so many flushes. Returns the number of the last request that was flushed."""
-    process = start_storm(DISKIO, image, seed)
+    process = start_storm(DISKIO, image, seed, form)
     lines = [process.stdout.readline() for _ in range(flushes)]
     time.sleep(seconds)
     process.kill()
@@ -320,6 +320,12 @@ def new_image(image, size, options, backing):
     run("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, *lower, image, str(size))
 
 
+def compare_held(turn, held, may):
+    for block, words in enumerate(held):
+        assert words <= may[block], f"{turn}: block {block} holds {words}, not of {may[block]}"
+    return held
+
+
 def killed(kills, size, options, backing=False, snapshot=False):
     rng = random.Random(SEED)
     with tempfile.TemporaryDirectory(prefix="berth-disk-") as work:
@@ -330,16 +336,25 @@ def killed(kills, size, options, backing=False, snapshot=False):
             if snapshot and turn % 5 == 0:
                 run(BERTH, "disk", "snapshot", "create", image, f"s{turn}")
             seed = rng.randrange(1 << 32)
-            flushed = storm_until_killed(image, seed, rng.randrange(6), rng.uniform(0, 0.03))
+            flushed = storm_until_killed(image, seed, "qcow2", rng.randrange(6), rng.uniform(0, 0.03))
             if "lazy" in options:
                 run(BERTH, "disk", "check", "--repair=all", image)
             check(image, leaks=True)
             Ours(image).close()  # whoever opens it next gives back what leaked
             check(image)
-            may = allowed_after(seed, flushed, held)
-            held = look(work, image, size // BLOCK)
-            for block, words in enumerate(held):
-                assert words <= may[block], f"kill {turn}: block {block} holds {words}, not of {may[block]}"
+            held = compare_held(turn, look(work, image, size // BLOCK), allowed_after(seed, flushed, held))
+
+
+def killed_raw(kills, size):
+    rng = random.Random(SEED)
+    with tempfile.TemporaryDirectory(prefix="berth-disk-") as work:
+        image = os.path.join(work, "disk.raw")
+        run("qemu-img", "create", "-q", "-f", "raw", image, str(size))
+        held = look(work, image, size // BLOCK)
+        for turn in range(kills):
+            seed = rng.randrange(1 << 32)
+            flushed = storm_until_killed(image, seed, "raw", rng.randrange(6), rng.uniform(0, 0.03))
+            held = compare_held(turn, look(work, image, size // BLOCK), allowed_after(seed, flushed, held))
 
 
 def kill_case(name, *args, **kwargs):
@@ -353,6 +368,7 @@ kill_case("killed_writers_lose_nothing_flushed_with_subclusters", 15, 8 * MIB, "
           backing=True)
 kill_case("killed_writers_lose_nothing_flushed_with_lazy_refcounts", 15, 8 * MIB, "lazy_refcounts=on")
 kill_case("killed_writers_lose_nothing_flushed_with_snapshots", 20, 8 * MIB, "cluster_size=4096", snapshot=True)
+CASES["killed_writers_lose_nothing_flushed_of_a_raw_image"] = lambda: killed_raw(25, 8 * MIB)
 
 
 # --- lost power
@@ -414,9 +430,7 @@ def lost_power(cuts, size, options, backing=False):
             if "lazy" in options:
                 run(BERTH, "disk", "check", "--repair=all", image)
             check(image, leaks=True)
-            may = allowed_after(seed, flushed, held)
-            for block, words in enumerate(look(work, image, size // BLOCK)):
-                assert words <= may[block], f"cut {turn}: block {block} holds {words}, not of {may[block]}"
+            compare_held(turn, look(work, image, size // BLOCK), allowed_after(seed, flushed, held))
 
 
 def power_case(name, *args, **kwargs):
