@@ -205,6 +205,7 @@ void trans_plan_groups(struct trans *t)
     for (unsigned i = 0; i < t->count; i++) {
         const struct insn *in = &t->insn[i];
         struct member *m = &t->member[i];
+        t->next = t->b->rip + t->jit->mark[t->b->marks + i].guest + in->len; // constants follow it
         if (t->b->loop && t->label[i])
             p = (struct plan){0};
         if (in->form == UINT16_MAX || !is_plain(t, in)) {

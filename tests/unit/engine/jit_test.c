@@ -388,6 +388,32 @@ static void swapgs_exchanges_bases(void)
     RUN64(swap);
 }
 
+// The code runs at an alias of its pages far up, so that constants need all of their 64 bits.
+SNIPPET(far, "mov rax, cr3; mov rdx, [rax]; mov [rax+8*254], rdx; lea rax, [rip+1f]; mov rdx, "
+             "0x7f0000000000; add rax, rdx; jmp rax; 1: mov ebx, 50; 2: movzx edx, byte ptr "
+             "[rip+5f+0x300]; mov r8, [rip+5f+0x80]; add r8, rbx; stc; adc [rip+5f+0x18], r8; "
+             "mov rcx, [rip+5f+0x18]; mov r12, [rip+5f]; add r13, r12; mov [rip+5f+8], cl; "
+             "push [rip+5f+8]; pop r14; inc qword ptr [rip+5f]; call 3f; dec ebx; jnz 2b; "
+             "lea rdx, [rip+3f]; mov ebx, 20; 4: call rdx; call 6f; dec ebx; jnz 4b; jmp 7f; "
+             "3: add r15, [rip+5f+0x80]; ret; 6: lea rax, [rip+8f]; push rax; ret; 8: ret; "
+             ".balign 64; 5: .quad 1, 2, 3, 4; 7: nop");
+// Constants in one page that the code is not in.
+SNIPPET(
+    farther,
+    "mov rax, cr3; mov rdx, [rax]; mov [rax+8*254], rdx; lea rax, [rip+1f]; mov rdx, "
+    "0x7f0000000000; add rax, rdx; jmp rax; 1: mov ebx, 50; 2: lea rax, [rip+5f+0xb00]; mov "
+    "[rip+5f+0xb30], rax; mov [rip+5f+0xb28], rax; mov [rip+5f+0xb38], rax; jmp 3f; 3: movzx edx, "
+    "byte ptr [rip+5f+0xe06]; mov r8, [rip+5f+0xbb0]; mov r12d, edx; and r12d, 0x20; jne 6f; mov "
+    "rax, [rip+5f+0xb30]; test rax,rax; je 6f; add [rax+8], rsi;  mov rax, [rip+5f+0xb28]; test "
+    "rax,rax; je 6f; add [rax+8], rsi; mov rax, [rip+5f+0xb38]; test rax,rax; je 6f; add [rax+8], "
+    "rsi; 6: dec ebx; jnz 3b; hlt; .balign 4096; 5: .quad 0; .balign 4096; nop");
+
+static void constants_far_up_are_found(void)
+{
+    RUN64(far);
+    RUN64(farther);
+}
+
 // Fields of records that walk over a page's end; then of one in a page that may only be read, where
 // the write behind the loop faults.
 SNIPPET(grouped,
@@ -534,6 +560,7 @@ int main(void)
         TEST(high_bytes_are_stored),
         TEST(swapgs_exchanges_bases),
         TEST(accesses_that_are_checked_together_fault_alone),
+        TEST(constants_far_up_are_found),
         TEST(an_emptied_tlb_entry_matches_no_address),
         TEST(flags_reach_the_blocks_that_need_them),
         TEST(flags_are_kept_once_a_patched_target_needs_them),
