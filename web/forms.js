@@ -52,8 +52,9 @@ export function editPool(pool, pools, done) {
   const parent = el('select', { name: 'parent' }, pools.filter(p => p.pool !== pool?.pool).map(p =>
     el('option', { value: p.pool, selected: p.pool === (pool?.parent || 'host') }, p.pool)));
   const inputs = [number('cpu_shares', pool?.cpu_shares ?? 100, 1, '1'), number('cpu_reservation', pool?.cpu_reservation, 1000), number('cpu_limit', pool?.cpu_limit, 1000),
-    number('memory_reservation', pool?.memory_reservation, 1048576), number('memory_limit', pool?.memory_limit, 1048576), number('disk_limit', pool?.disk_limit, 1048576)];
-  const words = ['CPU shares', 'CPUs promised', 'CPUs at most', 'Memory promised, MiB', 'Memory at most, MiB', 'Disks at most, MiB/s'];
+    number('memory_reservation', pool?.memory_reservation, 1048576), number('memory_limit', pool?.memory_limit, 1048576), number('disk_limit', pool?.disk_limit, 1048576),
+    number('iops_limit', pool?.iops_limit, 1, '1'), number('net_limit', pool?.net_limit, 1000000)];
+  const words = ['CPU shares', 'CPUs promised', 'CPUs at most', 'Memory promised, MiB', 'Memory at most, MiB', 'Disks at most, MiB/s', 'Disks at most, operations/s', 'Networks at most, Mbit/s'];
   const root = pool?.pool === 'host';
   form(pool ? `Pool ${pool.pool}` : 'New pool', el('div', { class: 'fields' }, field('Name', name), root ? null : field('Part of', parent), inputs.map((input, i) => field(words[i], input))),
     pool ? 'Change' : 'Create', () => {

@@ -13,7 +13,7 @@
 #include "host/thread.h"
 
 const char *const throttle_names[THROTTLE_KINDS] = {
-    "bps", "bps-read", "bps-write", "iops", "iops-read", "iops-write",
+    "bps", "bps-read", "bps-write", "iops", "iops-read", "iops-write", "bps-bound", "iops-bound",
 };
 
 // --- Buckets ---
@@ -35,12 +35,17 @@ static double level_at(const struct throttle *t, unsigned i, ns_t now)
     return level < capacity(l) ? level : capacity(l);
 }
 
+static bool is_bytes(unsigned i)
+{
+    return i <= THROTTLE_BPS_WRITE || i == THROTTLE_BPS_BOUND;
+}
+
 // Whether requests of this kind draw from bucket i.
 static bool counts_in(unsigned i, enum block_op op)
 {
-    bool bytes = i <= THROTTLE_BPS_WRITE, read = op == BLOCK_READ;
+    bool read = op == BLOCK_READ;
 
-    if (bytes && op != BLOCK_READ && op != BLOCK_WRITE)
+    if (is_bytes(i) && op != BLOCK_READ && op != BLOCK_WRITE)
         return false;
     switch (i) {
     case THROTTLE_BPS_READ:
@@ -87,7 +92,7 @@ ns_t throttle_wait(const struct throttle *t, enum block_op op, ns_t now)
 void throttle_take(struct throttle *t, enum block_op op, uint64_t len, ns_t now)
 {
     for (unsigned i = 0; i < THROTTLE_KINDS; i++) {
-        double cost = i <= THROTTLE_BPS_WRITE ? (double)len : 1;
+        double cost = is_bytes(i) ? (double)len : 1;
         if (!t->limits.of[i].rate || !counts_in(i, op))
             continue;
         t->bucket[i] = (struct throttle_bucket){level_at(t, i, now) - cost, now};

@@ -17,6 +17,9 @@ enum throttle_kind {
     THROTTLE_IOPS, // operations a second
     THROTTLE_IOPS_READ,
     THROTTLE_IOPS_WRITE,
+    THROTTLE_OWN, // so many are the disk's own; then what limits of others leave it:
+    THROTTLE_BPS_BOUND = THROTTLE_OWN,
+    THROTTLE_IOPS_BOUND,
     THROTTLE_KINDS,
 };
 

@@ -40,12 +40,12 @@ static err_t amount(const char *what, const char *option, const char *text, uint
 
 err_t allot_take(json_t *args, const char *option, const char *value, bool *known, struct error *e)
 {
-    static const char *const kinds[] = {"cpu", "memory", "net", "disk"};
+    static const char *const kinds[] = {"cpu", "memory", "net", "disk", "iops"};
     static const char *const tails[] = {"-shares", "-limit", "-reservation"};
     uint64_t n;
     *known = false;
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
-        for (size_t k = 0; k < (i < 3 ? 3 : 2); k++) {
+        for (size_t k = 0; k < ARRAY_LEN(tails); k++) {
             char name[40];
             snprintf(name, sizeof name, "--%s%s", kinds[i], tails[k]);
             if (strcmp(name, option))

@@ -24,6 +24,8 @@ const struct request_field limit_fields[] = {
     RATE("iops_read_burst", "what may come at once"),
     RATE("iops_write", "operations a second, all but reads"),
     RATE("iops_write_burst", "what may come at once"),
+    RATE("bps_bound", "bytes a second that limits of pools leave it, beside its own"),
+    RATE("iops_bound", "operations a second, likewise"),
     {0},
 };
 

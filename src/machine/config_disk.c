@@ -91,7 +91,7 @@ uint64_t *vm_limit_member(struct throttle_limits *limits, const char *word, size
     static const char burst[] = "_burst";
     size_t tail = sizeof burst - 1;
     bool is_burst = len > tail && same_name(burst, word + len - tail, tail);
-    for (size_t i = 0; i < THROTTLE_KINDS; i++) {
+    for (size_t i = 0; i < THROTTLE_OWN; i++) {
         struct throttle_limit *limit = &limits->of[i];
         if (same_name(throttle_names[i], word, is_burst ? len - tail : len))
             return is_burst ? &limit->burst : &limit->rate;
@@ -311,7 +311,7 @@ static json_t *disk_to_json(const struct vm_disk *disk)
             return NULL;
         }
     }
-    for (unsigned i = 0; i < THROTTLE_KINDS; i++) {
+    for (unsigned i = 0; i < THROTTLE_OWN; i++) {
         const struct throttle_limit *l = &disk->limits.of[i];
         char name[32];
         json_name(name, throttle_names[i], "");

@@ -1,5 +1,6 @@
-// Dividing disk bandwidth, where a pool or a VM has a limit of it: what the VM's disks transfer
-// together, and each disk's limit a part of the VM's by what it did lately.
+// Dividing disk bandwidth, where a pool or a VM has a limit of it: bytes and operations a second,
+// each for itself, among the VMs below by shares and reservations and by what they do, once a
+// second. What a VM is given becomes bounds of its disks, beside limits of their own.
 //
 // Not modelled: how fast the host's disks are; without a limit nothing is divided.
 #include <stdio.h>
@@ -9,20 +10,14 @@
 #include "host/clock.h"
 #include "manager/coordinator_impl.h"
 
-#define RATE_MIN (64 * KIB)
+enum way { WAY_BYTES, WAY_OPERATIONS, WAYS };
 
-// The least of the limits above it.
-static uint64_t ceiling(const struct tenant *t)
-{
-    uint64_t least = t->a.limit[RES_DISK] ? t->a.limit[RES_DISK] : SLICE_NO_LIMIT;
-    for (const struct pool *p = t->pool; p; p = p->parent)
-        least = p->a.limit[RES_DISK] ? min_u64(least, p->a.limit[RES_DISK]) : least;
-    return least;
-}
+static const enum resource resource_of[WAYS] = {RES_DISK, RES_IOPS};
+static const uint64_t least[WAYS] = {64 * KIB, 10};
 
-static bool takes(void *opaque, const struct tenant *t)
+static bool has_disk(void *opaque, const struct tenant *t)
 {
-    return t->use.pid && t->use.disks && ceiling(t) != SLICE_NO_LIMIT;
+    return t->use.pid && t->use.disks;
 }
 
 // --- looking
@@ -34,26 +29,34 @@ static uint64_t counter(const json_t *counters, unsigned disk, const char *what)
     return (uint64_t)json_integer_value(json_object_get(counters, name));
 }
 
+// What the throttle of a disk counts, the same way.
+static void look_at(struct disk_use *d, unsigned disk, const json_t *counters, uint64_t ns)
+{
+    const uint64_t count[WAYS] = {
+        counter(counters, disk, "read_bytes") + counter(counters, disk, "written_bytes"),
+        counter(counters, disk, "reads") + counter(counters, disk, "writes") +
+            counter(counters, disk, "flushes") + counter(counters, disk, "discards")};
+    for (int way = 0; way < WAYS; way++) {
+        bool known = ns && count[way] >= d->count[way];
+        double done = known ? (double)(count[way] - d->count[way]) : 0;
+        d->rate[way] = known ? (uint64_t)(done * NS_PER_SEC / (double)ns) : 0;
+        d->count[way] = count[way];
+    }
+}
+
 static void look(struct tenant_use *u, const json_t *counters, uint64_t now)
 {
-    uint64_t ns = now - u->disk_at;
-    u->disk_rate = 0;
-    u->disk_delayed = false;
+    uint64_t ns = u->disk_at ? now - u->disk_at : 0;
+    u->disk_rate[WAY_BYTES] = u->disk_rate[WAY_OPERATIONS] = 0;
     u->disks = 0;
     for (unsigned i = 0; i < VM_DISKS_MAX; i++) {
         char name[48];
         snprintf(name, sizeof name, "disk%u.reads", i);
         if (!json_object_get(counters, name))
             continue;
-        struct disk_use *d = &u->disk[i];
-        uint64_t bytes = counter(counters, i, "read_bytes") + counter(counters, i, "written_bytes");
-        uint64_t delayed = counter(counters, i, "delayed");
-        bool known = u->disk_at && ns && bytes >= d->bytes;
-        d->rate = known ? (uint64_t)((double)(bytes - d->bytes) * NS_PER_SEC / (double)ns) : 0;
-        u->disk_delayed |= known && delayed > d->delayed;
-        u->disk_rate += d->rate;
-        d->bytes = bytes;
-        d->delayed = delayed;
+        look_at(&u->disk[i], i, counters, ns);
+        for (int way = 0; way < WAYS; way++)
+            u->disk_rate[way] += u->disk[i].rate[way];
         u->disks |= 1u << i;
     }
     u->disk_at = now;
@@ -71,6 +74,21 @@ static void answered(void *opaque, json_t *result, const struct error *e)
     json_decref(result);
 }
 
+// --- dividing
+
+static uint64_t demand(const struct tenant *t, unsigned way)
+{
+    uint64_t told = 0;
+    for (unsigned i = 0; i < VM_DISKS_MAX; i++)
+        told += t->use.disks >> i & 1 ? t->use.disk[i].told[way] : 0;
+    return rate_demand(t->use.disk_rate[way], told, least[way]);
+}
+
+static uint64_t *given(struct tenant *t, unsigned way)
+{
+    return &t->use.disk_given[way];
+}
+
 // --- telling
 
 static void ignore(void *opaque, json_t *result, const struct error *e)
@@ -78,56 +96,59 @@ static void ignore(void *opaque, json_t *result, const struct error *e)
     json_decref(result);
 }
 
-static void set_limit(struct tenant *t, unsigned disk, uint64_t bps)
+// At first whatever it is: an earlier manager may have told it something.
+static void tell_disk(struct tenant *t, unsigned disk, const uint64_t bounds[WAYS])
 {
     struct disk_use *d = &t->use.disk[disk];
-    uint64_t off = bps > d->told ? bps - d->told : d->told - bps;
     char name[16];
-    if (bps == d->told || (bps && off < d->told / 50))
+    if (d->heard && !rate_is_news(bounds[WAY_BYTES], d->told[WAY_BYTES]) &&
+        !rate_is_news(bounds[WAY_OPERATIONS], d->told[WAY_OPERATIONS]))
         return;
     snprintf(name, sizeof name, "disk%u", disk);
-    if (!link_ask(link_of(t), "limit",
-                  json_pack("{s:s, s:I}", "disk", name, "bps", (json_int_t)bps), ignore, NULL,
-                  NULL))
-        d->told = bps;
+    d->heard = !link_ask(link_of(t), "limit",
+                         json_pack("{s:s, s:I, s:I}", "disk", name, "bps_bound",
+                                   (json_int_t)bounds[WAY_BYTES], "iops_bound",
+                                   (json_int_t)bounds[WAY_OPERATIONS]),
+                         ignore, NULL, NULL);
+    memcpy(d->told, bounds, sizeof d->told);
 }
 
-// Half of it evenly, half by what each did: a disk that wakes up is not stuck.
-static void tell(struct tenant *t, uint64_t all)
+static void tell(struct tenant *t)
 {
-    struct tenant_use *u = &t->use;
+    const struct tenant_use *u = &t->use;
     unsigned disks = (unsigned)__builtin_popcount(u->disks);
     for (unsigned i = 0; i < VM_DISKS_MAX; i++) {
-        if (!(u->disks >> i & 1))
-            continue;
-        uint64_t part = all;
-        if (all && disks > 1)
-            part =
-                all / (2 * disks) +
-                (u->disk_rate
-                     ? (uint64_t)((double)all / 2 * (double)u->disk[i].rate / (double)u->disk_rate)
-                     : all / (2 * disks));
-        set_limit(t, i, all ? max_u64(part, RATE_MIN) : 0);
+        uint64_t bounds[WAYS];
+        for (int way = 0; way < WAYS; way++)
+            bounds[way] = rate_part(u->disk_given[way], disks, u->disk[i].rate[way],
+                                    u->disk_rate[way], least[way]);
+        if (u->disks >> i & 1)
+            tell_disk(t, i, bounds);
     }
+}
+
+// Who has no limit is looked at once, and as long as bounds hold.
+static bool is_of_interest(const struct tenant *t)
+{
+    const struct tenant_use *u = &t->use;
+    bool any = !u->disk_at;
+    for (int way = 0; way < WAYS; way++)
+        any |= rate_is_limited(t, resource_of[way]) || u->disk_given[way];
+    return any;
 }
 
 void coordinate_disks(struct coordinator *c, uint64_t now)
 {
     struct pools *pools = c->pools;
-    pools_slices(pools, RES_DISK, takes, NULL);
-    for (struct tenant *t = pools->tenants; t; t = t->next)
-        t->slice.demand =
-            t->use.disk_delayed ? SLICE_NO_LIMIT : t->use.disk_rate * 3 / 2 + RATE_MIN;
-    divide(&pools->root.slice, SLICE_NO_LIMIT);
+    for (int way = 0; way < WAYS; way++)
+        rates_divide(pools, &(struct rate_division){resource_of[way], has_disk, demand, given,
+                                                    (unsigned)way});
     for (struct tenant *t = pools->tenants; t; t = t->next) {
         if (!t->use.pid || !link_of(t))
             continue;
-        if (takes(NULL, t))
-            tell(t,
-                 t->slice.got < t->slice.demand || t->use.disk_delayed ? t->slice.got : ceiling(t));
-        else if (t->use.disks)
-            tell(t, 0);
-        if (!t->use.disk_asked && (ceiling(t) != SLICE_NO_LIMIT || t->use.disks))
+        if (t->use.disks)
+            tell(t);
+        if (!t->use.disk_asked && is_of_interest(t))
             t->use.disk_asked = !link_ask(link_of(t), "stats", NULL, answered, t->vm, NULL);
     }
 }

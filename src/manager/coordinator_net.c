@@ -16,7 +16,6 @@
 
 #define SHARES_MEAN 100 // of ports
 #define SHARES_MOST 1000
-#define AT_BOUND 0.85 // of its bound: who does so much may want any amount
 
 enum way { WAY_IN, WAY_OUT, WAYS }; // to the VM, from it
 
@@ -29,19 +28,6 @@ struct net_watch {
 };
 
 // --- what there is to divide
-
-static uint64_t ceiling(const struct tenant *t)
-{
-    uint64_t least = t->a.limit[RES_NET] ? t->a.limit[RES_NET] : SLICE_NO_LIMIT;
-    for (const struct pool *p = t->pool; p; p = p->parent)
-        least = p->a.limit[RES_NET] ? min_u64(least, p->a.limit[RES_NET]) : least;
-    return least;
-}
-
-static bool is_limited(void *opaque, const struct tenant *t)
-{
-    return t->use.pid && t->use.nets && ceiling(t) != SLICE_NO_LIMIT;
-}
 
 static bool has_card(void *opaque, const struct tenant *t)
 {
@@ -203,36 +189,19 @@ void coordinator_leave_nets(struct coordinator *c)
 
 // --- dividing
 
-static uint64_t demand_of(const struct tenant_use *u, enum way way)
+static uint64_t demand(const struct tenant *t, unsigned way)
 {
     uint64_t rate = 0, told = 0;
-    for (unsigned i = 0; i < u->nets; i++) {
-        rate += u->net[i].rate[way];
-        told += u->net[i].told[way];
+    for (unsigned i = 0; i < t->use.nets; i++) {
+        rate += t->use.net[i].rate[way];
+        told += t->use.net[i].told[way];
     }
-    if (told && (double)rate >= (double)told * AT_BOUND)
-        return SLICE_NO_LIMIT;
-    return rate + rate / 2 + NETWORK_RATE_MIN;
+    return rate_demand(rate, told, NETWORK_RATE_MIN);
 }
 
-// Who wants less than it is given may have what it would get if all wanted more.
-static void divide_way(struct pools *pools, enum way way)
+static uint64_t *given(struct tenant *t, unsigned way)
 {
-    for (int all = 1; all >= 0; all--) {
-        pools_slices(pools, RES_NET, is_limited, NULL);
-        for (struct tenant *t = pools->tenants; t; t = t->next)
-            t->slice.demand = all ? SLICE_NO_LIMIT : demand_of(&t->use, way);
-        divide(&pools->root.slice, SLICE_NO_LIMIT);
-        for (struct tenant *t = pools->tenants; t; t = t->next) {
-            uint64_t *given = &t->use.net_given[way];
-            if (!is_limited(NULL, t))
-                *given = 0;
-            else if (all || t->slice.got < t->slice.demand)
-                *given = t->slice.got;
-            else
-                *given = max_u64(*given, t->slice.got);
-        }
-    }
+    return &t->use.net_given[way];
 }
 
 // What a port's turn is: the VM's part of a network that all want more of than there is.
@@ -249,24 +218,12 @@ static void ignore(void *opaque, json_t *result, const struct error *e)
     json_decref(result);
 }
 
-// Half of it evenly, half by what each did: a card that wakes up is not stuck.
 static uint64_t part_of(const struct tenant_use *u, unsigned card, enum way way)
 {
-    uint64_t all = u->net_given[way], rate = 0;
+    uint64_t rates = 0;
     for (unsigned i = 0; i < u->nets; i++)
-        rate += u->net[i].rate[way];
-    if (!all || u->nets == 1)
-        return all ? max_u64(all, NETWORK_RATE_MIN) : 0;
-    uint64_t even = all / (2 * u->nets);
-    uint64_t by_rate =
-        rate ? (uint64_t)((double)all / 2 * (double)u->net[card].rate[way] / (double)rate) : even;
-    return max_u64(even + by_rate, NETWORK_RATE_MIN);
-}
-
-static bool is_news(uint64_t n, uint64_t told)
-{
-    uint64_t off = n > told ? n - told : told - n;
-    return n != told && (!n || !told || off >= told / 50);
+        rates += u->net[i].rate[way];
+    return rate_part(u->net_given[way], u->nets, u->net[card].rate[way], rates, NETWORK_RATE_MIN);
 }
 
 static void tell(struct coordinator *c, struct tenant *t, uint64_t shares)
@@ -277,8 +234,8 @@ static void tell(struct coordinator *c, struct tenant *t, uint64_t shares)
         struct net_watch *w = find(c, n->network);
         uint64_t in = part_of(u, i, WAY_IN), out = part_of(u, i, WAY_OUT);
         if (!w || !w->link ||
-            (!is_news(in, n->told[WAY_IN]) && !is_news(out, n->told[WAY_OUT]) &&
-             !is_news(shares, n->shares)))
+            (!rate_is_news(in, n->told[WAY_IN]) && !rate_is_news(out, n->told[WAY_OUT]) &&
+             !rate_is_news(shares, n->shares)))
             continue;
         (void)!link_ask(w->link, "set",
                         json_pack("{s:s, s:i, s:I, s:I, s:I}", "vm", t->vm->name, "nic",
@@ -298,7 +255,8 @@ void coordinate_nets(struct coordinator *c, uint64_t now)
     }
     look_around(c);
     for (int way = 0; way < WAYS; way++)
-        divide_way(pools, (enum way)way);
+        rates_divide(pools,
+                     &(struct rate_division){RES_NET, has_card, demand, given, (unsigned)way});
     pools_slices(pools, RES_NET, has_card, NULL);
     pools->root.slice.limit = SLICE_NO_LIMIT; // shares alone count
     for (struct pool *p = pools->list; p; p = p->next) {

@@ -22,7 +22,14 @@
         NUMBER("memory_reservation", BYTES_MAX, "bytes that it can always have"),                 \
         NUMBER("memory_limit", BYTES_MAX, "bytes at most; 0: no limit"),                          \
         NUMBER("disk_shares", SHARES_MAX, "its part of a limited pool's disk bandwidth"),         \
-        NUMBER("disk_limit", BYTES_MAX, "bytes a second of all its disks; 0: no limit"),          \
+        NUMBER("disk_reservation", THROTTLE_RATE_MAX,                                             \
+               "bytes a second that it always has of that"),                                      \
+        NUMBER("disk_limit", THROTTLE_RATE_MAX, "bytes a second of all its disks; 0: no limit"),  \
+        NUMBER("iops_shares", SHARES_MAX, "its part of a limited pool's disk operations"),        \
+        NUMBER("iops_reservation", THROTTLE_RATE_MAX,                                             \
+               "operations a second that it always has of that"),                                 \
+        NUMBER("iops_limit", THROTTLE_RATE_MAX,                                                   \
+               "operations a second of all its disks; 0: no limit"),                              \
         NUMBER("net_shares", SHARES_MAX, "its part of a busy network and of a limited pool's"),   \
         NUMBER("net_reservation", BYTES_MAX, "bits a second that it always has of that"),         \
         NUMBER("net_limit", BYTES_MAX, "bits a second of all its cards, each way; 0: no limit")
@@ -92,7 +99,8 @@ static json_t *describe_tenant(const struct tenant *t)
     json_object_set_new(object, "cpu_given", json_integer((json_int_t)u->granted));
     json_object_set_new(object, "memory_used", json_integer((json_int_t)u->memory_guest));
     json_object_set_new(object, "memory_target", json_integer((json_int_t)u->memory_target));
-    json_object_set_new(object, "disk_rate", json_integer((json_int_t)u->disk_rate));
+    json_object_set_new(object, "disk_rate", json_integer((json_int_t)u->disk_rate[0]));
+    json_object_set_new(object, "iops_rate", json_integer((json_int_t)u->disk_rate[1]));
     json_object_set_new(object, "control_group", json_boolean(u->in_group));
     return object;
 }

@@ -10,7 +10,7 @@
 #include "machine/config.h"
 #include "manager/pools_impl.h"
 
-const char *const resource_names[RESOURCES] = {"cpu", "memory", "disk", "net"};
+const char *const resource_names[RESOURCES] = {"cpu", "memory", "disk", "iops", "net"};
 
 // --- allotments as JSON: {"cpu_shares": 200, "memory_limit": 536870912}
 
@@ -31,7 +31,7 @@ uint64_t *allotment_member(struct allotment *a, const char *name)
             return &a->shares[i];
         if (!strcmp(name + len, "_limit"))
             return &a->limit[i];
-        if (!strcmp(name + len, "_reservation") && i != RES_DISK)
+        if (!strcmp(name + len, "_reservation"))
             return &a->reservation[i];
     }
     return NULL;
@@ -104,8 +104,10 @@ static void amount(enum resource what, uint64_t n, char out[32])
         snprintf(out, 32, "%.2f CPUs", (double)n / 1000);
     else if (what == RES_NET)
         snprintf(out, 32, "%.2f Mbit/s", (double)n / 1e6);
+    else if (what == RES_IOPS)
+        snprintf(out, 32, "%llu operations/s", (unsigned long long)n);
     else
-        snprintf(out, 32, "%llu MiB", n / MIB);
+        snprintf(out, 32, "%.6g MiB%s", (double)n / MIB, what == RES_DISK ? "/s" : "");
 }
 
 static err_t check_pool(const struct pools *pools, const struct pool *pool, enum resource what,
@@ -163,12 +165,9 @@ static err_t check_fits(const char *name, enum resource what, uint64_t reservati
 err_t allotment_check(const char *name, const struct allotment *a, const struct managed *vm,
                       struct error *e)
 {
-    err_t err = check_fits(name, RES_CPU, a->reservation[RES_CPU], a->limit[RES_CPU], "limit", e);
-    if (!err)
-        err = check_fits(name, RES_MEMORY, a->reservation[RES_MEMORY], a->limit[RES_MEMORY],
-                         "limit", e);
-    if (!err)
-        err = check_fits(name, RES_NET, a->reservation[RES_NET], a->limit[RES_NET], "limit", e);
+    err_t err = OK;
+    for (int i = 0; !err && i < RESOURCES; i++)
+        err = check_fits(name, (enum resource)i, a->reservation[i], a->limit[i], "limit", e);
     if (!err && vm)
         err = check_fits(name, RES_CPU, a->reservation[RES_CPU], vm->vcpus * 1000ull, "vCPUs", e);
     if (!err && vm)

@@ -1,6 +1,6 @@
 // Who gets what of the host: pools form a tree, VMs are its leaves. Each has shares, reservations
-// and limits of CPU time, memory, disk and network bandwidth. What is promised is checked here when
-// it is promised; coordinator.h carries it out.
+// and limits of CPU time, memory, disks' bytes and operations, network bandwidth. What is promised
+// is checked here when it is promised; coordinator.h carries it out.
 //
 // A reservation is a promise whether its VM runs or not. What a pool's members were promised counts
 // against its own reservation where it has one, else against its parent's, and in the end against
@@ -14,16 +14,17 @@
 #include "manager/divide.h"
 #include "manager/manager.h"
 
-enum resource { RES_CPU, RES_MEMORY, RES_DISK, RES_NET, RESOURCES };
+enum resource { RES_CPU, RES_MEMORY, RES_DISK, RES_IOPS, RES_NET, RESOURCES };
 
 #define SHARES_DEFAULT 100
 #define SHARES_MAX 1000000
 #define POOL_DEPTH_MAX 8
 
-// Thousandths of a CPU, bytes, bytes a second, bits a second each way. 0: no reservation, no limit.
+// Thousandths of a CPU, bytes, bytes a second, operations a second, bits a second each way. 0: no
+// reservation, no limit.
 struct allotment {
     uint64_t shares[RESOURCES];
-    uint64_t reservation[RESOURCES]; // not of disks
+    uint64_t reservation[RESOURCES];
     uint64_t limit[RESOURCES];
 };
 
@@ -65,14 +66,15 @@ struct tenant_use {
     bool balloon, memory_asked;
 
     struct disk_use {
-        uint64_t bytes, delayed; // so far
-        uint64_t rate;           // bytes a second
-        uint64_t told;           // its limit; 0: none
+        uint64_t count[2]; // so far: bytes, operations
+        uint64_t rate[2];  // a second
+        uint64_t told[2];  // its bounds; 0: none
+        bool heard;        // they are what the VM knows
     } disk[VM_DISKS_MAX];
-    uint32_t disks;     // bit for each that there is
-    uint64_t disk_at;   // host_now() of the latest look
-    uint64_t disk_rate; // bytes a second, all together
-    bool disk_delayed;  // a limit made it wait
+    uint32_t disks;         // bit for each that there is
+    uint64_t disk_at;       // host_now() of the latest look; 0: none yet
+    uint64_t disk_rate[2];  // all together
+    uint64_t disk_given[2]; // a second
     bool disk_asked;
 
     struct net_use {

@@ -426,6 +426,51 @@ def vms_go_on_without_the_manager(host):
                                                  "a's part under the next manager"))
 
 
+def disk_bandwidth_of_a_pool_is_divided(host):
+    """bytes and operations a second, by shares and reservations, as bounds of the disks beside their own limits, while VMs run"""
+    host.start_manager()
+    host.ask("pool-create", pool="slow", disk_limit=40 << 20, iops_limit=4000)
+    vms = []
+    for name, disks in (("a", 1), ("b", 2)):
+        paths = [os.path.join(host.work, f"{name}{i}.img") for i in range(disks)]
+        for path in paths:
+            with open(path, "wb") as image:
+                image.truncate(1 << 20)
+        vms.append(host.worker(name, pool="slow", disks=[{"path": path} for path in paths]))
+    vms[0].control.ask("limit", disk="disk0", bps=1 << 30)
+
+    def bounds():
+        found = []
+        for vm, disks in zip(vms, (1, 2)):
+            limits = [vm.control.ask("limit", disk=f"disk{i}") for i in range(disks)]
+            found.append((sum(limit.get("bps_bound", 0) for limit in limits) >> 20, sum(limit.get("iops_bound", 0) for limit in limits)))
+        print(f"# bounds of each in MiB and operations a second: {found}")
+        return found
+
+    until("an even division", lambda: bounds() == [(20, 2000), (20, 2000)])
+    assert vms[1].control.ask("limit", disk="disk0")["iops_bound"] == 1000, "both disks have a part"
+    host.ask("share", vm="a", disk_shares=300)
+    until("three parts of four of the bytes", lambda: bounds() == [(30, 2000), (10, 2000)])
+    host.ask("share", vm="a", iops_shares=700)
+    until("seven parts of eight of the operations", lambda: bounds() == [(30, 3500), (10, 500)])
+    host.ask("share", vm="b", disk_reservation=16 << 20, iops_reservation=1000)
+    until("reservations come first", lambda: bounds() == [(24, 3000), (16, 1000)])
+    try:
+        host.ask("share", vm="a", iops_reservation=3001)
+        raise ValueError("more was promised than the pool has")
+    except AssertionError as e:
+        assert "oversold" in str(e) and "4001 operations/s" in str(e), e
+    host.ask("share", vm="b", disk_reservation=0, iops_reservation=0, iops_limit=100)
+    until("a limit of its own", lambda: bounds() == [(30, 3900), (10, 100)])
+    host.manager.kill()
+    host.manager.wait()
+    host.start_manager()  # knows nothing of what was told
+    host.ask("share", vm="b", iops_limit=0)
+    host.ask("pool-set", pool="slow", disk_limit=0, iops_limit=0)
+    until("nothing holds", lambda: bounds() == [(0, 0), (0, 0)])
+    assert vms[0].control.ask("limit", disk="disk0")["bps"] == 1 << 30, "its own limit has gone"
+
+
 def network_bandwidth_of_a_pool_is_divided(host):
     """by shares and reservations, as bounds of the ports, while VMs run; and ports get turns by shares"""
     host.start_manager()
@@ -628,7 +673,8 @@ def main():
         what_one_does_not_want_goes_to_the_others, a_reservation_holds_while_others_flood,
         pools_divide_before_their_members, limits_hold_within_five_percent,
         the_limit_of_a_pool_holds_from_the_first_instant, vms_go_on_without_the_manager,
-        reservations_are_never_oversold, network_bandwidth_of_a_pool_is_divided, a_guest_sees_what_its_limit_takes, memory_that_guests_do_without_goes_back) if len(sys.argv) == 3 or case.__name__ in sys.argv[3:]]
+        reservations_are_never_oversold, disk_bandwidth_of_a_pool_is_divided,
+        network_bandwidth_of_a_pool_is_divided, a_guest_sees_what_its_limit_takes, memory_that_guests_do_without_goes_back) if len(sys.argv) == 3 or case.__name__ in sys.argv[3:]]
     failed = 0
     print(f"1..{len(cases)}")
     for number, case in enumerate(cases, 1):

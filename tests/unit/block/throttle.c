@@ -56,11 +56,13 @@ static void rates_are_kept_within_5_percent(void)
                  {THROTTLE_BPS_WRITE, 1 * MIB, BLOCK_WRITE, 8 * MIB}, // larger than the bucket
                  {THROTTLE_IOPS, 500, BLOCK_READ, 4096},
                  {THROTTLE_IOPS, 3, BLOCK_FLUSH, 0},
-                 {THROTTLE_IOPS_READ, 10000, BLOCK_READ, 512}};
+                 {THROTTLE_IOPS_READ, 10000, BLOCK_READ, 512},
+                 {THROTTLE_BPS_BOUND, 2 * MIB, BLOCK_READ, 4096},
+                 {THROTTLE_IOPS_BOUND, 200, BLOCK_WRITE, 4096}};
 
     for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
         struct throttle_limits limits = limit(cases[i].kind, cases[i].rate, 0);
-        bool bytes = cases[i].kind <= THROTTLE_BPS_WRITE;
+        bool bytes = cases[i].kind <= THROTTLE_BPS_WRITE || cases[i].kind == THROTTLE_BPS_BOUND;
         struct throttle t;
         ns_t now = 5;
         throttle_init(&t, &limits, now);
