@@ -42,9 +42,15 @@ static bool ends_block(const struct insn *in)
     }
 }
 
+// A loop is no unit where an indirect jump leads on, as in an interpreter's.
+static bool is_indirect_jump(const struct insn *in)
+{
+    return in->op == OP_JMP_NEAR && in->operand[0].kind != OPND_REL;
+}
+
 static bool ends_here(const struct trans *t, const struct insn *in, unsigned at, unsigned loop)
 {
-    return loop ? at > loop : ends_block(in) || t->b->tail;
+    return loop ? at > loop || is_indirect_jump(in) : ends_block(in) || t->b->tail;
 }
 
 // Fills insn[], marks and the block's size. An undecodable first instruction counts as one of its
@@ -114,6 +120,24 @@ static void trans_insn(struct trans *t)
     t->ended = undecoded(t->in) || ends_block(t->in);
 }
 
+// What may go on anywhere finds the registers where they belong.
+static bool goes_anywhere(const struct insn *in)
+{
+    return in->op == OP_CALL_NEAR || in->op == OP_RET_NEAR || is_indirect_jump(in);
+}
+
+static void trans_in_place(struct trans *t)
+{
+    bool exchanged = t->exchanged && goes_anywhere(t->in);
+    if (exchanged) {
+        trans_emit_back(t, t->e);
+        trans_standard(t);
+    }
+    trans_insn(t);
+    if (exchanged)
+        trans_exchanged(t);
+}
+
 // Goes to the stub unless the linear page at `at` still leads to this page of code.
 static void check_page(struct trans *t, gva_t at, uint32_t page, const void *stub)
 {
@@ -169,7 +193,7 @@ static void emit_one(struct trans *t)
     if (t->b->loop && t->label[t->i])
         trans_label(t);
     if (!t->ended)
-        trans_insn(t);
+        trans_in_place(t);
     if (t->b->loop && t->i + 1 < t->count)
         go_on(t);
 }
@@ -221,6 +245,7 @@ static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
                                       (jit->all_hot || hot_here(&jit->page[page], rip))};
     t->fpu_checked = t->ended = t->returns = false;
     t->fixups = 0;
+    trans_standard(t);
     return true;
 }
 
@@ -294,6 +319,8 @@ static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uin
     if (t->b->loop)
         trans_find_labels(t);
     trans_live_flags(t);
+    if (t->b->loop)
+        trans_choose_exchange(t);
     trans_plan_groups(t);
     uint32_t sites = jit->sites, links = jit->links;
     struct emit hot = jit->hot, cold = jit->cold;

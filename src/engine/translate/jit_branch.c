@@ -45,7 +45,7 @@ static bool trans_jcxz(struct trans *t)
     uint64_t target;
     if (t->in->addrsize == 2 || !relative_target(t, &target))
         return false;
-    emit_mov_rr(t->e, t->in->addrsize, T0, host_reg(RCX));
+    emit_mov_rr(t->e, t->in->addrsize, T0, host_reg(t, RCX));
     jump_on_t0(t, true, target);
     return true;
 }
@@ -55,7 +55,7 @@ static bool trans_loop(struct trans *t)
     uint64_t target;
     if (t->in->addrsize == 2 || !relative_target(t, &target))
         return false;
-    unsigned rcx = host_reg(RCX);
+    unsigned rcx = host_reg(t, RCX);
     emit_lea(t->e, t->in->addrsize, rcx, emit_at(rcx, -1));
     emit_mov_rr(t->e, 8, T0, rcx);
     jump_on_t0(t, false, target);
@@ -66,10 +66,10 @@ static bool trans_loop(struct trans *t)
 static bool load_target(struct trans *t)
 {
     const struct operand *op = &t->in->operand[0];
-    if (op->kind == OPND_GPR && host_reg(op->reg) == NO_HOST) {
-        emit_load(t->e, width(t), T1, gpr_slot(op->reg));
+    if (op->kind == OPND_GPR && host_reg(t, op->reg) == NO_HOST) {
+        emit_load(t->e, width(t), T1, gpr_slot(t, op->reg));
     } else if (op->kind == OPND_GPR) {
-        emit_mov_rr(t->e, width(t), T1, host_reg(op->reg));
+        emit_mov_rr(t->e, width(t), T1, host_reg(t, op->reg));
     } else {
         struct address a;
         if (op->kind != OPND_MEM || !trans_address(t, t->in, &a))
@@ -124,7 +124,7 @@ static bool trans_ret(struct trans *t)
         return false;
     struct emit_mem mem = trans_check(t, &a, width(t), ACCESS_READ);
     emit_load(t->e, width(t), T1, mem);
-    unsigned rsp = host_reg(RSP);
+    unsigned rsp = host_reg(t, RSP);
     emit_lea(t->e, width(t), rsp, emit_at(rsp, (int32_t)(width(t) + extra)));
     trans_return(t, (int)(width(t) + extra));
     t->ended = true;

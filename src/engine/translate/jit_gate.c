@@ -99,14 +99,14 @@ static void emit_leave(struct jit *jit, struct emit *e)
     emit_ret(e);
 }
 
-// The sanitizers' runtime may use vector registers in any call of theirs. All of the guest's
-// general registers are saved, so the gate's arguments can wait in those that C preserves.
-static void emit_settle(struct emit *e)
+// Calls a function before the gate's own. All of the guest's general registers are saved, so the
+// gate's arguments can wait in those that C preserves.
+static void emit_first(struct emit *e, void (*first)(struct tcpu *))
 {
     emit_mov_rr(e, 8, RBX, RSI);
     emit_mov_rr(e, 8, RBP, RDX);
     emit_mov_rr(e, 8, R12, T2);
-    emit_mov_ri(e, RAX, (uint64_t)(uintptr_t)fpu_to_memory);
+    emit_mov_ri(e, RAX, (uint64_t)(uintptr_t)first);
     emit_call_r(e, RAX);
     emit_load(e, 8, RDI, GS(hot.self));
     emit_mov_rr(e, 8, RSI, RBX);
@@ -123,8 +123,12 @@ static void emit_common_gate(struct emit *e)
     emit_mov_rr(e, 4, RSI, T0);
     emit_mov_rr(e, 8, RDX, T1);
     to_host_stack(e);
-    if (BERTH_SANITIZED)
-        emit_settle(e);
+    emit_alu_mi(e, ALU_CMP, 4, GS(hot.exchanged), 0);
+    uint8_t *in_place = emit_jcc(e, COND_E);
+    emit_first(e, jit_exchange_back);
+    emit_land(e, in_place);
+    if (BERTH_SANITIZED) // its runtime may use vector registers in any call
+        emit_first(e, fpu_to_memory);
     emit_call_r(e, T2);
     to_shadow_stack(e);
     emit_mov_rr(e, 8, T0, RAX);

@@ -30,6 +30,16 @@ static bool leaves_always(struct jit *jit)
     return jit->poll_all;
 }
 
+const void *jit_resume(struct tcpu *c, const struct jit_site *site)
+{
+    const struct jit_block *b = &c->jit->block[site->block];
+    if (b->fpu)
+        fpu_to_machine(c);
+    if (site->exchanged)
+        jit_exchange(c, b->exchange);
+    return jit_exec(c->jit, site->resume);
+}
+
 const void *jit_step(struct tcpu *c, uint32_t block, unsigned insn)
 {
     struct jit *jit = c->jit;
@@ -101,9 +111,7 @@ static const void *gate_slow(struct tcpu *c, uint32_t id, uint64_t from)
     if (!crosses && !misaligned && !masked && canonical(at) && tlb_fill(c, at, access, c->user)) {
         if (site->access & SITE_MIXED && !tlb_fill_writable(c, at, c->user))
             return without_group(c, id, AVOID_MIXED);
-        if (b->fpu)
-            fpu_to_machine(c);
-        return jit_exec(jit, site->resume);
+        return jit_resume(c, site);
     }
     if (site->access & SITE_GROUP)
         return without_group(c, id, AVOID_GROUP);
@@ -223,8 +231,7 @@ static const void *gate_return(struct tcpu *c, uint32_t id, uint64_t target)
 static const void *gate_fpu(struct tcpu *c, uint32_t id, uint64_t value)
 {
     c->counter[COUNTER_FPU_LOADS]++;
-    fpu_to_machine(c);
-    return jit_exec(c->jit, c->jit->site[id].resume);
+    return jit_resume(c, &c->jit->site[id]);
 }
 
 static uint32_t block_at(const struct jit *jit, uint32_t offset)

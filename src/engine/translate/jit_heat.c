@@ -129,11 +129,8 @@ const void *jit_gate_hop(struct tcpu *c, uint32_t id, uint64_t value)
     jit->slot_time[site->slot] = now;
     c->hot.slot_left[site->slot] = HOP_MISSES;
     c->counter[COUNTER_SLOT_MISSES] += HOP_MISSES;
-    if (since > HOP_TIME) {
-        if (b->fpu)
-            fpu_to_machine(c);
-        return jit_exec(jit, site->resume);
-    }
+    if (since > HOP_TIME)
+        return jit_resume(c, site);
     c->s.rip = b->rip + jit->mark[b->marks + site->insn].guest;
     *jit_avoid(jit, c->s.rip) |= AVOID_SLOT;
     if (!b->dropped)

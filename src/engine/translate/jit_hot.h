@@ -52,11 +52,11 @@ struct jit_hot {
     uint64_t shadow_rsp;
     uint64_t shadow_base; // where it is empty
     uint64_t host_rsp;
-    uint64_t trap_pc; // where a host signal struck translated code
-    uint32_t trap_no; // the host's exception vector
-    uint32_t pauses;  // of several vCPUs: PAUSEs until the thread yields
-    uint32_t site;    // of a return that does not go by the shadow stack
-    uint32_t pad;
+    uint64_t trap_pc;   // where a host signal struck translated code
+    uint32_t trap_no;   // the host's exception vector
+    uint32_t pauses;    // of several vCPUs: PAUSEs until the thread yields
+    uint32_t site;      // of a return that does not go by the shadow stack
+    uint32_t exchanged; // registers, by the loop that runs: jit_block.exchange; else 0
     // [1] for user code. A handle names (linear page, guest-physical page, mode); 0 is none. A code
     // page whose handle is here may be entered without asking the page tables.
     uint32_t ctlb[2][CTLB_ENTRIES];

@@ -85,7 +85,10 @@ struct jit_block {
     uint8_t ancestors; // dropped blocks that hand visitors on to this one, one after another
     uint16_t ahead_from, ahead_to; // bytes of the page that were looked at beyond the block
     bool hot;
-    bool loop;  // with branches within it; no way in but from its start
+    bool loop; // with branches within it; no way in but from its start
+    // Pairs of guest registers that have changed places while the loop runs: four bits for one that
+    // is in memory otherwise, four for the one that is there instead. 0: none.
+    uint32_t exchange;
     bool plain; // made without groups, for visitors whose group's check failed: not found by others
     uint8_t strayed;       // of them, since then
     uint32_t strayed_from; // in 1,024 TSC ticks
@@ -120,6 +123,7 @@ struct jit_site { // an instruction's way out of line
     uint16_t range; // bytes checked: those of a group, or size
     uint16_t lead;  // of them before the instruction's own
     uint16_t slot;
+    bool exchanged; // resume expects the registers so
     uint32_t plain; // the block without groups from here, once it was needed
 };
 
@@ -267,7 +271,12 @@ const struct jit_loop *jit_loop_at(struct jit *jit, uint32_t page, unsigned head
 // A group's check failed that an access alone might pass: not too often.
 void jit_stray(struct tcpu *c, struct jit_block *b, uint64_t rip, enum avoid why);
 
-// jit_gatefn.c
+// jit_loop.c: registers in c->s.gpr as a loop has them, and back again.
+void jit_exchange(struct tcpu *c, uint32_t pairs);
+void jit_exchange_back(struct tcpu *c);
+
+// jit_gatefn.c: goes on where the site says.
+const void *jit_resume(struct tcpu *c, const struct jit_site *site);
 extern gate_fn *const jit_gate_fns[GATE_COUNT];
 gate_fn jit_gate_string; // jit_string.c
 // The interpreter runs instruction `insn` of a block; then the block goes on if nothing is in the

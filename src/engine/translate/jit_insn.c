@@ -13,10 +13,10 @@ struct plan {
     const struct operand *mem;
 };
 
-static struct plan make_plan(const struct insn *in)
+static struct plan make_plan(const struct trans *t, const struct insn *in)
 {
     struct plan p = {0};
-    __builtin_memcpy(p.map, jit_host_reg, sizeof p.map);
+    __builtin_memcpy(p.map, t->host, sizeof p.map);
     for (unsigned i = 0; i < in->operands; i++) {
         const struct operand *op = &in->operand[i];
         if (op->kind == OPND_MEM)
@@ -43,8 +43,8 @@ static bool assign_temporaries(struct plan *p, unsigned taken)
         p->map[RCX] = T0;
         taken |= 1u << T0;
     }
-    for (unsigned r = R8; r <= R11; r++) {
-        if (!p->flags[r])
+    for (unsigned r = 0; r < 16; r++) {
+        if (!p->flags[r] || p->map[r] != NO_HOST)
             continue;
         unsigned i = 0;
         while (i < ARRAY_LEN(temporaries) && taken & 1u << temporaries[i])
@@ -66,19 +66,19 @@ static bool needs_load(const struct plan *p, unsigned r)
 static void load_moved(struct trans *t, const struct plan *p)
 {
     if (p->rcx_itself && needs_load(p, RCX))
-        emit_mov_rr(t->e, 8, T0, host_reg(RCX));
-    for (unsigned r = R8; r <= R11; r++)
-        if (p->flags[r] && needs_load(p, r))
-            emit_load(t->e, 8, p->map[r], gpr_slot(r));
+        emit_mov_rr(t->e, 8, T0, host_reg(t, RCX));
+    for (unsigned r = 0; r < 16; r++)
+        if (host_reg(t, r) == NO_HOST && p->flags[r] && needs_load(p, r))
+            emit_load(t->e, 8, p->map[r], gpr_slot(t, r));
 }
 
 static void store_moved(struct trans *t, const struct plan *p)
 {
     if (p->rcx_itself && p->flags[RCX] & OPERAND_WRITE)
-        emit_mov_rr(t->e, 8, host_reg(RCX), T0);
-    for (unsigned r = R8; r <= R11; r++)
-        if (p->flags[r] & OPERAND_WRITE)
-            emit_store(t->e, 8, gpr_slot(r), p->map[r]);
+        emit_mov_rr(t->e, 8, host_reg(t, RCX), T0);
+    for (unsigned r = 0; r < 16; r++)
+        if (host_reg(t, r) == NO_HOST && p->flags[r] & OPERAND_WRITE)
+            emit_store(t->e, 8, gpr_slot(t, r), p->map[r]);
 }
 
 static bool check_memory(struct trans *t, struct plan *p, struct emit_mem *out, unsigned *taken)
@@ -110,10 +110,10 @@ static bool trans_slot_move(struct trans *t)
         in->operand[1].kind != OPND_GPR || (in->opcode != 0x89 && in->opcode != 0x8b))
         return false;
     unsigned dst = in->operand[0].reg, src = in->operand[1].reg;
-    if (host_reg(dst) == NO_HOST && host_reg(src) != NO_HOST)
-        emit_store(t->e, 8, gpr_slot(dst), host_reg(src));
-    else if (host_reg(dst) != NO_HOST && host_reg(src) == NO_HOST)
-        emit_load(t->e, 8, host_reg(dst), gpr_slot(src));
+    if (host_reg(t, dst) == NO_HOST && host_reg(t, src) != NO_HOST)
+        emit_store(t->e, 8, gpr_slot(t, dst), host_reg(t, src));
+    else if (host_reg(t, dst) != NO_HOST && host_reg(t, src) == NO_HOST)
+        emit_load(t->e, 8, host_reg(t, dst), gpr_slot(t, src));
     else
         return false;
     return true;
@@ -129,7 +129,7 @@ static bool trans_store_high(struct trans *t)
         !(in->operand[1].flags & OPERAND_HIGH) || !t->jit->bmi2 || !trans_address(t, in, &a))
         return false;
     struct emit_mem mem = trans_check(t, &a, 1, ACCESS_WRITE);
-    emit_rorx(t->e, 8, T2, host_reg(in->operand[1].reg & 15u), 8);
+    emit_rorx(t->e, 8, T2, host_reg(t, in->operand[1].reg & 15u), 8);
     emit_store(t->e, 1, mem, T2);
     return true;
 }
@@ -148,9 +148,9 @@ static bool trans_bit_string(struct trans *t)
     a.string = true;
     a.bit = in->operand[1].reg;
     struct emit_mem mem = trans_check(t, &a, 8, read ? ACCESS_READ : ACCESS_WRITE);
-    unsigned bit = host_reg(a.bit);
+    unsigned bit = host_reg(t, a.bit);
     if (bit == NO_HOST)
-        emit_load(t->e, 8, bit = T0, gpr_slot(a.bit));
+        emit_load(t->e, 8, bit = T0, gpr_slot(t, a.bit));
     if (read) {
         emit_load(t->e, 8, T2, mem);
         emit_op_rr(t->e, 8, 0, MAP_0F, in->opcode, bit, T2);
@@ -174,7 +174,7 @@ bool trans_native(struct trans *t)
         return false;
     if (trans_slot_move(t) || trans_store_high(t))
         return true;
-    struct plan p = make_plan(in);
+    struct plan p = make_plan(t, in);
     struct emit_operands operands = {.gpr = p.map};
     unsigned taken = 0;
     if (trans_is_vector(in))
@@ -198,24 +198,24 @@ bool trans_lea(struct trans *t)
     plain.seg = SEG_DS; // LEA ignores it
     if (in->op != OP_LEA || !trans_address(t, &plain, &a))
         return false;
-    unsigned dst = in->operand[0].reg, host = host_reg(dst);
-    if (in->opsize >= 4 && host != NO_HOST && !a.constant && host_reg(a.base & 15) != NO_HOST &&
-        (a.index == REG_NONE || host_reg(a.index) != NO_HOST)) {
-        unsigned base = a.base == REG_NONE ? REG_NONE : host_reg(a.base);
-        unsigned index = a.index == REG_NONE ? REG_NONE : host_reg(a.index);
+    unsigned dst = in->operand[0].reg, host = host_reg(t, dst);
+    if (in->opsize >= 4 && host != NO_HOST && !a.constant && host_reg(t, a.base & 15) != NO_HOST &&
+        (a.index == REG_NONE || host_reg(t, a.index) != NO_HOST)) {
+        unsigned base = a.base == REG_NONE ? REG_NONE : host_reg(t, a.base);
+        unsigned index = a.index == REG_NONE ? REG_NONE : host_reg(t, a.index);
         emit_lea(t->e, a.width < in->opsize ? a.width : in->opsize, host,
                  emit_indexed(base, index, a.scale, a.disp));
         return true;
     }
-    trans_offset(t->e, &a);
+    trans_offset(t, t->e, &a);
     if (in->opsize == 2 && host == NO_HOST) {
-        emit_store(t->e, 2, gpr_slot(dst), T1);
+        emit_store(t->e, 2, gpr_slot(t, dst), T1);
         return true;
     }
     if (in->opsize == 4)
         emit_mov_rr(t->e, 4, T1, T1);
     if (host == NO_HOST)
-        emit_store(t->e, 8, gpr_slot(dst), T1);
+        emit_store(t->e, 8, gpr_slot(t, dst), T1);
     else
         emit_mov_rr(t->e, in->opsize, host, T1);
     return true;

@@ -47,23 +47,23 @@ struct address trans_stack_address(const struct trans *t, int32_t disp)
                             .disp = disp};
 }
 
-static unsigned place(struct emit *e, unsigned guest, unsigned scratch)
+static unsigned place(const struct trans *t, struct emit *e, unsigned guest, unsigned scratch)
 {
     if (guest == REG_NONE)
         return REG_NONE;
-    if (host_reg(guest) != NO_HOST)
-        return host_reg(guest);
-    emit_load(e, 8, scratch, gpr_slot(guest));
+    if (host_reg(t, guest) != NO_HOST)
+        return host_reg(t, guest);
+    emit_load(e, 8, scratch, gpr_slot(t, guest));
     return scratch;
 }
 
-void trans_offset(struct emit *e, const struct address *a)
+void trans_offset(const struct trans *t, struct emit *e, const struct address *a)
 {
     if (a->constant) {
         emit_mov_ri(e, T1, a->value);
         return;
     }
-    unsigned base = place(e, a->base, T1), index = place(e, a->index, T0);
+    unsigned base = place(t, e, a->base, T1), index = place(t, e, a->index, T0);
     if (index == REG_NONE && a->disp == 0 && a->width == 8)
         emit_mov_rr(e, 8, T1, base);
     else
@@ -81,9 +81,9 @@ static void linear(const struct trans *t, struct emit *e, const struct address *
         emit_lea(e, 8, T1, emit_at(T1, (int32_t)a->value));
         return;
     }
-    trans_offset(e, a);
+    trans_offset(t, e, a);
     if (a->string) {
-        unsigned bit = place(e, a->bit, T2);
+        unsigned bit = place(t, e, a->bit, T2);
         emit_mov_ri(e, T0, 6);
         emit_sarx(e, 8, T0, bit, T0);
         emit_lea(e, 8, T1, emit_indexed(T1, T0, 8, 0));
@@ -165,10 +165,10 @@ static const void *miss_stub(struct trans *t, const struct address *a, unsigned 
     return at;
 }
 
-static bool is_simple(const struct address *a)
+static bool is_simple(const struct trans *t, const struct address *a)
 {
     return !a->constant && !a->string && a->index == REG_NONE && a->base != REG_NONE &&
-           a->width == 8 && a->segment == SEG_COUNT && host_reg(a->base) != NO_HOST;
+           a->width == 8 && a->segment == SEG_COUNT && host_reg(t, a->base) != NO_HOST;
 }
 
 // After a check that hit, the TLB's index in T0 and, if the address is not simple, T1 the address:
@@ -177,7 +177,7 @@ static struct emit_mem add_addend(struct trans *t, const struct address *a,
                                   const struct group *keep, bool flags_free)
 {
     struct emit *e = t->e;
-    bool simple = is_simple(a);
+    bool simple = is_simple(t, a);
     unsigned addend = simple ? T1 : T0;
     if (!simple && !keep && flags_free) {
         emit_alu_rm(e, ALU_ADD, 8, T1, tlb_array(addend_field(t)));
@@ -187,7 +187,7 @@ static struct emit_mem add_addend(struct trans *t, const struct address *a,
     if (keep)
         emit_store(e, 8, emit_gs(keep->addend), addend);
     if (simple)
-        return emit_indexed(host_reg(a->base), T1, 1, a->disp);
+        return emit_indexed(host_reg(t, a->base), T1, 1, a->disp);
     emit_lea(e, 8, T1, emit_indexed(T1, T0, 1, 0));
     return emit_at(T1, 0);
 }
@@ -199,17 +199,17 @@ static struct emit_mem check_with_flags(struct trans *t, const struct address *a
 {
     struct emit *e = t->e;
     uint32_t resume = jit_offset(t->jit, e);
-    bool simple = is_simple(a);
+    bool simple = is_simple(t, a);
     unsigned address = T1;
     if (push_flags)
         emit_u8(e, 0x9c);
     if (!simple) {
         linear(t, e, a);
     } else if (a->disp) {
-        emit_lea(e, 8, T2, emit_at(host_reg(a->base), a->disp));
+        emit_lea(e, 8, T2, emit_at(host_reg(t, a->base), a->disp));
         address = T2;
     } else {
-        address = host_reg(a->base);
+        address = host_reg(t, a->base);
     }
     index_of(t, e, address, true);
     if (address != T2)
@@ -238,8 +238,8 @@ static struct emit_mem check_without_flags(struct trans *t, const struct address
 {
     struct emit *e = t->e;
     uint32_t resume = jit_offset(t->jit, e);
-    bool simple = is_simple(a);
-    unsigned address = simple && !a->disp ? host_reg(a->base) : T1;
+    bool simple = is_simple(t, a);
+    unsigned address = simple && !a->disp ? host_reg(t, a->base) : T1;
     if (address == T1)
         linear(t, e, a);
     index_of(t, e, address, false);
@@ -259,7 +259,7 @@ static struct emit_mem check_without_flags(struct trans *t, const struct address
     if (!simple)
         emit_lea(e, 8, T1, emit_indexed(T1, T0, 1, 0));
     miss_if_beyond_page(e, miss);
-    return simple ? emit_indexed(host_reg(a->base), T1, 1, a->disp) : emit_at(T1, 0);
+    return simple ? emit_indexed(host_reg(t, a->base), T1, 1, a->disp) : emit_at(T1, 0);
 }
 
 // --- constant addresses --------------------------------------------------------------------------
@@ -344,8 +344,8 @@ static const void *refill_stub(struct trans *t, const struct address *a, unsigne
     t->jit->site[site].slot = (uint16_t)slot;
     const void *hop = trans_stub(t, GATE_HOP, site);
     const void *at = emit_exec(e);
-    if (is_simple(a))
-        emit_lea(e, 8, T1, emit_at(host_reg(a->base), a->disp));
+    if (is_simple(t, a))
+        emit_lea(e, 8, T1, emit_at(host_reg(t, a->base), a->disp));
     index_of(t, e, T1, true);
     emit_mov_rr(e, 8, T2, T1);
     emit_alu_rm(e, ALU_XOR, 8, T2, tlb_array(tlb_field(t, access)));
@@ -376,13 +376,13 @@ static struct emit_mem check_slot(struct trans *t, const struct address *a, unsi
 {
     struct emit *e = t->e;
     uint32_t retry = jit_offset(t->jit, e);
-    bool simple = is_simple(a);
+    bool simple = is_simple(t, a);
     if (!simple)
         linear(t, e, a);
     if (simple && a->disp)
-        emit_lea(e, 8, T2, emit_at(host_reg(a->base), a->disp));
+        emit_lea(e, 8, T2, emit_at(host_reg(t, a->base), a->disp));
     else
-        emit_mov_rr(e, 8, T2, simple ? host_reg(a->base) : T1);
+        emit_mov_rr(e, 8, T2, simple ? host_reg(t, a->base) : T1);
     emit_alu_rm(e, ALU_XOR, 8, T2, slot_field(slot, offsetof(struct slot, tag)));
     emit_alu_ri(e, ALU_CMP, 8, T2, (int32_t)(PAGE_SIZE - size));
     uint8_t *miss = emit_jcc(e, COND_A);
@@ -394,7 +394,7 @@ static struct emit_mem check_slot(struct trans *t, const struct address *a, unsi
     struct emit_mem addend = slot_field(slot, offsetof(struct slot, addend));
     if (simple) {
         emit_load(e, 8, T1, addend);
-        return emit_indexed(host_reg(a->base), T1, 1, a->disp);
+        return emit_indexed(host_reg(t, a->base), T1, 1, a->disp);
     }
     emit_alu_rm(e, ALU_ADD, 8, T1, addend);
     return emit_at(T1, 0);
@@ -406,13 +406,13 @@ static struct emit_mem check_slot(struct trans *t, const struct address *a, unsi
 static struct emit_mem follow(struct trans *t, const struct address *a, const struct group *g)
 {
     struct emit *e = t->e;
-    if (is_simple(a) || g->whole || (a->constant && page_fits_i32(a->value))) {
+    if (is_simple(t, a) || g->whole || (a->constant && page_fits_i32(a->value))) {
         emit_load(e, 8, T1, emit_gs(g->addend));
         return g->whole      ? emit_at(T1, t->member[t->i].at - g->low)
                : a->constant ? emit_at(T1, (int32_t)a->value)
-                             : emit_indexed(host_reg(a->base), T1, 1, a->disp);
+                             : emit_indexed(host_reg(t, a->base), T1, 1, a->disp);
     }
-    trans_offset(e, a);
+    trans_offset(t, e, a);
     emit_load(e, 8, T0, emit_gs(g->addend));
     emit_lea(e, 8, T1, emit_indexed(T1, T0, 1, 0));
     return emit_at(T1, 0);

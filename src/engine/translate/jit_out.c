@@ -21,7 +21,8 @@ uint32_t trans_site(struct trans *t, enum access access, unsigned size)
                                       .insn = (uint8_t)t->i,
                                       .access = (uint8_t)access,
                                       .size = (uint16_t)size,
-                                      .range = (uint16_t)size};
+                                      .range = (uint16_t)size,
+                                      .exchanged = t->exchanged};
     return id;
 }
 
@@ -203,10 +204,8 @@ static bool counts(const struct trans *t, uint64_t target)
            !t->jit->all_hot && (!loop || loop->branch < (t->rip & PAGE_MASK));
 }
 
-void trans_jump(struct trans *t, uint64_t target)
+static void jump_out(struct trans *t, uint64_t target)
 {
-    if (trans_inner_jump(t, target))
-        return;
     uint32_t link = add_link(t, target);
     bool flags_live = t->i >= t->count || t->taken[t->i];
     if (is_backward(t, target))
@@ -214,6 +213,34 @@ void trans_jump(struct trans *t, uint64_t target)
     if (counts(t, target))
         count_visit(t, flags_live, link);
     jump_linked(t, target, link);
+}
+
+void trans_jump(struct trans *t, uint64_t target)
+{
+    if (trans_inner_jump(t, target))
+        return;
+    bool exchanged = t->exchanged;
+    if (exchanged) {
+        trans_emit_back(t, t->e);
+        trans_standard(t);
+    }
+    jump_out(t, target);
+    if (exchanged)
+        trans_exchanged(t);
+}
+
+// The way out of a loop that has exchanged registers.
+static const void *leave_stub(struct trans *t, uint64_t target)
+{
+    const void *known = known_target(t, target);
+    uint32_t link = known ? 0 : add_link(t, target);
+    const void *to = known ? known : trans_stub(t, GATE_LINK, link);
+    const void *at = emit_exec(t->cold);
+    trans_emit_back(t, t->cold);
+    emit_jmp_to(t->cold, to);
+    if (!known)
+        t->jit->link[link].patch = jit_offset(t->jit, t->cold) - 4;
+    return at;
 }
 
 void trans_jump_if(struct trans *t, enum condition condition, uint64_t target)
@@ -224,6 +251,10 @@ void trans_jump_if(struct trans *t, enum condition condition, uint64_t target)
         uint8_t *past = emit_jcc(t->e, condition ^ 1);
         trans_jump(t, target);
         emit_land(t->e, past);
+        return;
+    }
+    if (t->exchanged) {
+        emit_jcc_to(t->e, condition, leave_stub(t, target));
         return;
     }
     const void *known = known_target(t, target);

@@ -8,7 +8,7 @@ static int32_t width(const struct trans *t)
 
 static void move_rsp(struct trans *t, int32_t bytes)
 {
-    unsigned rsp = host_reg(RSP);
+    unsigned rsp = host_reg(t, RSP);
     emit_lea(t->e, (unsigned)width(t), rsp, emit_at(rsp, bytes));
 }
 
@@ -66,10 +66,10 @@ static bool trans_push(struct trans *t)
         return push_memory(t);
     else if (op->kind != OPND_GPR)
         return false;
-    else if (host_reg(op->reg) == NO_HOST)
-        push_slot(t, gpr_slot(op->reg));
+    else if (host_reg(t, op->reg) == NO_HOST)
+        push_slot(t, gpr_slot(t, op->reg));
     else
-        trans_push_reg(t, host_reg(op->reg));
+        trans_push_reg(t, host_reg(t, op->reg));
     return true;
 }
 
@@ -81,10 +81,10 @@ static bool trans_pop(struct trans *t)
         return false;
     struct address a = trans_stack_address(t, 0);
     struct emit_mem mem = trans_check(t, &a, size, ACCESS_READ);
-    unsigned host = host_reg(op->reg);
+    unsigned host = host_reg(t, op->reg);
     emit_load(t->e, size, host == NO_HOST ? T2 : host, mem);
     if (host == NO_HOST)
-        emit_store(t->e, 8, gpr_slot(op->reg), T2);
+        emit_store(t->e, 8, gpr_slot(t, op->reg), T2);
     if (op->reg != RSP)
         move_rsp(t, width(t));
     return true;
@@ -111,7 +111,7 @@ static void trans_leave(struct trans *t)
     a.base = RBP;
     struct emit_mem mem = trans_check(t, &a, size, ACCESS_READ);
     emit_load(t->e, size, T2, mem);
-    emit_lea(t->e, size, host_reg(RSP), emit_at(RBP, width(t)));
+    emit_lea(t->e, size, host_reg(t, RSP), emit_at(RBP, width(t)));
     emit_mov_rr(t->e, 8, RBP, T2);
 }
 

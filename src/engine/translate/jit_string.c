@@ -96,7 +96,5 @@ const void *jit_gate_string(struct tcpu *c, uint32_t id, uint64_t value)
         if (left && done >= RUN_BYTES)
             return jit_continue(c);
     }
-    if (b->fpu)
-        fpu_to_machine(c);
-    return jit_exec(jit, site.resume);
+    return jit_resume(c, &site);
 }

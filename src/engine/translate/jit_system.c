@@ -74,10 +74,10 @@ static bool trans_selector(struct trans *t)
         emit_store(t->e, 2, mem, T2);
         return true;
     }
-    unsigned host = host_reg(to->reg);
+    unsigned host = host_reg(t, to->reg);
     emit_load(t->e, 2, T2, selector);
     if (host == NO_HOST)
-        emit_store(t->e, to->size == 2 ? 2 : 8, gpr_slot(to->reg), T2);
+        emit_store(t->e, to->size == 2 ? 2 : 8, gpr_slot(t, to->reg), T2);
     else
         emit_mov_rr(t->e, to->size == 2 ? 2 : 4, host, T2);
     return true;
@@ -96,7 +96,7 @@ static struct address string_address(const struct trans *t, unsigned reg)
 static void trans_element(struct trans *t)
 {
     struct emit *e = t->e;
-    unsigned size = t->in->opsize, width = t->code64 ? 8 : 4, value = host_reg(RAX);
+    unsigned size = t->in->opsize, width = t->code64 ? 8 : 4, value = host_reg(t, RAX);
     struct address source = string_address(t, RSI), dest = string_address(t, RDI);
     emit_load(e, 4, T0, GS(s.rflags));
     emit_rorx(e, 4, T0, T0, 11); // DF, bit 10, comes to the top
@@ -117,8 +117,8 @@ static void trans_element(struct trans *t)
     }
     emit_store(e, size, to, value);
     if (t->in->op == OP_MOVS)
-        emit_lea(e, width, host_reg(RSI), emit_at(host_reg(RSI), (int32_t)size));
-    emit_lea(e, width, host_reg(RDI), emit_at(host_reg(RDI), (int32_t)size));
+        emit_lea(e, width, host_reg(t, RSI), emit_at(host_reg(t, RSI), (int32_t)size));
+    emit_lea(e, width, host_reg(t, RDI), emit_at(host_reg(t, RDI), (int32_t)size));
 }
 
 // STOS and MOVS through flat segments.
@@ -184,7 +184,7 @@ static bool trans_tsc(struct trans *t)
     }
     if (t->in->op == OP_RDTSCP) {
         emit_bytes(e, "\x0f\xae\xe8", 3); // lfence
-        emit_load(e, 4, host_reg(RCX), GS(s.tsc_aux));
+        emit_load(e, 4, host_reg(t, RCX), GS(s.tsc_aux));
     }
     emit_bytes(e, "\x0f\x31", 2); // rdtsc
     emit_rorx(e, 8, T0, RDX, 32);
@@ -205,10 +205,10 @@ static bool trans_read_control(struct trans *t)
                                      offsetof(struct tcpu, s.cr3), offsetof(struct tcpu, s.cr4)};
     if (!(t->c->mode & MODE_CPL0) || to->kind != OPND_GPR || from->reg > 4 || from->reg == 1)
         return false;
-    unsigned host = host_reg(to->reg);
+    unsigned host = host_reg(t, to->reg);
     emit_load(t->e, t->code64 ? 8 : 4, host == NO_HOST ? T2 : host, emit_gs(field[from->reg]));
     if (host == NO_HOST)
-        emit_store(t->e, 8, gpr_slot(to->reg), T2);
+        emit_store(t->e, 8, gpr_slot(t, to->reg), T2);
     return true;
 }
 

@@ -46,6 +46,9 @@ struct trans {
     const struct insn *in; // insn[i]
     uint64_t rip;          // where it is
     uint64_t next;         // and the one after it
+    uint8_t host[16];      // of guest registers: jit_host_reg, or exchanged
+    uint8_t home[16];      // whose place in s.gpr they have
+    bool exchanged;        // by the loop
     bool code64;           // else flat 32-bit code
     bool flags_live;       // the guest's arithmetic flags are needed from `in` on
     bool fpu_checked;      // the vector state is known to be in the machine
@@ -80,14 +83,15 @@ struct address {
     int32_t disp;
 };
 
-static inline unsigned host_reg(unsigned guest)
+// Where guest registers are: in a host register, or NO_HOST and in memory.
+static inline unsigned host_reg(const struct trans *t, unsigned guest)
 {
-    return jit_host_reg[guest];
+    return t->host[guest];
 }
 
-static inline struct emit_mem gpr_slot(unsigned guest)
+static inline struct emit_mem gpr_slot(const struct trans *t, unsigned guest)
 {
-    return emit_gs(offsetof(struct tcpu, s.gpr) + 8 * guest);
+    return emit_gs(offsetof(struct tcpu, s.gpr) + 8ul * t->home[guest]);
 }
 
 #define GS(field) emit_gs(offsetof(struct tcpu, field))
@@ -99,6 +103,8 @@ unsigned trans_loop_bytes(struct trans *t);
 void trans_find_labels(struct trans *t);
 // The instruction of the loop that a branch leads to; -1: one elsewhere.
 int trans_loop_target(const struct trans *t, const struct insn *in, uint64_t next);
+// Which registers the loop exchanges.
+void trans_choose_exchange(struct trans *t);
 // What has to be done once, before the first instruction.
 void trans_enter_loop(struct trans *t);
 // Where branches within the loop come to the current instruction.
@@ -106,6 +112,11 @@ void trans_label(struct trans *t);
 // A branch within the loop; false when it leads elsewhere, and nothing is emitted.
 bool trans_inner_jump(struct trans *t, uint64_t target);
 bool trans_inner_jump_if(struct trans *t, enum condition condition, uint64_t target);
+// Guest registers where they belong, for what is emitted from here on; and where the loop has them.
+void trans_standard(struct trans *t);
+void trans_exchanged(struct trans *t);
+// Brings them back to where they belong. Changes T2, no flags.
+void trans_emit_back(const struct trans *t, struct emit *e);
 
 // jit_flags.c: fills in live and taken, and what of the page that depends on.
 void trans_live_flags(struct trans *t);
@@ -115,7 +126,7 @@ void trans_live_flags(struct trans *t);
 bool trans_address(const struct trans *t, const struct insn *in, struct address *out);
 struct address trans_stack_address(const struct trans *t, int32_t disp); // [rsp + disp]
 // The sum of base, index and displacement (no segment base) into T1; uses T0. To either emitter.
-void trans_offset(struct emit *e, const struct address *a);
+void trans_offset(const struct trans *t, struct emit *e, const struct address *a);
 // Checks an access of size bytes and returns the host operand that makes it: T1 is in it, T0 and T2
 // are free again. The guest's flags survive if they are live.
 struct emit_mem trans_check(struct trans *t, const struct address *a, unsigned size,
