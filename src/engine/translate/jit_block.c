@@ -290,7 +290,7 @@ static bool read_source(struct trans *t)
         t->b->loop = loop;
         copy_source(t, &s);
         decode(t, &s, loop);
-        if (loop && t->b->bytes <= loop) { // too long, or not all of it code
+        if (loop && (t->b->bytes <= loop || undecoded(&t->insn[0]))) { // too long, or not all of it code
             loop = t->b->loop = 0;
             decode(t, &s, loop);
         }
