@@ -57,7 +57,7 @@ static void split_buffer(struct jit *jit)
     jit->cold_chunk = jit_offset(jit, &jit->cold) / CODEBUF_CHUNK;
 }
 
-// Calls push a pair of addresses; the guards catch both ends.
+// The guards catch both ends.
 static bool make_shadow(struct tcpu *c, struct jit *jit)
 {
     jit->shadow = reserve(SHADOW_ALL);
@@ -67,9 +67,8 @@ static bool make_shadow(struct tcpu *c, struct jit *jit)
         if (mprotect(jit->shadow + i * SHADOW_STEP, PAGE_SIZE, PROT_NONE))
             return false;
     for (unsigned user = 0; user < 2; user++) {
-        uint8_t *last = jit->shadow + (user + 1) * SHADOW_STEP - 16;
-        store_le64(last, (uint64_t)(uintptr_t)jit->bottom);
-        store_le64(last + 8, SHADOW_BOTTOM);
+        uint8_t *last = jit->shadow + (user + 1) * SHADOW_STEP - 8;
+        store_le64(last, (uint64_t)(uintptr_t)jit->astray[user]);
         jit->shadow_base[user] = jit->shadow_rsp[user] = (uint64_t)(uintptr_t)last;
     }
     c->hot.shadow_base = c->hot.shadow_rsp = jit->shadow_base[0];

@@ -11,7 +11,7 @@
 #include "engine/translate/jit_trans.h"
 #include "engine/translate/perfmap.h"
 
-#define LANDING_BYTES 32 // of the jump that a call comes back to, and of its stub
+#define LANDING_BYTES 64 // of the jump that a call comes back to, and of its stub
 #define RUN_BLOCKS 8     // translated at once, each where a call in the one before comes back to
 
 // Guest bytes from which the block is made: a copy, because other processors may be writing there.
@@ -163,6 +163,10 @@ static void emit_entries(struct trans *t)
     struct jit *jit = t->jit;
     const void *stub = trans_stub(t, GATE_PAGE, t->block);
     t->b->stub = (uint32_t)((const uint8_t *)stub - jit->buf.exec);
+    if (t->lands) {
+        t->b->landing = jit_offset(jit, t->e);
+        jit_emit_arrival(t->e, t->b->rip, t->b->needs_flags, jit->astray[t->c->user]);
+    }
     t->b->checked = jit_offset(jit, t->e);
     check_page(t, t->b->rip, t->page, stub);
     t->b->entry = jit_offset(jit, t->e);
@@ -319,6 +323,7 @@ static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uin
     if (t->b->loop)
         trans_find_labels(t);
     trans_live_flags(t);
+    t->b->needs_flags = t->live[0] != 0;
     if (t->b->loop)
         trans_choose_exchange(t);
     trans_plan_groups(t);
@@ -363,6 +368,7 @@ static enum outcome translate_run(struct trans *t, uint32_t page, uint32_t tail,
     enum outcome outcome = translate(t, page, tail, rip);
     *block = t->block;
     t->plain = false;
+    t->lands = true;
     t->max = JIT_INSNS;
     for (unsigned n = 0; outcome == DONE && t->returns; n++) {
         uint64_t next = t->next;
@@ -405,6 +411,7 @@ static uint32_t translate_at(struct tcpu *c, uint32_t page, uint64_t rip, bool p
     for (unsigned tries = 0; outcome == FULL; tries++) {
         uint32_t generation = jit->generation, tail = find_tail(c, page, rip);
         t.plain = plain;
+        t.lands = false;
         t.max = max;
         if (jit->generation == generation)
             outcome = translate_run(&t, page, tail, rip, &block);

@@ -1,5 +1,5 @@
 // Which block runs at a guest address: pages by handle, blocks by page and offset, and the small
-// tables that translated code consults by itself (ctlb, ibtc).
+// table of pages that translated code consults by itself (ctlb).
 #include "base/checked.h"
 #include "base/copy.h"
 #include "engine/translate/jit_impl.h"
@@ -35,13 +35,6 @@ bool jit_eligible(const struct tcpu *c)
         return false;
     return size == MODE_CODE64 || (size == MODE_CODE32 && (c->mode & MODE_FLAT) &&
                                    (c->mode & MODE_STACK32) && (c->mode & MODE_PROTECTED));
-}
-
-// While there are no blocks, no entry leads anywhere: see jit_start_empty().
-static void forget_branches(struct tcpu *c, unsigned user)
-{
-    for (unsigned i = 0; c->jit->blocks > 1 && i < IBTC_ENTRIES; i++)
-        c->hot.ibtc[user][i] = (struct ibtc_entry){IBTC_FREE, NULL};
 }
 
 void jit_forget_page(struct tcpu *c, gva_t at, bool large)
@@ -105,7 +98,7 @@ static void match_mode(struct tcpu *c)
         return;
     jit->seen[user] = mode;
     forget_all(c, user);
-    forget_branches(c, user);
+    jit_forget_targets(c, user);
 }
 
 static uint32_t add_page(struct tcpu *c, gva_t at, gpa_t gpa, uint8_t *host, uint32_t bucket)
@@ -252,6 +245,7 @@ void jit_drop(struct tcpu *c, struct jit_block *b)
     struct jit *jit = c->jit;
     b->dropped = true;
     unlink_block(jit, b);
+    jit_forget_target(c, b);
     uint32_t entries[] = {b->checked, b->entry};
     for (unsigned i = 0; i < 2; i++) {
         jit->buf.write[entries[i]] = 0xe9;
@@ -272,6 +266,7 @@ static void drop_overlapping(struct tcpu *c, struct jit_page *page, gpa_t at, ui
             c->counter[COUNTER_INVALIDATED]++;
             forget_visits(jit, b);
             jit_drop(c, b);
+            jit_distrust_flags(jit, b);
         }
         if (b->dropped)
             *next = b->next_in_page;
@@ -287,6 +282,7 @@ static void drop_overlapping(struct tcpu *c, struct jit_page *page, gpa_t at, ui
             c->counter[COUNTER_INVALIDATED]++;
             forget_visits(jit, b);
             jit_drop(c, b);
+            jit_distrust_flags(jit, b);
         }
         if (b->dropped)
             *next = b->next_tail;
@@ -322,12 +318,11 @@ static void forget_blocks(struct jit *jit)
         jit->block_hash[block_bucket(jit->block[i].page, jit->block[i].rip)] = 0;
 }
 
-// Tables come as zeroes, which is free for all but the entry that rip 0 leads to.
+// Tables come as zeroes, or are made when they are first used.
 void jit_start_empty(struct tcpu *c)
 {
     struct jit *jit = c->jit;
     jit->pages = jit->blocks = jit->marks = jit->sites = jit->links = 1;
-    c->hot.ibtc[0][0].rip = c->hot.ibtc[1][0].rip = IBTC_FREE;
     jit_start_heat(c);
 }
 
@@ -339,8 +334,9 @@ void jit_flush(struct tcpu *c)
     c->counter[COUNTER_CACHE_FLUSHES]++;
     jit->generation++;
     jit_forget_pages(c, true);
-    forget_branches(c, 0);
-    forget_branches(c, 1);
+    for (unsigned user = 0; user < 2; user++)
+        if (jit->targets_made[user])
+            jit_forget_targets(c, user);
     jit_forget_returns(c);
     jit->hot.at = jit->hot_start;
     jit->cold.at = jit->cold_start;

@@ -135,21 +135,16 @@ static void emit_common_gate(struct emit *e)
     emit_resume(e);
 }
 
-// Where a guest comes that returns to the guest address of the shadow stack's last entry.
-static void emit_bottom(struct jit *jit, struct emit *e)
-{
-    jit->bottom = emit_exec(e);
-    emit_mov_ri(e, T0, 0);
-    emit_jmp_to(e, jit->gate[GATE_RETURN]);
-}
-
-// What returns share that do not go by the shadow stack.
+// Also where the shadow stack's last entry leads to.
 static void emit_shared_lookup(struct jit *jit, struct emit *e, unsigned user)
 {
     const void *miss = emit_exec(e);
     emit_load(e, 4, T0, GS(hot.site));
     emit_jmp_to(e, jit->gate[GATE_INDIRECT]);
+    jit->astray[user] = emit_exec(e);
+    emit_load(e, 8, RSP, GS(hot.shadow_base));
     jit->lookup[user] = emit_exec(e);
+    emit_store(e, 4, GS(hot.site), T2);
     jit_emit_lookup(jit, e, user, miss);
     emit_jmp_r(e, T2);
 }
@@ -166,7 +161,6 @@ void jit_emit_gates(struct jit *jit)
         emit_mov_ri(e, T2, (uint64_t)(uintptr_t)jit_gate_fns[i]);
         emit_jmp_to(e, common);
     }
-    emit_bottom(jit, e);
     emit_shared_lookup(jit, e, 0);
     emit_shared_lookup(jit, e, 1);
     emit_align(e, 64);

@@ -174,10 +174,8 @@ static const void *gate_indirect(struct tcpu *c, uint32_t id, uint64_t target)
     uint32_t block = page ? jit_find_block(c, page, target) : 0;
     if (!block)
         return jit->leave;
-    const struct jit_block *b = &jit->block[block];
-    c->hot.ibtc[c->user][ibtc_index(target)] =
-        (struct ibtc_entry){target, jit_exec(jit, b->checked)};
-    return jit_exec(jit, b->entry);
+    jit_learn_target(c, &jit->block[block]);
+    return jit_exec(jit, jit->block[block].entry);
 }
 
 // A checked entry does not know its page, or the block was dropped. A dropped block hands its
@@ -222,8 +220,9 @@ static const void *gate_transfer(struct tcpu *c, uint32_t id, uint64_t next)
     return leaves_always(jit) ? jit->leave : jit_continue(c);
 }
 
-static const void *gate_return(struct tcpu *c, uint32_t id, uint64_t target)
+static const void *gate_arrive(struct tcpu *c, uint32_t id, uint64_t target)
 {
+    c->counter[COUNTER_POLLS]++;
     c->s.rip = target;
     return jit_continue(c);
 }
@@ -269,7 +268,7 @@ static const void *gate_trap(struct tcpu *c, uint32_t id, uint64_t value)
 gate_fn *const jit_gate_fns[GATE_COUNT] = {
     [GATE_SLOW] = gate_slow,     [GATE_STEP] = gate_step,         [GATE_LINK] = gate_link,
     [GATE_POLL] = gate_poll,     [GATE_INDIRECT] = gate_indirect, [GATE_PAGE] = gate_page,
-    [GATE_RETURN] = gate_return, [GATE_STRING] = jit_gate_string, [GATE_FPU] = gate_fpu,
+    [GATE_ARRIVE] = gate_arrive, [GATE_STRING] = jit_gate_string, [GATE_FPU] = gate_fpu,
     [GATE_TRAP] = gate_trap,     [GATE_TRANSFER] = gate_transfer, [GATE_HOT] = jit_gate_hot,
     [GATE_HOP] = jit_gate_hop,
 };

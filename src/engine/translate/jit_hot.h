@@ -4,18 +4,24 @@
 
 #include "base/types.h"
 
-#define IBTC_ENTRIES 16384 // indirect-branch targets, by ibtc_index()
-#define CTLB_ENTRIES 4096  // code pages, indexed by the low bits of the page number
+#define IBTC_ENTRIES 16384   // indirect-branch targets, by ibtc_index()
+#define TARGET_ENTRIES 65536 // the same by their lowest bits alone, which one instruction cuts out
+#define CTLB_ENTRIES 4096    // code pages, indexed by the low bits of the page number
 
 struct tcpu;
 
-// One known target of indirect branches; host is the block's checked entry.
+// One known target of indirect branches; host is the block's entry for those that may be wrong.
 struct ibtc_entry {
     uint64_t rip;
     const void *host;
 };
 #define SEGMENT_BARRIER (1ull << 62)
 #define IBTC_FREE (1ull << 63) // rip of a free entry: not canonical
+
+static inline unsigned target_index(uint64_t rip)
+{
+    return rip & (TARGET_ENTRIES - 1);
+}
 
 // Translated code computes the same, without touching the flags.
 static inline unsigned ibtc_index(uint64_t rip)
@@ -55,11 +61,13 @@ struct jit_hot {
     uint64_t trap_pc;   // where a host signal struck translated code
     uint32_t trap_no;   // the host's exception vector
     uint32_t pauses;    // of several vCPUs: PAUSEs until the thread yields
-    uint32_t site;      // of a return that does not go by the shadow stack
+    uint32_t site;      // of a branch that did not arrive where it should
     uint32_t exchanged; // registers, by the loop that runs: jit_block.exchange; else 0
     // [1] for user code. A handle names (linear page, guest-physical page, mode); 0 is none. A code
     // page whose handle is here may be entered without asking the page tables.
     uint32_t ctlb[2][CTLB_ENTRIES];
+    // Where indirect branches go first, and where they go when that was another's target.
+    const void *target[2][TARGET_ENTRIES];
     struct ibtc_entry ibtc[2][IBTC_ENTRIES];
     uint32_t heat[HEAT_COUNTERS]; // how often a backward branch may yet be taken before C looks
     uint64_t group_addend[GROUPS_MAX];     // of the groups of the running block

@@ -42,7 +42,7 @@ enum gate {
     GATE_INDIRECT, // an indirect branch that missed, or something pending; id: site, value: target
     GATE_PAGE,     // a checked entry whose page must be asked for, or a dropped block; id: block
     GATE_FPU,      // the guest's vector state must come into the machine; id: site
-    GATE_RETURN,   // a return to an address that cannot be; value: target
+    GATE_ARRIVE,   // an indirect branch has arrived, with something pending; value: target
     GATE_STRING,   // STOS or MOVS; id: site
     GATE_TRANSFER, // SYSCALL, SYSRET or IRET; id: site, value: rip after it
     GATE_HOT,      // a backward branch was taken often; id: link
@@ -73,6 +73,8 @@ struct jit_block {
     uint32_t entry;   // offset: entry from within the page
     uint32_t end;     // offset after the block's hot code
     uint32_t stub;    // offset of its way to GATE_PAGE
+    uint32_t landing; // offset, or 0: where returns arrive that may be wrong here
+    uint32_t target;  // the same for indirect branches
     uint32_t marks;   // first of insns entries in jit.mark
     uint32_t next;    // in hash chain
     uint32_t next_in_page;
@@ -85,7 +87,8 @@ struct jit_block {
     uint8_t ancestors; // dropped blocks that hand visitors on to this one, one after another
     uint16_t ahead_from, ahead_to; // bytes of the page that were looked at beyond the block
     bool hot;
-    bool loop; // with branches within it; no way in but from its start
+    bool needs_flags; // the guest's arithmetic flags, when it begins
+    bool loop;        // with branches within it; no way in but from its start
     // Pairs of guest registers that have changed places while the loop runs: four bits for one that
     // is in memory otherwise, four for the one that is there instead. 0: none.
     uint32_t exchange;
@@ -139,7 +142,6 @@ struct jit_link {
 #define SHADOW_BYTES 65536u
 #define SHADOW_STEP (SHADOW_BYTES + PAGE_SIZE) // from one shadow stack to the next
 #define SHADOW_ALL (2 * SHADOW_STEP + PAGE_SIZE)
-#define SHADOW_BOTTOM (1ull << 63) // guest address of the last entry: not canonical
 
 #define JIT_PAGES 65536u
 #define JIT_PAGE_HASH 16384u
@@ -147,6 +149,7 @@ struct jit_link {
 #define JIT_BLOCK_HASH (1u << JIT_BLOCK_HASH_BITS)
 
 #define CTLB_LISTED 1024
+#define TARGETS_LISTED 1024
 
 // A loop in a page that was found to be hot, by the offsets of its first instruction and of the
 // last branch that leads back there.
@@ -183,7 +186,11 @@ struct jit {
     // ctlb slots that a change of address space empties; more than CTLB_LISTED: all.
     uint16_t ctlb_local[2][CTLB_LISTED];
     uint32_t ctlb_locals[2];
-    uint32_t seen[2]; // mode that ctlb and ibtc hold, for supervisor and user
+    uint32_t seen[2]; // mode that ctlb and targets hold, for supervisor and user
+    // Targets known; more than TARGETS_LISTED: not all are listed.
+    uint32_t targets[2];
+    bool targets_made[2]; // the table is there
+    uint64_t target_listed[2][TARGETS_LISTED];
 
     void (*enter)(struct tcpu *c, const void *host);
     // The shadow stacks of supervisor and user code, a guard page before, between and after them.
@@ -192,10 +199,13 @@ struct jit {
     uint64_t shadow_rsp[2];  // of the one that is not in use
     uint32_t shadow_mode[2]; // of the code that the entries lead to
     uint32_t shadow_user;    // which one is in use
-    const void *bottom;      // host address of its last entry
     const void *leave;       // returns from enter()
     const void *gate[GATE_COUNT];
-    const void *lookup[2]; // goes to the guest address in T1 by ibtc; hot.site; [1] for user code
+    // Where branches go that are not to arrive where they are: to the guest address in T1, by the
+    // ibtc, with their site in T2. astray: returns, which empties the shadow stack. [1] for user
+    // code
+    const void *lookup[2];
+    const void *astray[2];
 
     struct jit_page *page;
     struct jit_block *block;
@@ -260,6 +270,16 @@ const void *jit_continue(struct tcpu *c);
 // No way leads into the block any more but to what takes its place.
 void jit_drop(struct tcpu *c, struct jit_block *b);
 void jit_patch(struct jit *jit, uint32_t at, uint32_t target); // 32-bit displacement
+
+// jit_target.c
+// At the start of what stands for rip: elsewhere unless T1 is that. Uses T0.
+void jit_emit_arrival(struct emit *e, uint64_t rip, bool flags_live, const void *other);
+// Indirect branches find the block from now on.
+void jit_learn_target(struct tcpu *c, struct jit_block *b);
+void jit_forget_target(struct tcpu *c, const struct jit_block *b);
+void jit_forget_targets(struct tcpu *c, unsigned user); // all; makes the table
+// The block is dropped because its code changed: what arrives at it leaves flags alone.
+void jit_distrust_flags(struct jit *jit, const struct jit_block *b);
 
 // jit_heat.c: hot blocks and slots
 gate_fn jit_gate_hot, jit_gate_hop;

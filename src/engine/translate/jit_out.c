@@ -120,25 +120,14 @@ static void jump_linked(struct trans *t, uint64_t target, uint32_t link)
     t->jit->link[link].patch = jit_offset(t->jit, t->e) - 4;
 }
 
-// The host's side of a call: the pair of return addresses, and what the host's comes back to.
-static void push_return(struct trans *t, unsigned scratch)
-{
-    if ((int64_t)t->next == (int32_t)t->next) {
-        emit_u8(t->e, 0x68);
-        emit_u32(t->e, (uint32_t)t->next);
-    } else {
-        emit_mov_ri(t->e, scratch, t->next);
-        emit_push(t->e, scratch);
-    }
-}
-
 void trans_land(struct trans *t)
 {
     uint32_t known = near(t, t->next) ? jit_known_block(t->jit, t->page, t->next) : 0;
-    if (known && !t->jit->poll_all) {
-        emit_jmp_to(t->e, jit_exec(t->jit, t->jit->block[known].checked));
+    if (known && t->jit->block[known].landing && !t->jit->poll_all) {
+        emit_jmp_to(t->e, jit_exec(t->jit, t->jit->block[known].landing));
         return;
     }
+    jit_emit_arrival(t->e, t->next, true, t->jit->astray[t->c->user]);
     uint32_t link = add_link(t, t->next);
     t->jit->link[link].checked = 1;
     emit_jmp_to(t->e, trans_stub(t, GATE_LINK, link));
@@ -150,7 +139,6 @@ void trans_call_to(struct trans *t, uint64_t target)
     uint32_t link = add_link(t, target);
     if (is_backward(t, target))
         poll(t->e, t->taken[t->i], trans_stub(t, GATE_POLL, link));
-    push_return(t, T2);
     const void *known = known_target(t, target);
     emit_call_to(t->e, known ? known : trans_stub(t, GATE_LINK, link));
     t->jit->link[link].patch = jit_offset(t->jit, t->e) - 4;
@@ -159,18 +147,8 @@ void trans_call_to(struct trans *t, uint64_t target)
 
 void trans_return(struct trans *t, int popped)
 {
-    struct emit *e = t->e;
-    emit_load(e, 8, T0, emit_at(RSP, 8));
-    emit_op_rr(e, 8, 0, MAP_ONE, 0xf7, 2, T0); // not
-    emit_lea(e, 8, T0, emit_indexed(T0, T1, 1, 1));
-    uint8_t *match = emit_jrcxz(e);
-    emit_jmp_to(e, emit_exec(t->cold));
-    emit_land_short(e, match);
-    emit_bytes(e, "\xc2\x08", 3); // ret 8
-    uint32_t site = trans_site(t, ACCESS_READ, (uint16_t)popped);
-    emit_load(t->cold, 8, RSP, GS(hot.shadow_base));
-    emit_store_i(t->cold, 4, GS(hot.site), (int32_t)site);
-    emit_jmp_to(t->cold, t->jit->lookup[t->c->user]);
+    emit_mov_ri(t->e, T2, trans_site(t, ACCESS_READ, (uint16_t)popped));
+    emit_ret(t->e);
 }
 
 // To the gate when the branch has been taken often.
@@ -308,13 +286,13 @@ void jit_emit_lookup(const struct jit *jit, struct emit *e, unsigned user, const
 
 void trans_indirect(struct trans *t, int pushed, bool call)
 {
-    uint32_t site = trans_site(t, ACCESS_READ, (uint16_t)pushed);
-    jit_emit_lookup(t->jit, t->e, t->c->user, trans_stub(t, GATE_INDIRECT, site));
-    if (!call) {
-        emit_jmp_r(t->e, T2);
-        return;
-    }
-    push_return(t, T0);
-    emit_call_r(t->e, T2);
-    t->returns = true;
+    size_t table = offsetof(struct tcpu, hot.target) + t->c->user * sizeof t->c->hot.target[0];
+    struct emit_mem target = {REG_NONE, T0, 8, true, (int32_t)table};
+    emit_movzx(t->e, T0, T1, 2);
+    emit_mov_ri(t->e, T2, trans_site(t, ACCESS_READ, (uint16_t)pushed));
+    if (call)
+        emit_call_m(t->e, target);
+    else
+        emit_jmp_m(t->e, target);
+    t->returns = call;
 }

@@ -57,6 +57,7 @@ struct trans {
     unsigned groups;
     bool ended;   // the block's last way out is emitted
     bool returns; // it is a call, which comes back to what follows the block's code
+    bool lands;   // the block is what a call before it comes back to
     struct insn insn[JIT_LOOP_INSNS];
     struct member member[JIT_LOOP_INSNS];
     struct group group[GROUPS_MAX];
@@ -159,8 +160,7 @@ void trans_call_to(struct trans *t, uint64_t target);
 void trans_land(struct trans *t);
 // Leaves to the current instruction's address when something is pending.
 void trans_poll_here(struct trans *t);
-// To the guest address in T1: by the shadow stack if the last call that did not return pushed it;
-// else that is emptied. popped: as above.
+// To the guest address in T1, by the shadow stack. popped: as above.
 void trans_return(struct trans *t, int popped);
 
 // jit_insn.c: instructions that the host runs as they are, with other operands. False: not this
