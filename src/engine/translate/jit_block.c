@@ -106,6 +106,8 @@ static void trans_insn(struct trans *t)
     bool fpu = t->fpu_checked;
     struct group *led = t->member[t->i].group ? &t->group[t->member[t->i].group - 1] : NULL;
     bool ready = led && led->ready;
+    if (t->held && !trans_holds(t))
+        t->held = NULL;
     if (!undecoded(t->in) && trans_known(t))
         return;
     bool overflow = t->e->overflow || t->cold->overflow;
@@ -114,6 +116,7 @@ static void trans_insn(struct trans *t)
     t->e->overflow |= overflow;
     t->fpu_checked = fpu;
     t->fixups = fixups;
+    t->held = NULL;
     if (led)
         led->ready = ready;
     trans_step(t);
@@ -248,6 +251,7 @@ static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
                                .hot = !tail && !t->plain &&
                                       (jit->all_hot || hot_here(&jit->page[page], rip))};
     t->fpu_checked = t->ended = t->returns = false;
+    t->held = NULL;
     t->fixups = 0;
     trans_standard(t);
     return true;
@@ -294,7 +298,8 @@ static bool read_source(struct trans *t)
         t->b->loop = loop;
         copy_source(t, &s);
         decode(t, &s, loop);
-        if (loop && (t->b->bytes <= loop || undecoded(&t->insn[0]))) { // too long, or not all of it code
+        if (loop &&
+            (t->b->bytes <= loop || undecoded(&t->insn[0]))) { // too long, or not all of it code
             loop = t->b->loop = 0;
             decode(t, &s, loop);
         }

@@ -221,6 +221,35 @@ void trans_plan_groups(struct trans *t)
     keep_groups(t);
 }
 
+static bool in_place(const struct trans *t, unsigned reg)
+{
+    return reg < 16 && host_reg(t, reg) != NO_HOST;
+}
+
+// Registers without a host register pass through T1.
+static bool spares_t1(const struct trans *t, const struct insn *in)
+{
+    for (unsigned i = 0; i < in->operands; i++)
+        if (in->operand[i].kind == OPND_GPR && !in_place(t, in->operand[i].reg & 15u))
+            return false;
+    if (in->op == OP_LEA)
+        return in->opsize >= 4 && in->addrsize == 8 && in_place(t, in->base) &&
+               (in->index == REG_NONE || in_place(t, in->index));
+    return in->op == OP_JCC || in->op == OP_NOP || (!memory_operand(in) && trans_allowed(t, in));
+}
+
+bool trans_holds(const struct trans *t)
+{
+    const struct insn *in = t->in;
+    unsigned group = t->member[t->i].group;
+    if (in->form == UINT16_MAX || (trans_is_vector(in) && !t->fpu_checked))
+        return false;
+    if (!group || &t->group[group - 1] != t->held)
+        return spares_t1(t, in);
+    return in->op == OP_CALL_NEAR ? in->operand[0].kind == OPND_REL
+                                  : in->op == OP_PUSH || in->op == OP_POP || trans_allowed(t, in);
+}
+
 struct group *trans_group(struct trans *t, const struct address *a, unsigned size,
                           enum access access)
 {

@@ -406,8 +406,12 @@ static struct emit_mem check_slot(struct trans *t, const struct address *a, unsi
 static struct emit_mem follow(struct trans *t, const struct address *a, const struct group *g)
 {
     struct emit *e = t->e;
+    bool held = t->held == g;
+    t->held = NULL;
     if (is_simple(t, a) || g->whole || (a->constant && page_fits_i32(a->value))) {
-        emit_load(e, 8, T1, emit_gs(g->addend));
+        if (!held)
+            emit_load(e, 8, T1, emit_gs(g->addend));
+        t->held = g;
         return g->whole      ? emit_at(T1, t->member[t->i].at - g->low)
                : a->constant ? emit_at(T1, (int32_t)a->value)
                              : emit_indexed(host_reg(t, a->base), T1, 1, a->disp);
@@ -458,6 +462,8 @@ static struct emit_mem check_group(struct trans *t, const struct address *a, str
         site->lead = (uint16_t)lead;
     }
     g->ready = true;
+    if (is_simple(t, &whole) || in_one_page(&whole, range))
+        t->held = g;
     mem.disp += (int32_t)lead;
     return mem;
 }
@@ -468,6 +474,7 @@ struct emit_mem trans_check(struct trans *t, const struct address *a, unsigned s
     struct group *g = trans_group(t, a, size, access);
     if (g && g->ready)
         return follow(t, a, g);
+    t->held = NULL;
     if (g && t->i == g->first)
         return check_group(t, a, g, size, access);
     if (trans_slot_pays(t, t->i) && !a->constant)

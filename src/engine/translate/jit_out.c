@@ -59,6 +59,7 @@ void trans_fpu(struct trans *t)
         return;
     t->fpu_checked = true;
     t->b->fpu = true;
+    t->held = NULL;
     uint32_t site = trans_site(t, ACCESS_READ, 0);
     const void *stub = trans_stub(t, GATE_FPU, site);
     if (t->flags_live) {

@@ -41,19 +41,20 @@ struct trans {
     struct jit_block *b;
     uint32_t block; // its index
     uint32_t page;
-    unsigned count;        // instructions decoded
-    unsigned i;            // the one being translated
-    const struct insn *in; // insn[i]
-    uint64_t rip;          // where it is
-    uint64_t next;         // and the one after it
-    uint8_t host[16];      // of guest registers: jit_host_reg, or exchanged
-    uint8_t home[16];      // whose place in s.gpr they have
-    bool exchanged;        // by the loop
-    bool code64;           // else flat 32-bit code
-    bool flags_live;       // the guest's arithmetic flags are needed from `in` on
-    bool fpu_checked;      // the vector state is known to be in the machine
-    bool plain;            // no groups
-    unsigned max;          // instructions to decode
+    unsigned count;           // instructions decoded
+    unsigned i;               // the one being translated
+    const struct insn *in;    // insn[i]
+    uint64_t rip;             // where it is
+    uint64_t next;            // and the one after it
+    uint8_t host[16];         // of guest registers: jit_host_reg, or exchanged
+    uint8_t home[16];         // whose place in s.gpr they have
+    bool exchanged;           // by the loop
+    bool code64;              // else flat 32-bit code
+    bool flags_live;          // the guest's arithmetic flags are needed from `in` on
+    bool fpu_checked;         // the vector state is known to be in the machine
+    const struct group *held; // what it keeps is in T1, too
+    bool plain;               // no groups
+    unsigned max;             // instructions to decode
     unsigned groups;
     bool ended;   // the block's last way out is emitted
     bool returns; // it is a call, which comes back to what follows the block's code
@@ -141,6 +142,8 @@ void trans_plan_groups(struct trans *t);
 // The group that the access of the current instruction belongs to, or NULL.
 struct group *trans_group(struct trans *t, const struct address *a, unsigned size,
                           enum access access);
+// Whether the current instruction leaves T1 alone, or follows the group that it is held for.
+bool trans_holds(const struct trans *t);
 
 // jit_out.c: ways out of line. Each returns the offset of a stub, or its own record's index.
 uint32_t trans_site(struct trans *t, enum access access, unsigned size);
