@@ -68,7 +68,8 @@ const char run_help[] =
     "      --engine NAME     what runs the guest: auto, kvm or translate (auto); after kvm,\n"
     "                        irqchip=kernel|split|user: who keeps the interrupt controllers;\n"
     "                        after translate, code-cache=SIZE: for translated code, for each\n"
-    "                        vCPU (256M), perf-map=FILE|none: name it for Linux's perf, by the\n"
+    "                        vCPU (256M), shared-code=SIZE: for what vCPUs share of it (256M),\n"
+    "                        perf-map=FILE|none: name it for Linux's perf, by the\n"
     "                        guest kernel's System.map or kallsyms; after either,\n"
     "                        halt-poll=NS: how long at most an idle vCPU stays awake\n"
     "      --cpu MODEL       CPU model the guest sees; berth info lists them (host)\n"
@@ -87,7 +88,7 @@ const char run_help[] =
     "      --json            tell events and the result as JSON lines on standard output\n"
     "      --debug LIST      force paths of the translator, for tests: some of interpret,\n"
     "                        tiny-tlb, tiny-cache, poll, flags-live, lockstep,\n"
-    "                        any-kvm, dirty-bitmap, all-hot, slots-miss\n"
+    "                        any-kvm, dirty-bitmap, all-hot, slots-miss, copy-blocks\n"
     "\n"
     "Exit status: 0 the guest powered off, 1 the guest failed or was stopped, 2 wrong usage,\n"
     "3 the host failed; with --exit-device what the guest gave.\n";

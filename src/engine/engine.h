@@ -129,10 +129,11 @@ struct engine_vm_config {
     // guest TSC = (host TSC + tsc_offset) while the VM runs; see machine/clock.h
     uint32_t poll_ns; // how long a vCPU that halts inside the engine looks for work before it
                       // sleeps, ENGINE_POLL_NEVER, or 0: as long as the engine thinks best
-    enum engine_chips chips;   // an engine without any takes BEST and NONE
-    uint64_t code_cache_bytes; // translator, for each vCPU; 0 means its default
-    const char *perf_map;      // translator: name its code for perf (perfmap.h); NULL: no
-    uint32_t debug;            // enum engine_debug bits, for tests
+    enum engine_chips chips;    // an engine without any takes BEST and NONE
+    uint64_t code_cache_bytes;  // translator, for each vCPU; 0 means its default
+    uint64_t shared_code_bytes; // translator, for what its vCPUs share; 0 means its default
+    const char *perf_map;       // translator: name its code for perf (perfmap.h); NULL: no
+    uint32_t debug;             // enum engine_debug bits, for tests
 };
 
 // Forced paths for tests; an engine ignores those that mean nothing to it.
@@ -147,6 +148,7 @@ enum engine_debug {
     ENGINE_DEBUG_DIRTY_BITMAP = 128,   // log changed pages in a bitmap, though there are rings
     ENGINE_DEBUG_ALL_HOT = 256,        // translate each block as a hot one at once
     ENGINE_DEBUG_SLOTS_MISS = 512,     // never fill what remembers the page of one access
+    ENGINE_DEBUG_COPY_BLOCKS = 1024,   // run copies of blocks, and see that they can be copied
 };
 
 // A named counter for berth stats; values only grow.

@@ -57,11 +57,12 @@ static const struct {
     const char *name;
     uint32_t bit;
 } debug_names[] = {
-    {"interpret", ENGINE_DEBUG_INTERPRET},   {"tiny-tlb", ENGINE_DEBUG_TINY_TLB},
-    {"tiny-cache", ENGINE_DEBUG_TINY_CACHE}, {"poll", ENGINE_DEBUG_POLL_EVERY_BLOCK},
-    {"flags-live", ENGINE_DEBUG_FLAGS_LIVE}, {"lockstep", ENGINE_DEBUG_LOCKSTEP},
-    {"any-kvm", ENGINE_DEBUG_ANY_KVM},       {"dirty-bitmap", ENGINE_DEBUG_DIRTY_BITMAP},
-    {"all-hot", ENGINE_DEBUG_ALL_HOT},       {"slots-miss", ENGINE_DEBUG_SLOTS_MISS},
+    {"interpret", ENGINE_DEBUG_INTERPRET},     {"tiny-tlb", ENGINE_DEBUG_TINY_TLB},
+    {"tiny-cache", ENGINE_DEBUG_TINY_CACHE},   {"poll", ENGINE_DEBUG_POLL_EVERY_BLOCK},
+    {"flags-live", ENGINE_DEBUG_FLAGS_LIVE},   {"lockstep", ENGINE_DEBUG_LOCKSTEP},
+    {"any-kvm", ENGINE_DEBUG_ANY_KVM},         {"dirty-bitmap", ENGINE_DEBUG_DIRTY_BITMAP},
+    {"all-hot", ENGINE_DEBUG_ALL_HOT},         {"slots-miss", ENGINE_DEBUG_SLOTS_MISS},
+    {"copy-blocks", ENGINE_DEBUG_COPY_BLOCKS},
 };
 
 // --- the struct
@@ -167,6 +168,14 @@ static err_t parse_code_cache(const char *text, struct vm_engine *out, struct er
     return err ? error_in(e, "engine: code-cache") : OK;
 }
 
+static err_t parse_shared_code(const char *text, struct vm_engine *out, struct error *e)
+{
+    err_t err = vm_memory_parse(text, &out->shared_code_bytes, e);
+    if (!err && (out->shared_code_bytes < MIB || out->shared_code_bytes > 4 * GIB))
+        err = error_set(e, ERR_INVALID, "%s is outside 1M to 4G", text);
+    return err ? error_in(e, "engine: shared-code") : OK;
+}
+
 static err_t parse_perf_map(const char *text, struct vm_engine *out, struct error *e)
 {
     int len = snprintf(out->perf_map, sizeof out->perf_map, "%s", text);
@@ -184,6 +193,7 @@ static err_t parse_engine_option(const char *option, size_t len, struct vm_engin
     } options[] = {{"irqchip=", parse_irqchip},
                    {"halt-poll=", parse_halt_poll},
                    {"code-cache=", parse_code_cache},
+                   {"shared-code=", parse_shared_code},
                    {"perf-map=", parse_perf_map}};
     char text[ENGINE_OPTION_MAX];
     snprintf(text, sizeof text, "%.*s", (int)min_u64(len, sizeof text - 1), option);
@@ -194,7 +204,7 @@ static err_t parse_engine_option(const char *option, size_t len, struct vm_engin
     }
     return error_set(e, ERR_INVALID,
                      "engine: there is no option '%.40s'; give irqchip=kernel, split or user, "
-                     "halt-poll=NANOSECONDS, code-cache=SIZE or perf-map=FILE",
+                     "halt-poll=NANOSECONDS, code-cache=SIZE, shared-code=SIZE or perf-map=FILE",
                      text);
 }
 

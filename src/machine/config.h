@@ -155,6 +155,7 @@ struct vm_engine {
     enum engine_chips chips;          // irqchip=kernel, split or user; else ENGINE_CHIPS_BEST
     uint32_t poll_ns;                 // halt-poll=NS, as engine_vm_config has it
     uint64_t code_cache_bytes;        // code-cache=SIZE, likewise
+    uint64_t shared_code_bytes;       // shared-code=SIZE, likewise
     char perf_map[ENGINE_OPTION_MAX]; // perf-map=FILE or none; empty: not asked for
 };
 err_t vm_engine_parse(const char *text, struct vm_engine *out, struct error *e);

@@ -301,6 +301,7 @@ static err_t make_engine(struct vm *vm, struct error *e)
         .cpuid = &vm->cpuid,
         .tsc_khz = vm->clock.tsc_khz,
         .code_cache_bytes = asked.code_cache_bytes,
+        .shared_code_bytes = asked.shared_code_bytes,
         .perf_map = asked.perf_map[0] ? asked.perf_map : NULL,
         .debug = vm->config->debug,
     };

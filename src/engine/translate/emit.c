@@ -42,6 +42,25 @@ void emit_bytes(struct emit *e, const void *bytes, size_t n)
     e->at += n;
 }
 
+void emit_note_at(struct emit *e, unsigned kind, const uint8_t *at)
+{
+    if (e->notes < e->max_notes)
+        e->note[e->notes] = (struct emit_note){.at = at, .kind = kind};
+    if (e->notes <= e->max_notes)
+        e->notes++;
+}
+
+void emit_note(struct emit *e, unsigned kind, unsigned back)
+{
+    emit_note_at(e, kind, e->at - back);
+}
+
+void emit_change(struct emit *e, unsigned back, uint32_t v)
+{
+    if (!e->overflow)
+        store_le32(e->at - back, v);
+}
+
 void emit_align(struct emit *e, size_t align)
 {
     while ((uintptr_t)emit_exec(e) % align && !e->overflow)
@@ -62,13 +81,14 @@ static unsigned sib_byte(struct emit_mem mem)
     return (unsigned)__builtin_ctz(mem.scale) << 6 | index << 3 | base;
 }
 
-uint8_t *put_modrm_mem(uint8_t *at, unsigned reg, struct emit_mem mem, bool allow_disp8)
+uint8_t *put_modrm_mem(struct emit *e, uint8_t *at, unsigned reg, struct emit_mem mem,
+                       bool allow_disp8)
 {
     // RBP and R13 as base without displacement mean something else, so they take a zero disp8.
     unsigned mod = 2;
-    if (mem.base == REG_NONE || (mem.disp == 0 && (mem.base & 7) != RBP))
+    if (mem.base == REG_NONE || (mem.disp == 0 && !mem.note && (mem.base & 7) != RBP))
         mod = 0;
-    else if (allow_disp8 && mem.disp >= -128 && mem.disp < 128)
+    else if (allow_disp8 && !mem.note && mem.disp >= -128 && mem.disp < 128)
         mod = 1;
     bool sib = needs_sib(mem);
     at = put_u8(at, mod << 6 | (reg & 7) << 3 | (sib ? 4 : mem.base & 7u));
@@ -78,6 +98,8 @@ uint8_t *put_modrm_mem(uint8_t *at, unsigned reg, struct emit_mem mem, bool allo
         at = put_u8(at, (unsigned)mem.disp);
     else if (mod == 2 || mem.base == REG_NONE)
         at = put_u32(at, (uint32_t)mem.disp);
+    if (mem.note)
+        emit_note_at(e, mem.note, at - 4);
     return at;
 }
 
@@ -115,14 +137,14 @@ static inline uint8_t *put_op_rr(uint8_t *at, unsigned size, unsigned prefix, un
     return put_modrm_reg(at, reg, rm);
 }
 
-static inline uint8_t *put_op_rm(uint8_t *at, unsigned size, unsigned prefix, unsigned map,
-                                 unsigned opcode, unsigned reg, struct emit_mem mem)
+static inline uint8_t *put_op_rm(struct emit *e, uint8_t *at, unsigned size, unsigned prefix,
+                                 unsigned map, unsigned opcode, unsigned reg, struct emit_mem mem)
 {
     if (mem.gs)
         at = put_u8(at, 0x65);
     at = put_head(at, size, prefix, (reg & 8) >> 1 | emit_mem_rex(mem), size == 1 && reg >= 4, map,
                   opcode);
-    return put_modrm_mem(at, reg, mem, true);
+    return put_modrm_mem(e, at, reg, mem, true);
 }
 
 void emit_op_rr(struct emit *e, unsigned size, unsigned prefix, unsigned map, unsigned opcode,
@@ -138,7 +160,7 @@ void emit_op_rm(struct emit *e, unsigned size, unsigned prefix, unsigned map, un
 {
     uint8_t *at = emit_room(e);
     if (at)
-        e->at = put_op_rm(at, size, prefix, map, opcode, reg, mem);
+        e->at = put_op_rm(e, at, size, prefix, map, opcode, reg, mem);
 }
 
 // The same, for one-byte opcodes with an immediate of n bytes.
@@ -155,7 +177,7 @@ static void op_rm_imm(struct emit *e, unsigned size, unsigned opcode, unsigned r
 {
     uint8_t *at = emit_room(e);
     if (at)
-        e->at = put_imm(put_op_rm(at, size, 0, MAP_ONE, opcode, reg, mem), imm, n);
+        e->at = put_imm(put_op_rm(e, at, size, 0, MAP_ONE, opcode, reg, mem), imm, n);
 }
 
 // --- moves ---------------------------------------------------------------------------------------
@@ -382,6 +404,7 @@ static void emit_rel32(struct emit *e, uint8_t *at, const void *target)
     if (distance != (int32_t)distance)
         e->overflow = true;
     e->at = put_u32(at, (uint32_t)distance);
+    emit_note(e, EMIT_BRANCH, 4);
 }
 
 void emit_jcc_to(struct emit *e, enum condition cond, const void *target)

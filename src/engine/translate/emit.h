@@ -10,11 +10,22 @@
 
 #define EMIT_ROOM 32 // more than any instruction takes
 
+// The bytes at `at`, of what has been written, mean something else when the same code is written
+// elsewhere. Kinds are the caller's, but EMIT_BRANCH: a displacement of 32 bits to a known address.
+struct emit_note {
+    const uint8_t *at;
+    uint32_t kind;
+    uint32_t stored; // the caller's
+};
+enum { EMIT_BRANCH };
+
 struct emit {
     uint8_t *at;
     uint8_t *end;
     ptrdiff_t to_exec;
     bool overflow;
+    uint16_t notes, max_notes; // of note[]; more than the latter: not all are there
+    struct emit_note *note;    // NULL, with max_notes 0: nobody wants them
 };
 
 // A host memory operand: [gs:][base + index * scale + disp]. base REG_NONE means absolute (disp
@@ -24,23 +35,26 @@ struct emit_mem {
     uint8_t index; // enum gpr or REG_NONE
     uint8_t scale; // 1, 2, 4, 8
     bool gs;
+    uint8_t note; // the displacement takes four bytes and gets a note of this kind; 0: it does not
     int32_t disp;
 };
 
 static inline struct emit_mem emit_at(unsigned base, int32_t disp)
 {
-    return (struct emit_mem){(uint8_t)base, REG_NONE, 1, false, disp};
+    return (struct emit_mem){.base = (uint8_t)base, .index = REG_NONE, .scale = 1, .disp = disp};
 }
 
 static inline struct emit_mem emit_gs(size_t offset) // gs:[offset]
 {
-    return (struct emit_mem){REG_NONE, REG_NONE, 1, true, (int32_t)offset};
+    return (struct emit_mem){
+        .base = REG_NONE, .index = REG_NONE, .scale = 1, .gs = true, .disp = (int32_t)offset};
 }
 
 static inline struct emit_mem emit_indexed(unsigned base, unsigned index, unsigned scale,
                                            int32_t disp)
 {
-    return (struct emit_mem){(uint8_t)base, (uint8_t)index, (uint8_t)scale, false, disp};
+    return (struct emit_mem){
+        .base = (uint8_t)base, .index = (uint8_t)index, .scale = (uint8_t)scale, .disp = disp};
 }
 
 // What replaces the operands of a re-encoded instruction.
@@ -63,6 +77,9 @@ void emit_u8(struct emit *e, uint8_t v);
 void emit_u32(struct emit *e, uint32_t v);
 void emit_u64(struct emit *e, uint64_t v);
 void emit_bytes(struct emit *e, const void *bytes, size_t n);
+void emit_note_at(struct emit *e, unsigned kind, const uint8_t *at);
+void emit_note(struct emit *e, unsigned kind, unsigned back); // of the bytes `back` from here
+void emit_change(struct emit *e, unsigned back, uint32_t v);  // four bytes already written
 void emit_align(struct emit *e, size_t align); // with INT3, in terms of the address it runs at
 
 static inline uint8_t *emit_exec(const struct emit *e) // where the next byte will run

@@ -53,6 +53,7 @@ static inline uint8_t *put_modrm_reg(uint8_t *at, unsigned reg, unsigned rm)
 }
 
 // ModRM, SIB and displacement. EVEX scales its 8-bit displacements, so re-encoding does without
-// them.
-uint8_t *put_modrm_mem(uint8_t *at, unsigned reg, struct emit_mem mem, bool allow_disp8);
+// them. e gets the displacement's note.
+uint8_t *put_modrm_mem(struct emit *e, uint8_t *at, unsigned reg, struct emit_mem mem,
+                       bool allow_disp8);
 unsigned emit_mem_rex(struct emit_mem mem); // its X and B bits

@@ -7,6 +7,7 @@
 
 #include "engine/translate/interp.h"
 #include "engine/translate/jit.h"
+#include "engine/translate/jit_store.h"
 #include "engine/translate/lockstep.h"
 #include "engine/translate/perfmap.h"
 #include "engine/translate/run.h"
@@ -29,6 +30,20 @@ static void probe(uint32_t debug, bool thorough, struct engine_probe *out)
 
 // --- VMs -----------------------------------------------------------------------------------------
 
+// Alone, a vCPU would hardly find anything there.
+static bool wants_store(const struct engine_vm_config *config)
+{
+    return !(config->debug & ENGINE_DEBUG_INTERPRET) &&
+           (config->vcpus > 1 || config->debug & ENGINE_DEBUG_COPY_BLOCKS);
+}
+
+static uint64_t store_bytes(const struct engine_vm_config *config)
+{
+    if (config->debug & ENGINE_DEBUG_TINY_CACHE)
+        return 64 * KIB;
+    return config->shared_code_bytes ? config->shared_code_bytes : 256 * MIB;
+}
+
 static err_t vm_new(const struct engine_vm_config *config, const struct engine_upcalls *upcalls,
                     void *opaque, struct engine_vm **out, struct error *e)
 {
@@ -48,6 +63,8 @@ static err_t vm_new(const struct engine_vm_config *config, const struct engine_u
         free(vm);
     else
         *out = vm;
+    if (!err && wants_store(config))
+        vm->tvm.store = jit_store_new(store_bytes(config));
     return err;
 }
 
@@ -57,6 +74,7 @@ static void vm_free(struct engine_vm *vm)
         return;
     tvm_release(&vm->tvm);
     perf_map_free(vm->tvm.perf);
+    jit_store_free(vm->tvm.store);
     free(vm);
 }
 
@@ -103,6 +121,8 @@ static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsig
         [COUNTER_UPCALLS] = "upcalls",
         [COUNTER_BLOCKS] = "translated_blocks",
         [COUNTER_INSNS] = "translated_instructions",
+        [COUNTER_COPIED] = "copied_blocks",
+        [COUNTER_COPIED_INSNS] = "copied_instructions",
         [COUNTER_ENTRIES] = "code_entries",
         [COUNTER_LINKS] = "links",
         [COUNTER_INDIRECT] = "indirect_misses",

@@ -52,6 +52,9 @@ static void split_buffer(struct jit *jit)
     jit->hot = (struct emit){.at = start, .end = middle, .to_exec = to_exec};
     jit->cold = (struct emit){.at = middle, .end = start + jit->buf.len, .to_exec = to_exec};
     jit_emit_gates(jit);
+    jit->hot.note = jit->note[0];
+    jit->cold.note = jit->note[1];
+    jit->hot.max_notes = jit->cold.max_notes = JIT_NOTES;
     jit->hot_start = jit->hot.at;
     jit->cold_start = jit->cold.at;
     jit->cold_chunk = jit_offset(jit, &jit->cold) / CODEBUF_CHUNK;
@@ -92,6 +95,7 @@ struct jit *jit_new(struct tcpu *c)
     jit->bmi2 = host_has_bmi2();
     jit->all_hot = config->debug & ENGINE_DEBUG_ALL_HOT;
     jit->slots_miss = config->debug & ENGINE_DEBUG_SLOTS_MISS;
+    jit->copy_own = config->debug & ENGINE_DEBUG_COPY_BLOCKS;
     jit->poll_all = config->debug & (ENGINE_DEBUG_POLL_EVERY_BLOCK | ENGINE_DEBUG_LOCKSTEP);
     split_buffer(jit);
     if (!make_shadow(c, jit)) {

@@ -14,12 +14,6 @@
 #define LANDING_BYTES 64 // of the jump that a call comes back to, and of its stub
 #define RUN_BLOCKS 8     // translated at once, each where a call in the one before comes back to
 
-// Guest bytes from which the block is made: a copy, because other processors may be writing there.
-struct source {
-    uint8_t code[JIT_LOOP_BYTES];
-    unsigned len;
-};
-
 static void copy_source(struct trans *t, struct source *s)
 {
     const struct jit_page *page = &t->jit->page[t->page];
@@ -103,6 +97,7 @@ static void trans_insn(struct trans *t)
 {
     struct emit hot = *t->e, cold = *t->cold;
     unsigned fixups = t->fixups;
+    uint32_t links = t->jit->links;
     bool fpu = t->fpu_checked;
     struct group *led = t->member[t->i].group ? &t->group[t->member[t->i].group - 1] : NULL;
     bool ready = led && led->ready;
@@ -114,6 +109,7 @@ static void trans_insn(struct trans *t)
     *t->e = hot;
     *t->cold = cold;
     t->e->overflow |= overflow;
+    t->jit->links = links;
     t->fpu_checked = fpu;
     t->fixups = fixups;
     t->held = NULL;
@@ -149,12 +145,18 @@ static void check_page(struct trans *t, gva_t at, uint32_t page, const void *stu
                                    t->c->user * sizeof t->c->hot.ctlb[0] + slot * sizeof(uint32_t));
     if (t->live[0]) {
         emit_load(t->e, 4, T0, ctlb);
-        emit_lea(t->e, 8, T0, emit_at(T0, -(int32_t)page));
+        emit_note(t->e, NOTE_CTLB, 4);
+        emit_lea(t->e, 8, T0, emit_at(T0, INT32_MIN)); // always in four bytes
+        emit_change(t->e, 4, 0 - page);
+        emit_note(t->e, NOTE_PAGE_MINUS, 4);
         uint8_t *same = emit_jrcxz(t->e);
         emit_jmp_to(t->e, stub);
         emit_land_short(t->e, same);
     } else {
-        emit_alu_mi(t->e, ALU_CMP, 4, ctlb, (int32_t)page);
+        emit_op_rm(t->e, 4, 0, MAP_ONE, 0x81, ALU_CMP, ctlb);
+        emit_note(t->e, NOTE_CTLB, 4);
+        emit_u32(t->e, page); // always four bytes
+        emit_note(t->e, NOTE_PAGE, 4);
         emit_jcc_to(t->e, COND_NE, stub);
     }
 }
@@ -166,10 +168,6 @@ static void emit_entries(struct trans *t)
     struct jit *jit = t->jit;
     const void *stub = trans_stub(t, GATE_PAGE, t->block);
     t->b->stub = (uint32_t)((const uint8_t *)stub - jit->buf.exec);
-    if (t->lands) {
-        t->b->landing = jit_offset(jit, t->e);
-        jit_emit_arrival(t->e, t->b->rip, t->b->needs_flags, jit->astray[t->c->user]);
-    }
     t->b->checked = jit_offset(jit, t->e);
     check_page(t, t->b->rip, t->page, stub);
     t->b->entry = jit_offset(jit, t->e);
@@ -205,8 +203,9 @@ static void emit_one(struct trans *t)
         go_on(t);
 }
 
-static void emit_block(struct trans *t)
+void trans_emit(struct trans *t)
 {
+    trans_plan_groups(t);
     t->i = 0;
     emit_entries(t);
     if (t->b->loop)
@@ -254,6 +253,12 @@ static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
     t->held = NULL;
     t->fixups = 0;
     trans_standard(t);
+    t->start.landing = t->start.hot = jit_offset(jit, &jit->hot);
+    t->start.cold = jit_offset(jit, &jit->cold);
+    t->start.sites = jit->sites;
+    t->start.links = jit->links;
+    jit->hot.notes = jit->cold.notes = 0;
+    t->own = false;
     return true;
 }
 
@@ -292,20 +297,20 @@ static bool source_unchanged(const struct trans *t, const struct source *s)
 // Protects the bytes, and sees to it that they are the ones that were decoded.
 static bool read_source(struct trans *t)
 {
-    struct source s;
+    struct source *s = &t->source;
     unsigned loop = trans_loop_bytes(t);
     do {
         t->b->loop = loop;
-        copy_source(t, &s);
-        decode(t, &s, loop);
+        copy_source(t, s);
+        decode(t, s, loop);
         if (loop &&
             (t->b->bytes <= loop || undecoded(&t->insn[0]))) { // too long, or not all of it code
             loop = t->b->loop = 0;
-            decode(t, &s, loop);
+            decode(t, s, loop);
         }
         if (!protect_source(t))
             return false;
-    } while (!source_unchanged(t, &s));
+    } while (!source_unchanged(t, s));
     return true;
 }
 
@@ -318,11 +323,86 @@ static bool room_to_land(const struct trans *t)
            t->jit->links + 1 < t->jit->max_links;
 }
 
-static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
+void trans_begin_code(struct trans *t)
 {
     struct jit *jit = t->jit;
-    if (!begin(t, page, tail, rip))
-        return FULL;
+    if (t->lands) {
+        t->b->landing = t->start.landing;
+        jit_emit_arrival(t->e, t->b->rip, t->b->needs_flags, jit->astray[t->c->user]);
+    }
+    t->start.hot = jit_offset(jit, t->e);
+    jit->hot.notes = 0;
+}
+
+void trans_undo(struct trans *t)
+{
+    struct jit *jit = t->jit;
+    jit->hot.at = jit->buf.write + t->start.hot;
+    jit->cold.at = jit->buf.write + t->start.cold;
+    jit->hot.overflow = jit->cold.overflow = false;
+    jit->hot.notes = jit->cold.notes = 0;
+    jit->sites = t->start.sites;
+    jit->links = t->start.links;
+    t->fpu_checked = t->ended = t->returns = false;
+    t->held = NULL;
+    t->fixups = 0;
+}
+
+void trans_undo_all(struct trans *t)
+{
+    trans_undo(t);
+    t->jit->hot.at = t->jit->buf.write + t->start.landing;
+    t->start.hot = t->start.landing;
+    t->b->landing = 0;
+}
+
+// Branches within the page go straight to blocks that are there.
+static void settle_links(struct trans *t)
+{
+    struct jit *jit = t->jit;
+    for (uint32_t i = t->start.links; i < jit->links && !jit->poll_all; i++) {
+        const struct jit_link *link = &jit->link[i];
+        bool near = ((link->rip ^ t->b->rip) & ~PAGE_MASK) == 0;
+        uint32_t known = near ? jit_known_block(jit, t->page, link->rip) : 0;
+        if (known && link->patch)
+            jit_patch(jit, link->patch, jit->block[known].entry);
+    }
+}
+
+static void add_block(struct trans *t)
+{
+    struct jit *jit = t->jit;
+    struct jit_block *b = t->b;
+    jit->blocks++;
+    jit->marks += t->count;
+    if (t->c->vm->perf)
+        perf_map_add(t->c->vm->perf, jit_exec(jit, t->start.landing), b->end - t->start.landing,
+                     b->rip);
+    b->next_in_page = jit->page[t->page].blocks;
+    jit->page[t->page].blocks = t->block;
+    b->next_tail = jit->page[b->tail].tails; // those of page 0, which is none, are never looked at
+    jit->page[b->tail].tails = t->block;
+    if (!t->plain)
+        jit_add_block(jit, t->block);
+    settle_links(t);
+}
+
+// Tests have every block copied as soon as it is there.
+static enum outcome copy_own(struct trans *t)
+{
+    trans_prove(t);
+    trans_undo_all(t);
+    if (trans_copy(t) == COPY_DONE) {
+        t->c->counter[COUNTER_COPIED]++;
+        return DONE;
+    }
+    trans_begin_code(t);
+    trans_emit(t);
+    return t->e->overflow || t->cold->overflow ? FULL : DONE;
+}
+
+static enum outcome make(struct trans *t)
+{
     if (!read_source(t))
         return REFUSED;
     if (t->b->loop)
@@ -331,31 +411,42 @@ static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uin
     t->b->needs_flags = t->live[0] != 0;
     if (t->b->loop)
         trans_choose_exchange(t);
-    trans_plan_groups(t);
-    uint32_t sites = jit->sites, links = jit->links;
-    struct emit hot = jit->hot, cold = jit->cold;
-    emit_block(t);
-    if (jit->hot.overflow || jit->cold.overflow || (t->returns && !room_to_land(t))) {
-        jit->hot = hot;
-        jit->cold = cold;
-        jit->sites = sites;
-        jit->links = links;
+    trans_begin_code(t);
+    trans_emit(t);
+    if (t->e->overflow || t->cold->overflow)
         return FULL;
-    }
-    jit->blocks++;
-    jit->marks += t->count;
-    if (t->c->vm->perf)
-        perf_map_add(t->c->vm->perf, hot.at + hot.to_exec, (size_t)(jit->hot.at - hot.at), rip);
-    t->b->next_in_page = jit->page[page].blocks;
-    jit->page[page].blocks = t->block;
-    t->b->next_tail = jit->page[tail].tails; // those of page 0, which is none, are never looked at
-    jit->page[tail].tails = t->block;
-    if (!t->plain)
-        jit_add_block(jit, t->block);
     t->c->counter[COUNTER_BLOCKS]++;
     t->c->counter[COUNTER_INSNS] += t->count;
     t->c->counter[COUNTER_LOOPS] += t->b->loop;
+    trans_keep(t);
+    return t->jit->copy_own && trans_can_share(t) ? copy_own(t) : DONE;
+}
+
+// From the store where it can be.
+static enum outcome copy(struct trans *t)
+{
+    enum copy_outcome outcome = trans_copy(t);
+    if (outcome != COPY_DONE)
+        return outcome == COPY_FULL ? FULL : REFUSED;
+    t->c->counter[COUNTER_COPIED]++;
+    t->c->counter[COUNTER_COPIED_INSNS] += t->count;
     return DONE;
+}
+
+static enum outcome translate(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
+{
+    if (!begin(t, page, tail, rip))
+        return FULL;
+    enum outcome outcome = copy(t);
+    if (outcome == REFUSED)
+        outcome = make(t);
+    if (outcome == DONE && t->returns && !room_to_land(t))
+        outcome = FULL;
+    if (outcome != DONE)
+        trans_undo_all(t);
+    else
+        add_block(t);
+    return outcome;
 }
 
 // What follows a call is translated with it where that is a new block of the same page: then the

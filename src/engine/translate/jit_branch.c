@@ -102,13 +102,13 @@ static bool trans_call(struct trans *t)
     if (t->in->operand[0].kind == OPND_REL) {
         if (!relative_target(t, &target))
             return false;
-        trans_push_imm(t, t->next);
+        trans_push_next(t);
         trans_call_to(t, target);
     } else {
         if (!load_target(t))
             return false;
         emit_store(t->e, 8, GS(hot.spill), T1); // pushing may go through C
-        trans_push_imm(t, t->next);
+        trans_push_next(t);
         emit_load(t->e, 8, T1, GS(hot.spill));
         trans_indirect(t, -(int)width(t), true);
     }

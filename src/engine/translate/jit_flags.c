@@ -37,6 +37,32 @@ static bool near_target(const struct trans *t, const struct insn *in, uint64_t n
     return align_down(t->code64 ? target : (uint32_t)target, PAGE_SIZE) == t->jit->page[t->page].at;
 }
 
+// Another vCPU may use the block where these bytes are the same.
+static void remember_span(struct trans *t, unsigned at, const uint8_t *code, unsigned len)
+{
+    struct stored_span *last = t->spans ? &t->span[t->spans - 1] : NULL;
+    unsigned known = 0;
+    if (t->spans > SPANS_MAX)
+        return;
+    if (last && at >= last->at && at <= last->at + last->len)
+        known = last->at + last->len - at;
+    else
+        last = NULL;
+    if (known >= len)
+        return;
+    if ((!last && t->spans == SPANS_MAX) || t->ahead_bytes + len - known > AHEAD_BYTES) {
+        t->spans = SPANS_MAX + 1;
+        return;
+    }
+    if (!last) {
+        last = &t->span[t->spans++];
+        *last = (struct stored_span){.at = (uint16_t)at};
+    }
+    copy_bytes(t->ahead_code + t->ahead_bytes, code + known, len - known);
+    t->ahead_bytes += len - known;
+    last->len = (uint16_t)(last->len + len - known);
+}
+
 // The instruction at an offset in the page; false when it is not one that lies in it.
 static bool decode_ahead(struct trans *t, unsigned at, struct insn *in)
 {
@@ -53,6 +79,7 @@ static bool decode_ahead(struct trans *t, unsigned at, struct insn *in)
     }
     t->b->ahead_from = (uint16_t)min_u64(t->b->ahead_from, at);
     t->b->ahead_to = (uint16_t)max_u64(t->b->ahead_to, at + len);
+    remember_span(t, at, code, len);
     return insn_decode(code, len, t->code64 ? 8 : 4, in) == INSN_OK;
 }
 
@@ -152,6 +179,7 @@ void trans_live_flags(struct trans *t)
                  (!(insn_form(last)->flags & FORM_BRANCH) || last->op == OP_JCC);
     t->b->ahead_from = PAGE_SIZE - 1;
     t->b->ahead_to = 0;
+    t->spans = t->ahead_bytes = 0;
     for (unsigned i = 0; i < t->count; i++) {
         const struct insn *in = &t->insn[i];
         bool branch = in->form != UINT16_MAX && insn_form(in)->flags & FORM_BRANCH;

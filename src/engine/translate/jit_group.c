@@ -12,7 +12,10 @@
 #include "engine/translate/jit_trans.h"
 
 #define SPAN_MAX 256 // bytes that a leader checks
-#define CONSTANTS 16 // in place of a base register
+// In place of a base register: addresses, and those that move with the code.
+#define CONSTANTS 16
+#define RELATIVES 17
+#define BASES 18
 #define DISP_MAX (1 << 30)
 
 static const struct operand *memory_operand(const struct insn *in)
@@ -46,7 +49,9 @@ static bool native_member(const struct trans *t, const struct insn *in, struct m
         return false;
     if (a.constant && (a.value & PAGE_MASK) + mem->size > PAGE_SIZE)
         return false;
-    *m = (struct member){.base = a.constant ? CONSTANTS : a.base,
+    *m = (struct member){.base = a.relative   ? RELATIVES
+                                 : a.constant ? CONSTANTS
+                                              : a.base,
                          .disp = a.disp,
                          .at = a.constant ? (int32_t)(a.value & PAGE_MASK) : a.disp,
                          .page = a.constant ? align_down(a.value, PAGE_SIZE) : 0,
@@ -92,8 +97,8 @@ static bool constant_step(const struct insn *in, unsigned reg, int32_t *step)
 }
 
 struct plan {
-    uint8_t open[17][2]; // 1 + the group to which more may come, of reads and with writes
-    int32_t moved[17];   // the base since the block began, or since it was lost
+    uint8_t open[BASES][2]; // 1 + the group to which more may come, of reads and with writes
+    int32_t moved[BASES];   // the base since the block began, or since it was lost
 };
 
 static void close_base(struct plan *p, unsigned base)
@@ -115,10 +120,12 @@ static bool joins(struct group *g, const struct member *m, unsigned insn)
     return true;
 }
 
-static bool avoids(const struct trans *t, unsigned insn, enum avoid what)
+static bool avoids(struct trans *t, unsigned insn, enum avoid what)
 {
     uint64_t rip = t->b->rip + t->jit->mark[t->b->marks + insn].guest;
-    return *jit_avoid(t->jit, rip) & what;
+    bool avoided = *jit_avoid(t->jit, rip) & what;
+    t->own |= avoided;
+    return avoided;
 }
 
 // A check for writing vouches for reads too.
@@ -255,7 +262,7 @@ struct group *trans_group(struct trans *t, const struct address *a, unsigned siz
 {
     const struct member *m = &t->member[t->i];
     if (!m->group || !t->group[m->group - 1].used || a->string || a->width != 8 ||
-        a->segment != SEG_COUNT || a->constant != (m->base == CONSTANTS) || size != m->size ||
+        a->segment != SEG_COUNT || a->constant != (m->base >= CONSTANTS) || size != m->size ||
         (access == ACCESS_WRITE) != m->write)
         return NULL;
     if (!a->constant && (a->base != m->base || a->index != REG_NONE || a->disp != m->disp))

@@ -30,6 +30,7 @@ extern const uint8_t jit_host_reg[16];
      MODE_CPL0 | MODE_IOPL_OK)
 
 #define JIT_INSNS 64         // in one block
+#define JIT_NOTES 1024       // of each kind of code of one block; with more it is not shared
 #define JIT_SOURCE_BYTES 256 // of one block; never more than one page
 #define JIT_LOOP_INSNS 192   // the same of a block that is a loop
 #define JIT_LOOP_BYTES 1024
@@ -174,12 +175,14 @@ struct jit {
     struct emit cold; // stubs, in the buffer's last third
     uint8_t *hot_start;
     uint8_t *cold_start;
+    struct emit_note note[2][JIT_NOTES]; // of the block in the making, hot and cold
     size_t hot_chunk; // chunks of the code buffer below these are backed by large pages
     size_t cold_chunk;
     uint32_t generation; // counts flushes
     bool bmi2;
     bool all_hot;    // ENGINE_DEBUG_ALL_HOT
     bool slots_miss; // ENGINE_DEBUG_SLOTS_MISS
+    bool copy_own;   // ENGINE_DEBUG_COPY_BLOCKS
     bool poll_all;   // ENGINE_DEBUG_POLL_EVERY_BLOCK
     bool polled;     // and that is why translated code was left
     bool attached;   // %gs and the signal stack of the vCPU's thread are set
@@ -226,6 +229,7 @@ struct jit {
     uint32_t page_hash[JIT_PAGE_HASH];
     uint32_t gpa_hash[JIT_PAGE_HASH];
     uint32_t block_hash[JIT_BLOCK_HASH];
+    uint64_t proof[2][8192]; // with copy_own: a block as kept, made at two places
     uint8_t signal_stack[16384] __attribute__((aligned(16)));
 };
 

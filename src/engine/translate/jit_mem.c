@@ -27,7 +27,8 @@ bool trans_address(const struct trans *t, const struct insn *in, struct address 
     out->width = in->addrsize == 8 ? 8 : 4;
     out->constant = in->index == REG_NONE && (in->base == REG_NONE || in->base == REG_RIP);
     if (out->constant) {
-        out->value = (uint64_t)in->disp + (in->base == REG_RIP ? t->next : 0);
+        out->relative = in->base == REG_RIP;
+        out->value = (uint64_t)in->disp + (out->relative ? t->next : 0);
         if (out->width == 4)
             out->value = (uint32_t)out->value;
     } else if (!fits_i32(in->disp)) {
@@ -57,10 +58,29 @@ static unsigned place(const struct trans *t, struct emit *e, unsigned guest, uns
     return scratch;
 }
 
+// A constant address, or what is less than a page away, as an operand's displacement.
+static struct emit_mem linear_at(const struct address *a, unsigned base, int32_t value)
+{
+    struct emit_mem mem = emit_at(base, value);
+    if (a->relative)
+        mem.note = a->width == 8 ? NOTE_LINEAR_S32 : NOTE_STUCK;
+    return mem;
+}
+
+static void load_constant(struct emit *e, const struct address *a)
+{
+    if (a->relative)
+        trans_load_linear(e, T1, a->value);
+    else
+        emit_mov_ri(e, T1, a->value);
+    if (a->relative && a->width == 4) // cut off
+        emit_note(e, NOTE_STUCK, 0);
+}
+
 void trans_offset(const struct trans *t, struct emit *e, const struct address *a)
 {
     if (a->constant) {
-        emit_mov_ri(e, T1, a->value);
+        load_constant(e, a);
         return;
     }
     unsigned base = place(t, e, a->base, T1), index = place(t, e, a->index, T0);
@@ -78,7 +98,7 @@ static void linear(const struct trans *t, struct emit *e, const struct address *
                 offsetof(struct cpu_segment, base));
     if (a->constant && a->segment != SEG_COUNT && t->code64 && fits_i32((int64_t)a->value)) {
         emit_load(e, 8, T1, base);
-        emit_lea(e, 8, T1, emit_at(T1, (int32_t)a->value));
+        emit_lea(e, 8, T1, linear_at(a, T1, (int32_t)a->value));
         return;
     }
     trans_offset(t, e, a);
@@ -102,7 +122,8 @@ static void linear(const struct trans *t, struct emit *e, const struct address *
 
 static struct emit_mem tlb_array(size_t array)
 {
-    return (struct emit_mem){REG_NONE, T0, 8, true, (int32_t)array};
+    return (struct emit_mem){
+        .base = REG_NONE, .index = T0, .scale = 8, .gs = true, .disp = (int32_t)array};
 }
 
 static size_t tlb_field(const struct trans *t, enum access access)
@@ -160,7 +181,7 @@ static const void *miss_stub(struct trans *t, const struct address *a, unsigned 
     if (t->in->evex_aaa)
         t->jit->site[site].access |= SITE_MASKED;
     t->jit->site[site].resume = resume;
-    emit_mov_ri(t->cold, T0, site);
+    trans_load_id(t->cold, NOTE_SITE, site);
     emit_jmp_to(t->cold, t->jit->gate[GATE_SLOW]);
     return at;
 }
@@ -275,30 +296,46 @@ static bool page_fits_i32(gva_t at)
     return fits_i32((int64_t)align_down(at, PAGE_SIZE)) && fits_i32((int64_t)(at | PAGE_MASK));
 }
 
+static struct emit_mem tlb_entry(const struct trans *t, const struct address *a, size_t array)
+{
+    struct emit_mem mem = emit_gs(array + 8 * tlb_index(t->c, a->value));
+    mem.note = a->relative ? NOTE_TLB : 0;
+    return mem;
+}
+
+// Compares the tag with the page.
+static void compare_tag(struct emit *e, const struct address *a, struct emit_mem tag)
+{
+    emit_op_rm(e, 8, 0, MAP_ONE, 0x81, ALU_CMP, tag);
+    emit_u32(e, (uint32_t)align_down(a->value, PAGE_SIZE)); // always in four bytes
+    if (a->relative)
+        emit_note(e, NOTE_LINEAR_S32, 4);
+}
+
 // Where the page is known, so is its entry, and only the tag is left to ask for.
 static struct emit_mem check_constant(struct trans *t, const struct address *a, unsigned size,
                                       enum access access, struct group *keep)
 {
     struct emit *e = t->e;
     uint32_t resume = jit_offset(t->jit, e);
-    unsigned offset = (unsigned)(a->value & PAGE_MASK), entry = 8 * tlb_index(t->c, a->value);
-    struct emit_mem tag = emit_gs(tlb_field(t, access) + entry),
-                    addend = emit_gs(addend_field(t) + entry);
+    unsigned offset = (unsigned)(a->value & PAGE_MASK);
+    struct emit_mem tag = tlb_entry(t, a, tlb_field(t, access)),
+                    addend = tlb_entry(t, a, addend_field(t));
     bool near = page_fits_i32(a->value);
     const void *miss = miss_stub(t, a, size, access, resume, false);
     if (!near)
-        emit_mov_ri(e, T1, a->value);
+        load_constant(e, a);
     if (t->flags_live) {
         emit_load(e, 8, T0, tag);
         emit_op_rr(e, 8, 0, MAP_ONE, 0xf7, 2, T0); // not: -tag - 1
         emit_lea(e, 8, T0,
-                 near ? emit_at(T0, (int32_t)(a->value - offset) + 1)
+                 near ? linear_at(a, T0, (int32_t)(a->value - offset) + 1)
                       : emit_indexed(T0, T1, 1, 1 - (int32_t)offset));
         uint8_t *hit = emit_jrcxz(e);
         emit_jmp_to(e, miss);
         emit_land_short(e, hit);
     } else if (near) {
-        emit_alu_mi(e, ALU_CMP, 8, tag, (int32_t)(a->value - offset));
+        compare_tag(e, a, tag);
         emit_jcc_to(e, COND_NE, miss);
     } else {
         emit_lea(e, 8, T2, emit_at(T1, -(int32_t)offset));
@@ -309,7 +346,7 @@ static struct emit_mem check_constant(struct trans *t, const struct address *a, 
         emit_load(e, 8, T1, addend);
         if (keep)
             emit_store(e, 8, emit_gs(keep->addend), T1);
-        return emit_at(T1, (int32_t)a->value);
+        return linear_at(a, T1, (int32_t)a->value);
     }
     emit_load(e, 8, T0, addend);
     emit_lea(e, 8, T1, emit_indexed(T1, T0, 1, 0));
@@ -413,7 +450,7 @@ static struct emit_mem follow(struct trans *t, const struct address *a, const st
             emit_load(e, 8, T1, emit_gs(g->addend));
         t->held = g;
         return g->whole      ? emit_at(T1, t->member[t->i].at - g->low)
-               : a->constant ? emit_at(T1, (int32_t)a->value)
+               : a->constant ? linear_at(a, T1, (int32_t)a->value)
                              : emit_indexed(host_reg(t, a->base), T1, 1, a->disp);
     }
     trans_offset(t, e, a);

@@ -26,17 +26,45 @@ uint32_t trans_site(struct trans *t, enum access access, unsigned size)
     return id;
 }
 
+void trans_load_id(struct emit *e, enum note kind, uint32_t id)
+{
+    emit_mov_ri(e, T0, id);
+    emit_note(e, kind, 4);
+}
+
+void trans_load_linear(struct emit *e, unsigned reg, uint64_t value)
+{
+    emit_mov_ri(e, reg, value);
+    if (value <= UINT32_MAX)
+        emit_note(e, NOTE_LINEAR_U32, 4);
+    else if ((int64_t)value == (int32_t)value)
+        emit_note(e, NOTE_LINEAR_S32, 4);
+    else
+        emit_note(e, NOTE_LINEAR_64, 8);
+}
+
+static enum note gate_id(enum gate gate)
+{
+    switch (gate) {
+    case GATE_LINK:
+    case GATE_POLL:
+    case GATE_HOT: return NOTE_LINK;
+    case GATE_PAGE: return NOTE_BLOCK;
+    default: return NOTE_SITE;
+    }
+}
+
 const void *trans_stub(struct trans *t, enum gate gate, uint32_t id)
 {
     const void *at = emit_exec(t->cold);
-    emit_mov_ri(t->cold, T0, id);
+    trans_load_id(t->cold, gate_id(gate), id);
     emit_jmp_to(t->cold, t->jit->gate[gate]);
     return at;
 }
 
 void trans_step(struct trans *t)
 {
-    emit_mov_ri(t->e, T0, trans_site(t, ACCESS_READ, 0));
+    trans_load_id(t->e, NOTE_SITE, trans_site(t, ACCESS_READ, 0));
     emit_jmp_to(t->e, t->jit->gate[GATE_STEP]);
 }
 
@@ -80,17 +108,6 @@ static bool near(const struct trans *t, uint64_t target)
     return ((target ^ t->rip) & ~PAGE_MASK) == 0;
 }
 
-// Where a branch within the page goes if its target is translated already, or is this block.
-static const void *known_target(const struct trans *t, uint64_t target)
-{
-    if (!near(t, target) || t->jit->poll_all)
-        return NULL;
-    if (target == t->b->rip)
-        return jit_exec(t->jit, t->b->entry);
-    uint32_t known = jit_known_block(t->jit, t->page, target);
-    return known ? jit_exec(t->jit, t->jit->block[known].entry) : NULL;
-}
-
 static uint32_t add_link(struct trans *t, uint64_t target)
 {
     struct jit *jit = t->jit;
@@ -110,13 +127,8 @@ void trans_poll_here(struct trans *t)
     poll(t->e, t->flags_live, trans_stub(t, GATE_POLL, add_link(t, t->rip)));
 }
 
-static void jump_linked(struct trans *t, uint64_t target, uint32_t link)
+static void jump_linked(struct trans *t, uint32_t link)
 {
-    const void *known = known_target(t, target);
-    if (known) {
-        emit_jmp_to(t->e, known);
-        return;
-    }
     emit_jmp_to(t->e, trans_stub(t, GATE_LINK, link));
     t->jit->link[link].patch = jit_offset(t->jit, t->e) - 4;
 }
@@ -140,15 +152,21 @@ void trans_call_to(struct trans *t, uint64_t target)
     uint32_t link = add_link(t, target);
     if (is_backward(t, target))
         poll(t->e, t->taken[t->i], trans_stub(t, GATE_POLL, link));
-    const void *known = known_target(t, target);
-    emit_call_to(t->e, known ? known : trans_stub(t, GATE_LINK, link));
+    emit_call_to(t->e, trans_stub(t, GATE_LINK, link));
     t->jit->link[link].patch = jit_offset(t->jit, t->e) - 4;
     t->returns = true;
 }
 
+// The number of a branch that changes rsp by so much, into T2.
+static void load_site(struct trans *t, int change)
+{
+    emit_mov_ri(t->e, T2, trans_site(t, ACCESS_READ, (uint16_t)change));
+    emit_note(t->e, NOTE_SITE, 4);
+}
+
 void trans_return(struct trans *t, int popped)
 {
-    emit_mov_ri(t->e, T2, trans_site(t, ACCESS_READ, (uint16_t)popped));
+    load_site(t, popped);
     emit_ret(t->e);
 }
 
@@ -162,12 +180,15 @@ static void count_visit(struct trans *t, bool flags_live, uint32_t link)
     t->jit->link[link].from = (uint16_t)(t->rip & PAGE_MASK);
     if (!flags_live) {
         emit_alu_mi(t->e, ALU_SUB, 4, heat, 1);
+        emit_note(t->e, NOTE_HEAT, 5);
         emit_jcc_to(t->e, COND_E, stub);
         return;
     }
     emit_load(t->e, 4, T0, heat);
+    emit_note(t->e, NOTE_HEAT, 4);
     emit_lea(t->e, 4, T0, emit_at(T0, -1));
     emit_store(t->e, 4, heat, T0);
+    emit_note(t->e, NOTE_HEAT, 4);
     uint8_t *hot = emit_jrcxz(t->e);
     uint8_t *not_yet = emit_jmp(t->e);
     emit_land_short(t->e, hot);
@@ -176,9 +197,10 @@ static void count_visit(struct trans *t, bool flags_live, uint32_t link)
 }
 
 // Whether it is not known yet that the branch closes a hot loop.
-static bool counts(const struct trans *t, uint64_t target)
+static bool counts(struct trans *t, uint64_t target)
 {
     const struct jit_loop *loop = jit_loop_at(t->jit, t->page, (unsigned)(target & PAGE_MASK));
+    t->own |= loop != NULL;
     return is_backward(t, target) && near(t, target) && !t->b->tail && !t->jit->poll_all &&
            !t->jit->all_hot && (!loop || loop->branch < (t->rip & PAGE_MASK));
 }
@@ -191,7 +213,7 @@ static void jump_out(struct trans *t, uint64_t target)
         poll(t->e, flags_live, trans_stub(t, GATE_POLL, link));
     if (counts(t, target))
         count_visit(t, flags_live, link);
-    jump_linked(t, target, link);
+    jump_linked(t, link);
 }
 
 void trans_jump(struct trans *t, uint64_t target)
@@ -211,14 +233,11 @@ void trans_jump(struct trans *t, uint64_t target)
 // The way out of a loop that has exchanged registers.
 static const void *leave_stub(struct trans *t, uint64_t target)
 {
-    const void *known = known_target(t, target);
-    uint32_t link = known ? 0 : add_link(t, target);
-    const void *to = known ? known : trans_stub(t, GATE_LINK, link);
-    const void *at = emit_exec(t->cold);
+    uint32_t link = add_link(t, target);
+    const void *to = trans_stub(t, GATE_LINK, link), *at = emit_exec(t->cold);
     trans_emit_back(t, t->cold);
     emit_jmp_to(t->cold, to);
-    if (!known)
-        t->jit->link[link].patch = jit_offset(t->jit, t->cold) - 4;
+    t->jit->link[link].patch = jit_offset(t->jit, t->cold) - 4;
     return at;
 }
 
@@ -234,11 +253,6 @@ void trans_jump_if(struct trans *t, enum condition condition, uint64_t target)
     }
     if (t->exchanged) {
         emit_jcc_to(t->e, condition, leave_stub(t, target));
-        return;
-    }
-    const void *known = known_target(t, target);
-    if (known) {
-        emit_jcc_to(t->e, condition, known);
         return;
     }
     uint32_t link = add_link(t, target);
@@ -272,7 +286,12 @@ void jit_emit_lookup(const struct jit *jit, struct emit *e, unsigned user, const
 {
     size_t table =
         offsetof(struct tcpu, hot.ibtc) + user * IBTC_ENTRIES * sizeof(struct ibtc_entry);
-    struct emit_mem entry = {REG_NONE, T0, 8, true, (int32_t)table}, host = entry;
+    struct emit_mem entry = {.base = REG_NONE,
+                             .index = T0,
+                             .scale = 8,
+                             .gs = true,
+                             .disp = (int32_t)table},
+                    host = entry;
     host.disp += (int32_t)offsetof(struct ibtc_entry, host);
     poll(e, true, miss);
     emit_ibtc_index(e, jit->bmi2);
@@ -288,9 +307,10 @@ void jit_emit_lookup(const struct jit *jit, struct emit *e, unsigned user, const
 void trans_indirect(struct trans *t, int pushed, bool call)
 {
     size_t table = offsetof(struct tcpu, hot.target) + t->c->user * sizeof t->c->hot.target[0];
-    struct emit_mem target = {REG_NONE, T0, 8, true, (int32_t)table};
+    struct emit_mem target = {
+        .base = REG_NONE, .index = T0, .scale = 8, .gs = true, .disp = (int32_t)table};
     emit_movzx(t->e, T0, T1, 2);
-    emit_mov_ri(t->e, T2, trans_site(t, ACCESS_READ, (uint16_t)pushed));
+    load_site(t, pushed);
     if (call)
         emit_call_m(t->e, target);
     else

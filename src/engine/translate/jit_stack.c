@@ -25,13 +25,31 @@ void trans_push_reg(struct trans *t, unsigned host)
     move_rsp(t, -width(t));
 }
 
+static bool fits_store(const struct trans *t, uint64_t value)
+{
+    return !t->code64 || (int64_t)value == (int32_t)value;
+}
+
 void trans_push_imm(struct trans *t, uint64_t value)
 {
     struct emit_mem mem = check_push(t);
-    if (!t->code64 || (int64_t)value == (int32_t)value) {
+    if (fits_store(t, value)) {
         emit_store_i(t->e, (unsigned)width(t), mem, (int32_t)value);
     } else {
         emit_mov_ri(t->e, T2, value);
+        emit_store(t->e, 8, mem, T2);
+    }
+    move_rsp(t, -width(t));
+}
+
+void trans_push_next(struct trans *t)
+{
+    struct emit_mem mem = check_push(t);
+    if (fits_store(t, t->next)) {
+        emit_store_i(t->e, (unsigned)width(t), mem, (int32_t)t->next);
+        emit_note(t->e, t->code64 ? NOTE_LINEAR_S32 : NOTE_LINEAR_U32, 4);
+    } else {
+        trans_load_linear(t->e, T2, t->next);
         emit_store(t->e, 8, mem, T2);
     }
     move_rsp(t, -width(t));

@@ -136,7 +136,7 @@ static bool trans_string(struct trans *t)
     kind |= in->prefix & (PREFIX_REP | PREFIX_REPNE) ? SITE_REP : 0;
     kind |= t->code64 ? 0 : SITE_SHORT;
     t->jit->site[site].access = kind;
-    emit_mov_ri(t->e, T0, site);
+    trans_load_id(t->e, NOTE_SITE, site);
     emit_jmp_to(t->e, t->jit->gate[GATE_STRING]);
     t->jit->site[site].resume = jit_offset(t->jit, t->e);
     return true;
@@ -149,8 +149,8 @@ static bool trans_transfer(struct trans *t, enum site_transfer kind)
         return false;
     uint32_t site = trans_site(t, ACCESS_READ, t->in->opsize);
     t->jit->site[site].access = (uint8_t)kind;
-    emit_mov_ri(t->e, T1, t->code64 ? t->next : (uint32_t)t->next);
-    emit_mov_ri(t->e, T0, site);
+    trans_load_linear(t->e, T1, t->code64 ? t->next : (uint32_t)t->next);
+    trans_load_id(t->e, NOTE_SITE, site);
     emit_jmp_to(t->e, t->jit->gate[GATE_TRANSFER]);
     t->ended = true;
     return true;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/translate/jit_impl.h"
+#include "engine/translate/jit_store.h"
 
 // The memory access of an instruction, if it is one that groups are made of.
 struct member {
@@ -31,6 +32,15 @@ enum label { LABEL_NONE, LABEL_FORWARD, LABEL_BACKWARD };
 struct fixup {
     uint8_t *at; // of the displacement
     uint8_t insn;
+};
+
+#define SPANS_MAX 32
+#define AHEAD_BYTES 512
+
+// Guest bytes from which the block is made: a copy, because other processors may be writing there.
+struct source {
+    uint8_t code[JIT_LOOP_BYTES];
+    unsigned len;
 };
 
 struct trans {
@@ -68,6 +78,34 @@ struct trans {
     uint8_t label[JIT_LOOP_INSNS]; // enum label
     struct fixup fixup[JIT_LOOP_INSNS];
     unsigned fixups;
+    struct {
+        uint32_t landing, hot, cold, sites, links;
+    } start;  // where the block's code and records begin
+    bool own; // what this vCPU has learnt decided how the block is made
+    struct source source;
+    unsigned spans; // of code looked at beyond the block; more than SPANS_MAX: too many to keep
+    unsigned ahead_bytes;
+    struct stored_span span[SPANS_MAX];
+    uint8_t ahead_code[AHEAD_BYTES]; // theirs, one after another
+};
+
+// What emitted code depends on beside the guest's code: kinds of struct emit_note. Four bytes each,
+// but NOTE_LINEAR_64.
+enum note {
+    NOTE_BRANCH = EMIT_BRANCH, // to fixed code or between the block's hot and cold code
+    NOTE_SITE,                 // numbers of records
+    NOTE_LINK,
+    NOTE_BLOCK,
+    NOTE_PAGE,
+    NOTE_PAGE_MINUS, // minus its handle
+    NOTE_CTLB,       // the page's place in the code TLB
+    NOTE_HEAT,       // a link's counter
+    NOTE_TLB,        // an entry in the inline TLB, of a page that moves with the code
+    NOTE_LINEAR_U32, // a linear address that moves with the page, zero-extended
+    NOTE_LINEAR_S32, // sign-extended
+    NOTE_LINEAR_64,
+    NOTE_STUCK, // the code cannot be written elsewhere
+    NOTE_KINDS = NOTE_STUCK,
 };
 
 // An operand's linear address before translation to a host address.
@@ -78,6 +116,7 @@ struct address {
     uint8_t width;   // 4 or 8 bytes that the sum is cut to
     uint8_t segment; // SEG_FS or SEG_GS, or SEG_COUNT when its base is zero
     bool constant;   // no registers: value
+    bool relative;   // and that moves with the code
     bool
         string; // of bits: the quadword is counted from here by bits 6 and up of guest register bit
     uint8_t bit;
@@ -137,6 +176,27 @@ struct emit_mem trans_check(struct trans *t, const struct address *a, unsigned s
 // Whether a slot may be used for instruction i of the block.
 bool trans_slot_pays(const struct trans *t, unsigned i);
 
+// jit_copy.c
+// Copies the block from the store, if it is there, in place of translating it.
+enum copy_outcome { COPY_NONE, COPY_DONE, COPY_FULL };
+enum copy_outcome trans_copy(struct trans *t);
+// Keeps the block just translated for others.
+void trans_keep(struct trans *t);
+// The same into a buffer of max bytes. False when it cannot be copied.
+bool trans_store(struct trans *t, struct stored *to, uint32_t max);
+// False for blocks that are their vCPU's alone.
+bool trans_can_share(const struct trans *t);
+
+// jit_block.c
+void trans_begin_code(struct trans *t); // what comes before the code that can be copied
+void trans_undo(struct trans *t);       // gives back what the block has taken since then
+void trans_undo_all(struct trans *t);   // and what came before
+void trans_emit(struct trans *t);       // decoded instructions to host code
+
+// jit_prove.c: ends run() with words if the block just translated comes out otherwise elsewhere
+// than a copy of it.
+void trans_prove(struct trans *t);
+
 // jit_group.c
 void trans_plan_groups(struct trans *t);
 // The group that the access of the current instruction belongs to, or NULL.
@@ -145,7 +205,12 @@ struct group *trans_group(struct trans *t, const struct address *a, unsigned siz
 // Whether the current instruction leaves T1 alone, or follows the group that it is held for.
 bool trans_holds(const struct trans *t);
 
-// jit_out.c: ways out of line. Each returns the offset of a stub, or its own record's index.
+// jit_out.c
+// Constants that are noted: the number of a record into T0, a linear address that moves with the
+// code into a register. To either emitter.
+void trans_load_id(struct emit *e, enum note kind, uint32_t id);
+void trans_load_linear(struct emit *e, unsigned reg, uint64_t value);
+// Ways out of line. Each returns the offset of a stub, or its own record's index.
 uint32_t trans_site(struct trans *t, enum access access, unsigned size);
 // A stub that enters a gate with an id.
 const void *trans_stub(struct trans *t, enum gate gate, uint32_t id);
@@ -180,6 +245,7 @@ bool trans_system(struct trans *t); // jit_system.c
 // immediate.
 void trans_push_reg(struct trans *t, unsigned host);
 void trans_push_imm(struct trans *t, uint64_t value);
+void trans_push_next(struct trans *t); // the address of the next instruction
 
 // jit_policy.c
 // True when the host may run the instruction itself: it touches nothing but registers, flags and

@@ -71,10 +71,11 @@ static struct fields place_operands(const struct insn *insn, const struct emit_o
     return f;
 }
 
-static uint8_t *modrm(uint8_t *at, const struct fields *f, const struct emit_operands *new,
-                      bool disp8)
+static uint8_t *modrm(struct emit *e, uint8_t *at, const struct fields *f,
+                      const struct emit_operands *new, bool disp8)
 {
-    return f->mem ? put_modrm_mem(at, f->reg, new->mem, disp8) : put_modrm_reg(at, f->reg, f->rm);
+    return f->mem ? put_modrm_mem(e, at, f->reg, new->mem, disp8)
+                  : put_modrm_reg(at, f->reg, f->rm);
 }
 
 // Bits X and B, for a register or a memory operand in rm.
@@ -137,7 +138,7 @@ static uint8_t *legacy_prefixes(uint8_t *at, const struct insn *insn)
     return at;
 }
 
-static uint8_t *put_legacy(uint8_t *at, const struct insn *insn, struct fields *f,
+static uint8_t *put_legacy(struct emit *e, uint8_t *at, const struct insn *insn, struct fields *f,
                            const struct emit_operands *new)
 {
     unsigned opcode;
@@ -158,7 +159,7 @@ static uint8_t *put_legacy(uint8_t *at, const struct insn *insn, struct fields *
         at = put_u8(at, 0x40 | rex);
     at = put_u8(put_escape(at, insn->map), opcode);
     if (in_modrm)
-        at = modrm(at, f, new, true);
+        at = modrm(e, at, f, new, true);
     return immediates(at, insn);
 }
 
@@ -184,8 +185,8 @@ static unsigned pp_bits(const struct insn *insn)
     }
 }
 
-static uint8_t *put_vex(uint8_t *at, const struct insn *insn, const struct fields *f,
-                        const struct emit_operands *new)
+static uint8_t *put_vex(struct emit *e, uint8_t *at, const struct insn *insn,
+                        const struct fields *f, const struct emit_operands *new)
 {
     unsigned rxb = (f->reg & 8) >> 1 | rm_bits(f, new);
     unsigned w = insn->rex & 8u;
@@ -200,12 +201,12 @@ static uint8_t *put_vex(uint8_t *at, const struct insn *insn, const struct field
     }
     at = put_u8(at, insn->opcode);
     if (insn->has_modrm) // not VZEROUPPER
-        at = modrm(at, f, new, true);
+        at = modrm(e, at, f, new, true);
     return immediates(at, insn);
 }
 
-static uint8_t *put_evex(uint8_t *at, const struct insn *insn, const struct fields *f,
-                         const struct emit_operands *new)
+static uint8_t *put_evex(struct emit *e, uint8_t *at, const struct insn *insn,
+                         const struct fields *f, const struct emit_operands *new)
 {
     unsigned rxb = (f->reg & 8) >> 1 | rm_bits(f, new);
     if (!f->mem)
@@ -216,7 +217,7 @@ static uint8_t *put_evex(uint8_t *at, const struct insn *insn, const struct fiel
     at = put_u8(at, (insn->rex & 8u) << 4 | (~f->vvvv & 15) << 3 | 4 | pp_bits(insn));
     at = put_u8(at, z << 7 | ll << 5 | b << 4 | (f->vvvv & 16 ? 0 : 8) | (insn->evex_aaa & 7));
     at = put_u8(at, insn->opcode);
-    return immediates(modrm(at, f, new, false), insn);
+    return immediates(modrm(e, at, f, new, false), insn);
 }
 
 // Instructions with memory operands that the encoding does not hold, branches, and gathers.
@@ -240,9 +241,9 @@ bool emit_insn(struct emit *e, const struct insn *insn, const struct emit_operan
     if (f.mem && operands->mem.gs)
         at = put_u8(at, 0x65);
     switch (insn->encoding) {
-    case ENC_LEGACY: at = put_legacy(at, insn, &f, operands); break;
-    case ENC_VEX: at = put_vex(at, insn, &f, operands); break;
-    default: at = put_evex(at, insn, &f, operands);
+    case ENC_LEGACY: at = put_legacy(e, at, insn, &f, operands); break;
+    case ENC_VEX: at = put_vex(e, at, insn, &f, operands); break;
+    default: at = put_evex(e, at, insn, &f, operands);
     }
     if (at)
         e->at = at;

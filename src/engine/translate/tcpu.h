@@ -67,9 +67,11 @@ enum tcpu_counter {
     COUNTER_TLB_FLUSHES,
     COUNTER_EXCEPTIONS,
     COUNTER_INTERRUPTS,
-    COUNTER_UPCALLS,       // port and memory-mapped I/O
-    COUNTER_BLOCKS,        // blocks translated
-    COUNTER_INSNS,         // instructions translated
+    COUNTER_UPCALLS, // port and memory-mapped I/O
+    COUNTER_BLOCKS,  // blocks translated
+    COUNTER_INSNS,   // instructions translated
+    COUNTER_COPIED,  // blocks taken from the store instead
+    COUNTER_COPIED_INSNS,
     COUNTER_ENTRIES,       // entries into translated code from the run loop
     COUNTER_LINKS,         // direct branches resolved
     COUNTER_INDIRECT,      // indirect branches that missed the IBTC

@@ -53,7 +53,8 @@ struct tvm {
     void *opaque;
     struct engine_vm_config config;
     struct cpuid_table cpuid;
-    struct perf_map *perf; // NULL: nobody wants it
+    struct perf_map *perf;   // NULL: nobody wants it
+    struct jit_store *store; // translations that vCPUs share; NULL: none are
     struct tcpu *vcpu[TVM_VCPUS];
     struct tvm_inbox inbox[TVM_VCPUS];
 };

@@ -304,6 +304,22 @@ static void random_32_bit_streams_agree_with_the_interpreter(void)
     compare_streams(0, false, rounds(), 4);
 }
 
+static void random_64_bit_streams_agree_in_copied_blocks(void)
+{
+    compare_streams(ENGINE_DEBUG_COPY_BLOCKS, true, rounds(), 9);
+}
+
+static void random_64_bit_streams_agree_in_copied_blocks_with_a_tiny_tlb_and_flags_live(void)
+{
+    compare_streams(ENGINE_DEBUG_COPY_BLOCKS | ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_FLAGS_LIVE,
+                    true, rounds(), 10);
+}
+
+static void random_32_bit_streams_agree_in_copied_blocks(void)
+{
+    compare_streams(ENGINE_DEBUG_COPY_BLOCKS | ENGINE_DEBUG_TINY_CACHE, false, rounds(), 11);
+}
+
 int main(void)
 {
     static const struct test tests[] = {
@@ -315,6 +331,9 @@ int main(void)
         TEST(random_64_bit_streams_agree_in_hot_blocks_whose_slots_miss),
         TEST(random_64_bit_streams_agree_in_hot_blocks_with_a_tiny_tlb_and_flags_live),
         TEST(random_32_bit_streams_agree_in_hot_blocks),
+        TEST(random_64_bit_streams_agree_in_copied_blocks),
+        TEST(random_64_bit_streams_agree_in_copied_blocks_with_a_tiny_tlb_and_flags_live),
+        TEST(random_32_bit_streams_agree_in_copied_blocks),
     };
     return test_main(tests, ARRAY_LEN(tests));
 }
