@@ -101,8 +101,12 @@ static void trans_insn(struct trans *t)
     bool fpu = t->fpu_checked;
     struct group *led = t->member[t->i].group ? &t->group[t->member[t->i].group - 1] : NULL;
     bool ready = led && led->ready;
-    if (t->held && !trans_holds(t))
+    bool spares = (t->held || t->kept != NO_HOST) && trans_spares(t);
+    if (t->held && !spares && !trans_holds(t))
         t->held = NULL;
+    t->kept_before = t->kept;
+    if (!spares)
+        t->kept = NO_HOST;
     if (!undecoded(t->in) && trans_known(t))
         return;
     bool overflow = t->e->overflow || t->cold->overflow;
@@ -113,6 +117,7 @@ static void trans_insn(struct trans *t)
     t->fpu_checked = fpu;
     t->fixups = fixups;
     t->held = NULL;
+    t->kept = NO_HOST;
     if (led)
         led->ready = ready;
     trans_step(t);
@@ -251,6 +256,7 @@ static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
                                       (jit->all_hot || hot_here(&jit->page[page], rip))};
     t->fpu_checked = t->ended = t->returns = false;
     t->held = NULL;
+    t->kept = NO_HOST;
     t->fixups = 0;
     trans_standard(t);
     t->start.landing = t->start.hot = jit_offset(jit, &jit->hot);

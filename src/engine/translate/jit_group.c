@@ -233,9 +233,11 @@ static bool in_place(const struct trans *t, unsigned reg)
     return reg < 16 && host_reg(t, reg) != NO_HOST;
 }
 
-// Registers without a host register pass through T1.
-static bool spares_t1(const struct trans *t, const struct insn *in)
+bool trans_spares(const struct trans *t)
 {
+    const struct insn *in = t->in;
+    if (in->form == UINT16_MAX || (trans_is_vector(in) && !t->fpu_checked))
+        return false;
     for (unsigned i = 0; i < in->operands; i++)
         if (in->operand[i].kind == OPND_GPR && !in_place(t, in->operand[i].reg & 15u))
             return false;
@@ -249,10 +251,10 @@ bool trans_holds(const struct trans *t)
 {
     const struct insn *in = t->in;
     unsigned group = t->member[t->i].group;
-    if (in->form == UINT16_MAX || (trans_is_vector(in) && !t->fpu_checked))
-        return false;
     if (!group || &t->group[group - 1] != t->held)
-        return spares_t1(t, in);
+        return trans_spares(t);
+    if (trans_is_vector(in) && !t->fpu_checked)
+        return false;
     return in->op == OP_CALL_NEAR ? in->operand[0].kind == OPND_REL
                                   : in->op == OP_PUSH || in->op == OP_POP || trans_allowed(t, in);
 }

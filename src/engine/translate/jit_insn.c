@@ -33,8 +33,9 @@ static struct plan make_plan(const struct trans *t, const struct insn *in)
     return p;
 }
 
-// Gives temporaries to the registers that have none. taken: bit mask of temporaries in use.
-static bool assign_temporaries(struct plan *p, unsigned taken)
+// Gives temporaries to the registers that have none, T2 to the one that is there already. taken:
+// bit mask of temporaries in use.
+static bool assign_temporaries(struct plan *p, unsigned taken, unsigned kept)
 {
     static const uint8_t temporaries[] = {T2, T1, T0};
     if (p->rcx_itself) {
@@ -42,6 +43,10 @@ static bool assign_temporaries(struct plan *p, unsigned taken)
             return false;
         p->map[RCX] = T0;
         taken |= 1u << T0;
+    }
+    if (kept != NO_HOST && p->flags[kept]) {
+        p->map[kept] = T2;
+        taken |= 1u << T2;
     }
     for (unsigned r = 0; r < 16; r++) {
         if (!p->flags[r] || p->map[r] != NO_HOST)
@@ -68,7 +73,7 @@ static void load_moved(struct trans *t, const struct plan *p)
     if (p->rcx_itself && needs_load(p, RCX))
         emit_mov_rr(t->e, 8, T0, host_reg(t, RCX));
     for (unsigned r = 0; r < 16; r++)
-        if (host_reg(t, r) == NO_HOST && p->flags[r] && needs_load(p, r))
+        if (host_reg(t, r) == NO_HOST && p->flags[r] && needs_load(p, r) && r != t->kept_before)
             emit_load(t->e, 8, p->map[r], gpr_slot(t, r));
 }
 
@@ -79,6 +84,15 @@ static void store_moved(struct trans *t, const struct plan *p)
     for (unsigned r = 0; r < 16; r++)
         if (host_reg(t, r) == NO_HOST && p->flags[r] & OPERAND_WRITE)
             emit_store(t->e, 8, gpr_slot(t, r), p->map[r]);
+}
+
+// The next instruction may find in T2 what this one had there. It does not begin after anything
+// that can go through C, which would lose that.
+static void keep(struct trans *t, const struct plan *p)
+{
+    for (unsigned r = 0; r < 16; r++)
+        if (host_reg(t, r) == NO_HOST && p->flags[r] && p->map[r] == T2)
+            t->kept = (uint8_t)r;
 }
 
 static bool check_memory(struct trans *t, struct plan *p, struct emit_mem *out, unsigned *taken)
@@ -112,6 +126,8 @@ static bool trans_slot_move(struct trans *t)
     unsigned dst = in->operand[0].reg, src = in->operand[1].reg;
     if (host_reg(t, dst) == NO_HOST && host_reg(t, src) != NO_HOST)
         emit_store(t->e, 8, gpr_slot(t, dst), host_reg(t, src));
+    else if (host_reg(t, dst) != NO_HOST && src == t->kept_before)
+        emit_mov_rr(t->e, 8, host_reg(t, dst), T2), t->kept = (uint8_t)src;
     else if (host_reg(t, dst) != NO_HOST && host_reg(t, src) == NO_HOST)
         emit_load(t->e, 8, host_reg(t, dst), gpr_slot(t, src));
     else
@@ -181,12 +197,14 @@ bool trans_native(struct trans *t)
         trans_fpu(t);
     if (p.mem && !check_memory(t, &p, &operands.mem, &taken))
         return false;
-    if (!assign_temporaries(&p, taken))
+    if (!assign_temporaries(&p, taken, t->kept_before))
         return false;
     load_moved(t, &p);
     if (!emit_insn(t->e, in, &operands))
         return false;
     store_moved(t, &p);
+    if (!p.mem && !trans_is_vector(in) && in->op != OP_DIV && in->op != OP_IDIV)
+        keep(t, &p);
     return true;
 }
 

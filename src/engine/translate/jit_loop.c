@@ -271,6 +271,7 @@ void trans_label(struct trans *t)
     unsigned left = 0;
     t->ended = false;
     t->held = NULL;
+    t->kept = NO_HOST;
     for (unsigned i = 0; i < t->fixups; i++) {
         if (t->fixup[i].insn == t->i)
             emit_land(t->e, t->fixup[i].at);

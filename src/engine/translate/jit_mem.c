@@ -512,6 +512,7 @@ struct emit_mem trans_check(struct trans *t, const struct address *a, unsigned s
     if (g && g->ready)
         return follow(t, a, g);
     t->held = NULL;
+    t->kept_before = NO_HOST; // T2 is needed, and what misses comes back without it
     if (g && t->i == g->first)
         return check_group(t, a, g, size, access);
     if (trans_slot_pays(t, t->i) && !a->constant)

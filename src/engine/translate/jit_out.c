@@ -88,6 +88,7 @@ void trans_fpu(struct trans *t)
     t->fpu_checked = true;
     t->b->fpu = true;
     t->held = NULL;
+    t->kept_before = NO_HOST;
     uint32_t site = trans_site(t, ACCESS_READ, 0);
     const void *stub = trans_stub(t, GATE_FPU, site);
     if (t->flags_live) {

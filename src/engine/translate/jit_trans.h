@@ -63,6 +63,8 @@ struct trans {
     bool flags_live;          // the guest's arithmetic flags are needed from `in` on
     bool fpu_checked;         // the vector state is known to be in the machine
     const struct group *held; // what it keeps is in T1, too
+    uint8_t kept;             // a guest register in memory whose value is in T2, too; or NO_HOST
+    uint8_t kept_before;      // the same, for the current instruction
     bool plain;               // no groups
     unsigned max;             // instructions to decode
     unsigned groups;
@@ -204,6 +206,8 @@ struct group *trans_group(struct trans *t, const struct address *a, unsigned siz
                           enum access access);
 // Whether the current instruction leaves T1 alone, or follows the group that it is held for.
 bool trans_holds(const struct trans *t);
+// Whether it touches neither memory nor any of the temporaries but T0.
+bool trans_spares(const struct trans *t);
 
 // jit_out.c
 // Constants that are noted: the number of a record into T0, a linear address that moves with the
