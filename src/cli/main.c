@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/manager.h"
 
 #define SYSTEM_ACCOUNT "berth"
 
@@ -125,7 +126,7 @@ int cmd_help(int argc, char **argv)
 static int enter_system(void)
 {
     setenv("XDG_DATA_HOME", "/var/lib", 1);
-    setenv("XDG_RUNTIME_DIR", "/run/berth", 1);
+    setenv("XDG_RUNTIME_DIR", MANAGER_SYSTEM_RUNTIME, 1);
     if (geteuid() != 0)
         return EXIT_OK;
     const struct passwd *account = getpwnam(SYSTEM_ACCOUNT);

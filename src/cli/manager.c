@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -15,8 +16,9 @@
 #include "host/program.h"
 
 #define START_WITHIN (20 * NS_PER_SEC)
+#define SERVICE_WITHIN (5 * NS_PER_SEC)
 #define LOOK_EVERY (2 * NS_PER_MS)
-#define WORDS_EVERY 100 // looks
+#define WORDS_EVERY 50 // looks
 #define INFO_MS 10000
 
 // --- starting it
@@ -71,22 +73,48 @@ static err_t why_not(const char *log_path, struct error *e)
     return words[0] ? error_set(e, ERR_IO, "berthd does not start: %s", words) : OK;
 }
 
-static err_t connect_started(int timeout_ms, struct client **out, struct error *e)
+static void found(void *opaque, const char *name)
 {
-    char log_path[PATH_MAX];
-    uint64_t until = host_now() + START_WITHIN;
-    unsigned waited = 0;
-    err_t err = start(log_path, e);
-    if (err)
-        return err;
-    do {
-        err = client_connect(REGISTRY_MANAGER, REGISTRY_BERTHD, timeout_ms, out, e);
-        if (err != ERR_NOT_FOUND)
+    bool *is_there = opaque;
+    *is_there |= !strcmp(name, REGISTRY_BERTHD);
+}
+
+// It runs, though it may not listen yet.
+static bool is_there(void)
+{
+    bool there = false;
+    return !registry_each(REGISTRY_MANAGER, found, &there, NULL) && there;
+}
+
+// systemd starts that one, and starts it again when it fails: another would be in its way.
+static bool is_systems(void)
+{
+    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    return runtime && !strcmp(runtime, MANAGER_SYSTEM_RUNTIME);
+}
+
+// Starts it, unless one is there that only does not listen yet, or no more.
+static err_t await(int timeout_ms, struct client **out, struct error *e)
+{
+    char log_path[PATH_MAX] = "";
+    uint64_t began = host_now();
+    for (unsigned looks = 0; host_now() < began + START_WITHIN; looks++) {
+        err_t err = OK;
+        bool gone = looks % WORDS_EVERY == 0 && !is_there();
+        if (gone && log_path[0])
+            err = why_not(log_path, e);
+        else if (gone && !is_systems())
+            err = start(log_path, e);
+        else if (gone && host_now() > began + SERVICE_WITHIN)
+            err = error_set(e, ERR_BUSY, "berthd does not run; systemctl start berthd starts it");
+        if (err)
             return err;
+        err_t found = client_connect(REGISTRY_MANAGER, REGISTRY_BERTHD, timeout_ms, out, e);
+        if (found != ERR_NOT_FOUND)
+            return found;
         nanosleep(&(struct timespec){.tv_nsec = LOOK_EVERY}, NULL);
-        waited++;
-    } while (host_now() < until && !(waited % WORDS_EVERY == 0 && why_not(log_path, e)));
-    return why_not(log_path, e) ? e->code : error_set(e, ERR_BUSY, "berthd does not listen");
+    }
+    return error_set(e, ERR_BUSY, "berthd does not listen");
 }
 
 err_t manager_connect(enum manager_need need, int timeout_ms, struct client **out, struct error *e)
@@ -95,7 +123,7 @@ err_t manager_connect(enum manager_need need, int timeout_ms, struct client **ou
     if (err != ERR_NOT_FOUND || need == MANAGER_IF_RUNNING ||
         (need == MANAGER_IF_USED && !is_used()))
         return err;
-    return connect_started(timeout_ms, out, e);
+    return await(timeout_ms, out, e);
 }
 
 // --- asking it

@@ -3,6 +3,8 @@
 
 #include "control/client.h"
 
+#define MANAGER_SYSTEM_RUNTIME "/run/berth" // of the system service, which is not started here
+
 enum manager_need {
     MANAGER_IF_RUNNING, // else ERR_NOT_FOUND
     MANAGER_IF_USED,    // started where there is an inventory, else ERR_NOT_FOUND

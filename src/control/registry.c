@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "machine/config.h"
@@ -150,8 +151,11 @@ err_t registry_claim(enum registry_kind kind, const char *name, struct registry_
     err_t err = check_name(kind, name, e);
     if (err)
         return err;
-    for (int i = 0; i < TRIES && (i == 0 || err == ERR_NOT_FOUND); i++)
+    for (int i = 0; i < TRIES && (i == 0 || err == ERR_NOT_FOUND || err == ERR_BUSY); i++) {
+        if (err == ERR_BUSY) // perhaps by who looks for an instant whether it runs
+            nanosleep(&(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
         err = claim_once(kind, name, out, e);
+    }
     if (err == ERR_BUSY)
         return error_set(e, err, "a %s called '%s' is running already; %s %s", kinds[kind].noun,
                          name, kinds[kind].advice, name);

@@ -19,6 +19,9 @@
 #define WEIGHT_MAX 10000
 #define PERIOD_US 100000
 #define LEAF "berthd"
+#define CONTROL ".control" // where systemd runs ExecStopPost= of a unit with Delegate=
+
+static const char *const controllers[] = {"memory", "cpu"};
 
 struct groups {
     int dir;     // the manager's own part of the tree
@@ -81,9 +84,9 @@ static int open_own(const char *root)
         return open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (!own_group(group))
         return -1;
-    size_t len = strlen(group), tail = strlen("/" LEAF);
-    if (len > tail && !strcmp(group + len - tail, "/" LEAF)) // started by an earlier manager's
-        group[len - tail] = '\0';
+    char *last = strrchr(group, '/'); // the leaf: started by an earlier manager's
+    if (last && last > group && (!strcmp(last + 1, LEAF) || !strcmp(last + 1, CONTROL)))
+        *last = '\0';
     for (size_t i = 0; i < ARRAY_LEN(mounts); i++) {
         snprintf(path, sizeof path, "%s%s", mounts[i], group);
         int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -111,6 +114,19 @@ static bool take_over(int dir)
     write_file(dir, "cgroup.procs", "%d", (int)getpid());
     unlinkat(dir, LEAF, AT_REMOVEDIR);
     return false;
+}
+
+bool groups_undivide(const char *root)
+{
+    int dir = open_own(root);
+    if (dir < 0)
+        return false;
+    bool good = true;
+    for (size_t i = 0; i < ARRAY_LEN(controllers); i++)
+        good &= !has_word(dir, "cgroup.subtree_control", controllers[i]) ||
+                write_file(dir, "cgroup.subtree_control", "-%s", controllers[i]);
+    close(dir);
+    return good;
 }
 
 bool groups_open(const char *root, struct groups **out)

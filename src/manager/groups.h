@@ -14,6 +14,10 @@ struct groups; // opaque
 // False, and NULL: there is no version 2, no cpu controller in it, or no right to it. root: the
 // file system, for tests.
 bool groups_open(const char *root, struct groups **out);
+// For who starts managers anew in a group that one has divided: nothing can begin in such a group,
+// so it is no longer divided. VMs' groups stay. Called in the group, in the manager's leaf or in
+// systemd's (.control).
+bool groups_undivide(const char *root);
 void groups_close(struct groups *groups); // empty groups are removed; accepts NULL
 
 // Moves a process into the group of that name, which is made. False: the host refused.

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "manager/groups.h"
 #include "manager/manager.h"
 
 enum { STATUS_USAGE = 2, STATUS_HOST = 3 };
@@ -83,21 +84,26 @@ static const char usage[] =
     "create)\n"
     "      --tls-cert FILE         PEM certificate; without, a self-signed one is made and kept\n"
     "      --tls-key FILE          its key\n"
+    "      --leave-groups          only divide this control group no more, for ExecStopPost=\n"
     "      --version               print the version\n";
 
 // -1: go on; else the exit status.
 static int parse(int argc, char **argv, struct web_options *web)
 {
-    static const struct option options[] = {
-        {"listen", required_argument, NULL, 'l'},  {"tls-cert", required_argument, NULL, 'c'},
-        {"tls-key", required_argument, NULL, 'k'}, {"version", no_argument, NULL, 'V'},
-        {"help", no_argument, NULL, 'h'},          {0}};
+    static const struct option options[] = {{"listen", required_argument, NULL, 'l'},
+                                            {"tls-cert", required_argument, NULL, 'c'},
+                                            {"tls-key", required_argument, NULL, 'k'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"leave-groups", no_argument, NULL, 'g'},
+                                            {0}};
     for (int o; (o = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (o) {
         case 'l': web->listen = optarg; break;
         case 'c': web->certificate = optarg; break;
         case 'k': web->key = optarg; break;
         case 'V': printf("berthd %s\n", BERTH_VERSION); return 0;
+        case 'g': return groups_undivide(GROUPS_ROOT) ? 0 : STATUS_HOST;
         case 'h': fputs(usage, stdout); return 0;
         default: fputs(usage, stderr); return STATUS_USAGE;
         }

@@ -100,6 +100,18 @@ static void a_memory_controller_keeps_reservations_and_limits(void)
     groups_close(groups);
 }
 
+static void what_a_manager_divided_is_whole_again(void)
+{
+    put("cgroup.controllers", "cpu memory\n");
+    put("cgroup.subtree_control", "cpu\n");
+    CHECK(groups_undivide(dir));
+    CHECK_STR(get("cgroup.subtree_control"), "-cpu");
+    put("cgroup.subtree_control", "");
+    CHECK(groups_undivide(dir));
+    CHECK_STR(get("cgroup.subtree_control"), "");
+    CHECK(!groups_undivide("/nowhere"));
+}
+
 static void remove_all(void)
 {
     char command[64];
@@ -113,7 +125,8 @@ int main(void)
     static const struct test tests[] = {
         TEST(without_the_cpu_controller_there_are_no_groups),
         TEST(the_manager_moves_to_a_leaf_and_vms_get_weights_and_quotas),
-        TEST(a_memory_controller_keeps_reservations_and_limits)};
+        TEST(a_memory_controller_keeps_reservations_and_limits),
+        TEST(what_a_manager_divided_is_whole_again)};
     if (!mkdtemp(dir))
         return 1;
     int failed = test_main(tests, ARRAY_LEN(tests));
