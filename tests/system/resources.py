@@ -626,6 +626,72 @@ def memory_that_guests_do_without_goes_back(host):
     until("both have all of theirs", lambda: guests() == [384, 384])
 
 
+class Kernel:
+    """Settings of the host's kernel, put back at the end. SKIP: there are none of them, or they are not ours to change."""
+
+    def __init__(self, **settings):
+        self.settings, self.before = settings, {}
+
+    def __enter__(self):
+        for path, value in self.settings.items():
+            path = path.replace("__", "/")
+            try:
+                with open(path, encoding="ascii") as file:
+                    self.before[path] = file.read()
+                with open(path, "w", encoding="ascii") as file:
+                    file.write(value)
+            except OSError as e:
+                self.__exit__()
+                raise Skip(f"{path}: {e.strerror}") from None
+
+    def __exit__(self, *_):
+        for path, value in self.before.items():
+            with open(path, "w", encoding="ascii") as file:
+                file.write(value)
+
+
+def equal_pages_of_vms_are_merged(host):
+    """by the kernel, of those VMs that allow it; and berth top says so"""
+    host.start_manager()
+    ksm = "__sys__kernel__mm__ksm__"
+    with Kernel(**{ksm + "run": "1", ksm + "pages_to_scan": "20000", ksm + "sleep_millisecs": "20"}):
+        vms = [host.worker(name, memory_merge=name != "c") for name in ("a", "b", "c")]
+        for vm in vms:
+            vm.say("m")  # the same 64 MiB in each
+        before = [resident(vm.pid) for vm in vms]
+
+        def shared():
+            by_name = {vm["name"]: vm["shared"] // MIB for vm in host.json("top", "--once", "--json")}
+            print(f"# MiB of equal pages that are shared: {by_name}")
+            return by_name
+        until("two of the VMs share pages", lambda: shared()["a"] + shared()["b"] >= 60)
+        assert sum(before[:2]) - sum(resident(vm.pid) for vm in vms[:2]) > -MIB and shared()["c"] < 30, "a third has no part in it"
+        vms[0].say("m")  # writes to what is shared
+        assert vms[1].say("c") == 0, "it goes on"
+
+
+def a_vm_has_huge_pages_when_there_are_any(host):
+    """which its administrator has reserved; else it is refused, and the words say how"""
+    def free():
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return int(re.search(r"HugePages_Free: *(\d+)", file.read()).group(1))
+    host.start_manager()
+    with Kernel(__proc__sys__vm__nr_hugepages="0"):
+        try:
+            host.worker("none", memory_mib=64, memory_huge=True)
+            raise ValueError("it has huge pages that are not there")
+        except AssertionError as e:
+            assert "free huge pages" in str(e), e
+    with Kernel(__proc__sys__vm__nr_hugepages="40"):
+        there = free()
+        if there < 32:
+            raise Skip("the host has no 64 MiB for huge pages")
+        vm = host.worker("huge", memory_mib=64, memory_huge=True)
+        assert free() <= there - 1, "its memory is of other pages"
+        vm.kill()
+        until("they are free again", lambda: free() == there)
+
+
 def group_of(host, vm):
     pools = host.ask("pool-ls")["pools"]
     return GROUP + "/vm-" + next(v["id"] for pool in pools for v in pool["vms"] if v["vm"] == vm.name)
@@ -674,7 +740,8 @@ def main():
         pools_divide_before_their_members, limits_hold_within_five_percent,
         the_limit_of_a_pool_holds_from_the_first_instant, vms_go_on_without_the_manager,
         reservations_are_never_oversold, disk_bandwidth_of_a_pool_is_divided,
-        network_bandwidth_of_a_pool_is_divided, a_guest_sees_what_its_limit_takes, memory_that_guests_do_without_goes_back) if len(sys.argv) == 3 or case.__name__ in sys.argv[3:]]
+        network_bandwidth_of_a_pool_is_divided, a_guest_sees_what_its_limit_takes, memory_that_guests_do_without_goes_back,
+        equal_pages_of_vms_are_merged, a_vm_has_huge_pages_when_there_are_any) if len(sys.argv) == 3 or case.__name__ in sys.argv[3:]]
     failed = 0
     print(f"1..{len(cases)}")
     for number, case in enumerate(cases, 1):
