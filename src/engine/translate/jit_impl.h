@@ -44,7 +44,7 @@ enum gate {
     GATE_PAGE,     // a checked entry whose page must be asked for, or a dropped block; id: block
     GATE_FPU,      // the guest's vector state must come into the machine; id: site
     GATE_ARRIVE,   // an indirect branch has arrived, with something pending; value: target
-    GATE_STRING,   // STOS or MOVS; id: site
+    GATE_STRING,   // a string instruction; id: site
     GATE_TRANSFER, // SYSCALL, SYSRET or IRET; id: site, value: rip after it
     GATE_HOT,      // a backward branch was taken often; id: link
     GATE_HOP,      // a slot has missed often; id: site
@@ -112,8 +112,19 @@ struct jit_mark { // where an instruction begins, relative to its block
 #define SITE_MIXED 0x10   // and its first access reads, others write
 #define SITE_ACCESS 0x0f
 
-// access of a string's site; SITE_SHORT: addresses and counts of 32 bits
-enum site_string { SITE_MOVS = 1, SITE_REP = 2, SITE_SHORT = 4 };
+// access of a string's site: what it does, its prefix, and whether addresses and counts have 32
+// bits
+enum site_string {
+    SITE_STOS,
+    SITE_MOVS,
+    SITE_LODS,
+    SITE_SCAS,
+    SITE_CMPS,
+    SITE_STRING = 7,
+    SITE_REP = 8, // or REPE
+    SITE_REPNE = 16,
+    SITE_SHORT = 32,
+};
 
 // access of a far transfer's site; size: of its operands
 enum site_transfer { SITE_SYSCALL, SITE_SYSRET, SITE_IRET };

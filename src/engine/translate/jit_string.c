@@ -1,7 +1,10 @@
-// STOS and MOVS from translated code: runs of the host's own instruction, each within one page of
-// source and destination that the inline TLB knows. Whatever is not so plain (MMIO, code pages,
-// elements across pages, DF) is left to the interpreter. Registers are exact after every run.
+// String instructions from translated code: runs of the host's own instruction, each within one
+// page of source and destination that the inline TLB knows. Whatever is not so plain (MMIO, code
+// pages, elements across pages, DF) is left to the interpreter. Registers are exact after every
+// run.
+#include "engine/translate/integer_impl.h"
 #include "engine/translate/jit_impl.h"
+#include "engine/translate/string_run.h"
 
 #define RUN_BYTES 65536u // between two looks at what is pending
 
@@ -18,25 +21,19 @@ static uint8_t *host_of(struct tcpu *c, gva_t at, enum access access)
     return (uint8_t *)(uintptr_t)(at + t->addend[i]);
 }
 
-static void host_stos(uint8_t *to, uint64_t count, unsigned size, uint64_t value)
-{
-    switch (size) {
-    case 1: asm volatile("rep stosb" : "+D"(to), "+c"(count) : "a"(value) : "memory"); break;
-    case 2: asm volatile("rep stosw" : "+D"(to), "+c"(count) : "a"(value) : "memory"); break;
-    case 4: asm volatile("rep stosl" : "+D"(to), "+c"(count) : "a"(value) : "memory"); break;
-    default: asm volatile("rep stosq" : "+D"(to), "+c"(count) : "a"(value) : "memory");
-    }
-}
-
-static void host_movs(uint8_t *to, const uint8_t *from, uint64_t count, unsigned size)
-{
-    switch (size) {
-    case 1: asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory"); break;
-    case 2: asm volatile("rep movsw" : "+D"(to), "+S"(from), "+c"(count) : : "memory"); break;
-    case 4: asm volatile("rep movsl" : "+D"(to), "+S"(from), "+c"(count) : : "memory"); break;
-    default: asm volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
-    }
-}
+static const struct {
+    bool source, dest, writes, compares;
+    string_run_fn *fn[2]; // [1] with REPNE
+} instructions[] = {
+    [SITE_STOS] = {.dest = true, .writes = true, .fn = {string_stos, string_stos}},
+    [SITE_MOVS] = {.source = true, .dest = true, .writes = true, .fn = {string_movs, string_movs}},
+    [SITE_LODS] = {.source = true, .fn = {string_lods, string_lods}},
+    [SITE_SCAS] = {.dest = true, .compares = true, .fn = {string_repe_scas, string_repne_scas}},
+    [SITE_CMPS] = {.source = true,
+                   .dest = true,
+                   .compares = true,
+                   .fn = {string_repe_cmps, string_repne_cmps}},
+};
 
 static uint64_t to_page_end(gva_t at)
 {
@@ -51,27 +48,42 @@ static uint64_t register_mask(unsigned kind)
 // One run; how many elements it did: 0 when the interpreter must do the next one.
 static uint64_t run(struct tcpu *c, unsigned kind, unsigned size, uint64_t count)
 {
+    unsigned op = kind & SITE_STRING;
     uint64_t *gpr = c->s.gpr, mask = register_mask(kind);
-    uint64_t source = gpr[RSI] & mask, dest = gpr[RDI] & mask, room = to_page_end(dest);
-    const uint8_t *from = NULL;
-    if (kind & SITE_MOVS) {
-        room = min_u64(room, to_page_end(source));
-        from = room < size ? NULL : host_of(c, source, ACCESS_READ);
-        if (!from)
+    uint64_t source = gpr[RSI] & mask, dest = gpr[RDI] & mask;
+    struct string_run r = {.acc = gpr[RAX]};
+    if (instructions[op].source) {
+        count = min_u64(count, to_page_end(source) / size);
+        r.source = count ? host_of(c, source, ACCESS_READ) : NULL;
+        if (!r.source)
             return 0;
     }
-    uint8_t *to = room < size ? NULL : host_of(c, dest, ACCESS_WRITE);
-    if (!to)
-        return 0;
-    count = min_u64(count, room / size);
-    if (from)
-        host_movs(to, from, count, size);
-    else
-        host_stos(to, count, size, gpr[RAX]);
-    gpr[RDI] = (dest + count * size) & mask;
-    if (from)
+    if (instructions[op].dest) {
+        count = min_u64(count, to_page_end(dest) / size);
+        enum access access = instructions[op].writes ? ACCESS_WRITE : ACCESS_READ;
+        r.dest = count ? host_of(c, dest, access) : NULL;
+        if (!r.dest)
+            return 0;
+    }
+    r.count = count;
+    instructions[op].fn[(kind & SITE_REPNE) != 0](&r, size, false);
+    count -= r.count;
+    if (instructions[op].source)
         gpr[RSI] = (source + count * size) & mask;
+    if (instructions[op].dest)
+        gpr[RDI] = (dest + count * size) & mask;
+    if (instructions[op].compares)
+        c->s.rflags = flags_unpack(c->s.rflags, r.acc);
+    else
+        gpr[RAX] = r.acc;
     return count;
+}
+
+// A repeated comparison whose last element was not, or was, equal.
+static bool stopped(const struct tcpu *c, unsigned kind)
+{
+    bool equal = c->s.rflags & FLAG_ZF;
+    return instructions[kind & SITE_STRING].compares && (kind & SITE_REPNE ? equal : !equal);
 }
 
 const void *jit_gate_string(struct tcpu *c, uint32_t id, uint64_t value)
@@ -79,8 +91,8 @@ const void *jit_gate_string(struct tcpu *c, uint32_t id, uint64_t value)
     struct jit *jit = c->jit;
     const struct jit_site site = jit->site[id];
     const struct jit_block *b = &jit->block[site.block];
-    uint64_t left = site.access & SITE_REP ? c->s.gpr[RCX] & register_mask(site.access) : 1;
-    uint64_t done = 0;
+    bool repeated = site.access & (SITE_REP | SITE_REPNE);
+    uint64_t left = repeated ? c->s.gpr[RCX] & register_mask(site.access) : 1, done = 0;
     c->counter[COUNTER_STRINGS]++;
     c->s.rip = c->insn_rip = b->rip + jit->mark[b->marks + site.insn].guest;
     if (c->s.rflags & FLAG_DF)
@@ -90,8 +102,10 @@ const void *jit_gate_string(struct tcpu *c, uint32_t id, uint64_t value)
         if (!n)
             return jit_step(c, site.block, site.insn);
         left -= n;
-        if (site.access & SITE_REP)
+        if (repeated)
             c->s.gpr[RCX] = left;
+        if (stopped(c, site.access))
+            break;
         done += n * site.size;
         if (left && done >= RUN_BYTES)
             return jit_continue(c);

@@ -92,12 +92,10 @@ static struct address string_address(const struct trans *t, unsigned reg)
                             .segment = SEG_COUNT};
 }
 
-// One element forwards; with DF set the interpreter's.
-static void trans_element(struct trans *t)
+// Goes on if DF is clear; with DF set the instruction is the interpreter's.
+static void need_forwards(struct trans *t)
 {
     struct emit *e = t->e;
-    unsigned size = t->in->opsize, width = t->code64 ? 8 : 4, value = host_reg(t, RAX);
-    struct address source = string_address(t, RSI), dest = string_address(t, RDI);
     emit_load(e, 4, T0, GS(s.rflags));
     emit_rorx(e, 4, T0, T0, 11); // DF, bit 10, comes to the top
     emit_mov_ri(e, T2, 31);
@@ -105,37 +103,68 @@ static void trans_element(struct trans *t)
     uint8_t *forwards = emit_jrcxz(e);
     trans_step(t);
     emit_land_short(e, forwards);
-    if (t->in->op == OP_MOVS) {
-        struct emit_mem from = trans_check(t, &source, size, ACCESS_READ);
-        emit_load(e, size, T2, from);
-        emit_store(e, 8, GS(hot.spill[0]), T2);
-    }
-    struct emit_mem to = trans_check(t, &dest, size, ACCESS_WRITE);
-    if (t->in->op == OP_MOVS) {
-        emit_load(e, 8, T2, GS(hot.spill[0]));
-        value = T2;
-    }
-    emit_store(e, size, to, value);
-    if (t->in->op == OP_MOVS)
-        emit_lea(e, width, host_reg(t, RSI), emit_at(host_reg(t, RSI), (int32_t)size));
-    emit_lea(e, width, host_reg(t, RDI), emit_at(host_reg(t, RDI), (int32_t)size));
 }
 
-// STOS and MOVS through flat segments.
+// One element: what is read through RSI waits in T2 until the other's check is done.
+static void trans_element(struct trans *t, enum site_string op)
+{
+    struct emit *e = t->e;
+    unsigned size = t->in->opsize, width = t->code64 ? 8 : 4;
+    struct address source = string_address(t, RSI), dest = string_address(t, RDI);
+    bool both = op == SITE_MOVS || op == SITE_CMPS;
+    need_forwards(t);
+    if (op == SITE_LODS) {
+        struct emit_mem from = trans_check(t, &source, size, ACCESS_READ);
+        emit_op_rm(e, size, 0, MAP_ONE, size == 1 ? 0x8a : 0x8b, host_reg(t, RAX), from);
+    } else {
+        if (both) {
+            struct emit_mem from = trans_check(t, &source, size, ACCESS_READ);
+            emit_load(e, size, T2, from);
+            emit_store(e, 8, GS(hot.spill[0]), T2);
+        }
+        bool compares = op == SITE_CMPS || op == SITE_SCAS;
+        struct emit_mem to = trans_check(t, &dest, size, compares ? ACCESS_READ : ACCESS_WRITE);
+        if (both)
+            emit_load(e, 8, T2, GS(hot.spill[0]));
+        unsigned value = both ? T2 : host_reg(t, RAX);
+        if (compares)
+            emit_alu_rm(e, ALU_CMP, size, value, to);
+        else
+            emit_store(e, size, to, value);
+        emit_lea(e, width, host_reg(t, RDI), emit_at(host_reg(t, RDI), (int32_t)size));
+    }
+    if (both || op == SITE_LODS)
+        emit_lea(e, width, host_reg(t, RSI), emit_at(host_reg(t, RSI), (int32_t)size));
+}
+
+static enum site_string string_kind(unsigned op)
+{
+    switch (op) {
+    case OP_MOVS: return SITE_MOVS;
+    case OP_LODS: return SITE_LODS;
+    case OP_SCAS: return SITE_SCAS;
+    case OP_CMPS: return SITE_CMPS;
+    default: return SITE_STOS;
+    }
+}
+
+// Through flat segments.
 static bool trans_string(struct trans *t)
 {
     const struct insn *in = t->in;
+    unsigned kind = string_kind(in->op);
     if (in->addrsize != (t->code64 ? 8 : 4) || in->seg == SEG_FS || in->seg == SEG_GS)
         return false;
     if (t->jit->bmi2 && !(in->prefix & (PREFIX_REP | PREFIX_REPNE))) {
-        trans_element(t);
+        trans_element(t, kind);
         return true;
     }
     uint32_t site = trans_site(t, ACCESS_WRITE, in->opsize);
-    uint8_t kind = in->op == OP_MOVS ? SITE_MOVS : 0;
-    kind |= in->prefix & (PREFIX_REP | PREFIX_REPNE) ? SITE_REP : 0;
-    kind |= t->code64 ? 0 : SITE_SHORT;
-    t->jit->site[site].access = kind;
+    if (in->prefix & (PREFIX_REP | PREFIX_REPNE))
+        kind |= in->prefix & PREFIX_REPNE ? SITE_REPNE : SITE_REP;
+    if (!t->code64)
+        kind |= SITE_SHORT;
+    t->jit->site[site].access = (uint8_t)kind;
     trans_load_id(t->e, NOTE_SITE, site);
     emit_jmp_to(t->e, t->jit->gate[GATE_STRING]);
     t->jit->site[site].resume = jit_offset(t->jit, t->e);
@@ -249,7 +278,10 @@ bool trans_system(struct trans *t)
     case OP_RDTSC:
     case OP_RDTSCP: return trans_tsc(t);
     case OP_STOS:
-    case OP_MOVS: return trans_string(t);
+    case OP_MOVS:
+    case OP_LODS:
+    case OP_SCAS:
+    case OP_CMPS: return trans_string(t);
     default: return false;
     }
 }

@@ -5,6 +5,8 @@
 // stay within one page of source and destination, or, where memory is not plain (MMIO, code, page
 // ends, segment limits), on a copy of one element. Registers are exact after every run, so that a
 // fault, an interrupt or a single step finds the instruction ready to be restarted.
+#include "engine/translate/string_run.h"
+
 #include "engine/translate/integer_impl.h"
 
 enum string_kind {
@@ -13,16 +15,6 @@ enum string_kind {
     STRING_WRITES = 4,   // writes there
     STRING_COMPARES = 8, // sets flags; REPE and REPNE look at ZF
 };
-
-// What the host instruction works on. It moves all of these as the guest's would its registers.
-struct run {
-    uint8_t *source;
-    uint8_t *dest;
-    uint64_t count;
-    uint64_t acc; // RAX; after a comparison the flags, packed as by FLAGS_OUT
-};
-
-typedef void run_fn(struct run *r, unsigned size, bool down);
 
 #define HOST(text)                                                              \
     asm volatile(text                                                           \
@@ -35,7 +27,7 @@ typedef void run_fn(struct run *r, unsigned size, bool down);
     else                                     \
         HOST(text tail)
 #define RUN(name, text, tail)                                 \
-    static void name(struct run *r, unsigned size, bool down) \
+    void name(struct string_run *r, unsigned size, bool down) \
     {                                                         \
         switch (size) {                                       \
         case 1: BOTH_WAYS(text "b", tail); break;             \
@@ -45,20 +37,20 @@ typedef void run_fn(struct run *r, unsigned size, bool down);
         }                                                     \
     }
 
-RUN(run_movs, "rep movs", "")
-RUN(run_stos, "rep stos", "")
-RUN(run_lods, "rep lods", "")
-RUN(run_repe_scas, "repe scas", FLAGS_OUT)
-RUN(run_repne_scas, "repne scas", FLAGS_OUT)
-RUN(run_repe_cmps, "repe cmps", FLAGS_OUT)
-RUN(run_repne_cmps, "repne cmps", FLAGS_OUT)
+RUN(string_movs, "rep movs", "")
+RUN(string_stos, "rep stos", "")
+RUN(string_lods, "rep lods", "")
+RUN(string_repe_scas, "repe scas", FLAGS_OUT)
+RUN(string_repne_scas, "repne scas", FLAGS_OUT)
+RUN(string_repe_cmps, "repe cmps", FLAGS_OUT)
+RUN(string_repne_cmps, "repne cmps", FLAGS_OUT)
 
 // One string instruction being executed.
 struct string {
     struct tcpu *c;
     const struct insn *insn;
     unsigned kind; // enum string_kind
-    run_fn *fn;
+    string_run_fn *fn;
     unsigned size;
     bool down;
 };
@@ -80,7 +72,7 @@ static gva_t dest_linear(const struct string *s)
 }
 
 // Moves the registers past n elements and takes over what the run computed.
-static void commit(const struct string *s, const struct run *r, uint64_t n)
+static void commit(const struct string *s, const struct string_run *r, uint64_t n)
 {
     struct tcpu *c = s->c;
     uint64_t step = s->down ? -n * s->size : n * s->size;
@@ -107,7 +99,7 @@ static void run_element(const struct string *s)
     gva_t to = s->kind & STRING_DEST ? dest_linear(s) : 0;
     if (s->kind & STRING_DEST && !(s->kind & STRING_WRITES))
         dest = mem_read(c, to, s->size);
-    struct run r = {(uint8_t *)&source, (uint8_t *)&dest, 1, c->s.gpr[RAX]};
+    struct string_run r = {(uint8_t *)&source, (uint8_t *)&dest, 1, c->s.gpr[RAX]};
     s->fn(&r, s->size, s->down);
     if (s->kind & STRING_WRITES)
         mem_write(c, to, s->size, dest);
@@ -148,7 +140,7 @@ static uint8_t *host_range(const struct string *s, gva_t at, uint64_t n, enum ac
 // Runs up to `count` elements at host speed; returns false, nothing done, where that is impossible.
 static bool run_many(const struct string *s, uint64_t count)
 {
-    struct run r = {.acc = s->c->s.gpr[RAX]};
+    struct string_run r = {.acc = s->c->s.gpr[RAX]};
     gva_t source = 0, dest = 0;
     if (s->kind & STRING_SOURCE) {
         source = source_linear(s);
@@ -182,7 +174,7 @@ static bool goes_on(const struct string *s)
     return s->insn->prefix & PREFIX_REPNE ? !equal : equal;
 }
 
-static void run_string(struct tcpu *c, const struct insn *insn, unsigned kind, run_fn *fn)
+static void run_string(struct tcpu *c, const struct insn *insn, unsigned kind, string_run_fn *fn)
 {
     struct string s = {c, insn, kind, fn, insn->opsize, c->s.rflags & FLAG_DF};
     if (!(insn->prefix & (PREFIX_REP | PREFIX_REPNE))) {
@@ -206,27 +198,27 @@ static void run_string(struct tcpu *c, const struct insn *insn, unsigned kind, r
 
 void op_movs(struct tcpu *c, const struct insn *insn)
 {
-    run_string(c, insn, STRING_SOURCE | STRING_DEST | STRING_WRITES, run_movs);
+    run_string(c, insn, STRING_SOURCE | STRING_DEST | STRING_WRITES, string_movs);
 }
 
 void op_stos(struct tcpu *c, const struct insn *insn)
 {
-    run_string(c, insn, STRING_DEST | STRING_WRITES, run_stos);
+    run_string(c, insn, STRING_DEST | STRING_WRITES, string_stos);
 }
 
 void op_lods(struct tcpu *c, const struct insn *insn)
 {
-    run_string(c, insn, STRING_SOURCE, run_lods);
+    run_string(c, insn, STRING_SOURCE, string_lods);
 }
 
 void op_scas(struct tcpu *c, const struct insn *insn)
 {
     run_string(c, insn, STRING_DEST | STRING_COMPARES,
-               insn->prefix & PREFIX_REPNE ? run_repne_scas : run_repe_scas);
+               insn->prefix & PREFIX_REPNE ? string_repne_scas : string_repe_scas);
 }
 
 void op_cmps(struct tcpu *c, const struct insn *insn)
 {
     run_string(c, insn, STRING_SOURCE | STRING_DEST | STRING_COMPARES,
-               insn->prefix & PREFIX_REPNE ? run_repne_cmps : run_repe_cmps);
+               insn->prefix & PREFIX_REPNE ? string_repne_cmps : string_repe_cmps);
 }

@@ -195,6 +195,24 @@ static void strings_are_copied_and_filled(void)
     RUN64(strings);
 }
 
+// Equal up to the 1,500th byte, over pages and up to their ends; single ones; counts of 0.
+SNIPPET(compared,
+        "cld; mov ecx, 3000; mov al, 7; mov rdi, 0x32c00; rep stosb; mov ecx, 3000; mov rdi, "
+        "0x34305; rep stosb; mov byte ptr [0x348e1], 9; mov rsi, 0x32c00; mov rdi, 0x34305; "
+        "mov ecx, 3000; repe cmpsb; mov r8, rcx; mov r9, rsi; pushf; pop r10;"
+        "mov rdi, 0x34305; mov ecx, 3000; mov al, 9; repne scasb; mov r11, rdi; pushf; pop r12;"
+        "mov rdi, 0x34302; mov ecx, 400; mov eax, 0x07070707; repe scasd; mov r13, rcx;"
+        "mov rsi, 0x32ffd; lodsd; mov rbx, rax; mov rax, -1; lodsb; lodsw; mov rsi, 0x32bf8;"
+        "mov ecx, 600; rep lodsq; mov rdx, rax; mov rax, rcx; scasb; setc al; cmpsq; sets ah;"
+        "mov rdi, 0x32ffe; cmpsd; scasw; seto bl; xor ecx, ecx; stc; repe cmpsb; adc rdx, 0;"
+        "cmp ecx, ecx; repne scasd; sete cl; std; mov rsi, 0x33010; mov rdi, 0x33810; lodsb;"
+        "mov ecx, 40; repe cmpsw; cld; pushf; pop r14");
+
+static void strings_are_compared_and_loaded(void)
+{
+    RUN64(compared);
+}
+
 SNIPPET(vectors, "pxor xmm0, xmm0; mov rax, 0x3ff8000000000000; movq xmm1, rax; addsd xmm0, xmm1; "
                  "mulsd xmm0, xmm1; movsd [rsi], xmm0; fld qword ptr [rsi];"
                  "fld1; faddp; fstp qword ptr [rsi+8]; cvttsd2si r8, xmm0; cvtsi2sd xmm3, r8; "
@@ -314,10 +332,13 @@ static void flat_32_bit_code_runs(void)
     RUN32(protected);
 }
 
-SNIPPET(strings32,
-        ".code32; cld; mov ecx, 3000; mov al, 0x5a; mov edi, 0x32800; rep stosb; mov esi, "
-        "0x32800; mov edi, 0x34010; mov ecx, 700; rep movsd; mov ecx, 3000; "
-        "1: movsb; stosw; loop 1b; hlt; .code64");
+SNIPPET(
+    strings32,
+    ".code32; cld; mov ecx, 3000; mov al, 0x5a; mov edi, 0x32800; rep stosb; mov esi, "
+    "0x32800; mov edi, 0x34010; mov ecx, 700; rep movsd; mov ecx, 3000; "
+    "1: movsb; stosw; loop 1b; push esi; push edi; mov ecx, 300; mov esi, 0x32800; "
+    "2: lodsb; mov edi, 0x32900; scasb; cmpsb; loop 2b; mov ecx, 500; repe scasb; mov ecx, 400; "
+    "rep lodsd; pop edi; pop esi; hlt; .code64");
 
 static void strings_of_32_bit_code_need_no_interpreter(void)
 {
@@ -549,6 +570,7 @@ int main(void)
         TEST(accesses_across_pages_and_to_devices_are_made),
         TEST(an_access_from_below_a_known_page_is_not_taken_for_it),
         TEST(strings_are_copied_and_filled),
+        TEST(strings_are_compared_and_loaded),
         TEST(vector_and_x87_instructions_run_natively),
         TEST(faults_name_their_instruction),
         TEST(what_the_host_refuses_is_undefined_for_the_guest),
