@@ -45,7 +45,6 @@ static void look_at_cpu(struct kvm_facts *facts)
     uint32_t a, b, d, vmx, svm;
     __cpuid(1, a, b, vmx, d);
     __cpuid(0x80000001, a, b, svm, d);
-    (void)(a | b | d);
     facts->virtualizes = vmx & BIT(5) || svm & BIT(2);
     facts->is_virtual = vmx & BIT(31);
 }
