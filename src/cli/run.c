@@ -69,6 +69,7 @@ const char run_help[] =
     "                        irqchip=kernel|split|user: who keeps the interrupt controllers;\n"
     "                        after translate, code-cache=SIZE: for translated code, for each\n"
     "                        vCPU (256M), shared-code=SIZE: for what vCPUs share of it (256M),\n"
+    "                        translation-cache=FILE: keep it from run to run (off),\n"
     "                        perf-map=FILE|none: name it for Linux's perf, by the\n"
     "                        guest kernel's System.map or kallsyms; after either,\n"
     "                        halt-poll=NS: how long at most an idle vCPU stays awake\n"

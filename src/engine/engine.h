@@ -129,11 +129,12 @@ struct engine_vm_config {
     // guest TSC = (host TSC + tsc_offset) while the VM runs; see machine/clock.h
     uint32_t poll_ns; // how long a vCPU that halts inside the engine looks for work before it
                       // sleeps, ENGINE_POLL_NEVER, or 0: as long as the engine thinks best
-    enum engine_chips chips;    // an engine without any takes BEST and NONE
-    uint64_t code_cache_bytes;  // translator, for each vCPU; 0 means its default
-    uint64_t shared_code_bytes; // translator, for what its vCPUs share; 0 means its default
-    const char *perf_map;       // translator: name its code for perf (perfmap.h); NULL: no
-    uint32_t debug;             // enum engine_debug bits, for tests
+    enum engine_chips chips;       // an engine without any takes BEST and NONE
+    uint64_t code_cache_bytes;     // translator, for each vCPU; 0 means its default
+    uint64_t shared_code_bytes;    // translator, for what its vCPUs share; 0 means its default
+    const char *translation_cache; // translator: file of translations from run to run; NULL: none
+    const char *perf_map;          // translator: name its code for perf (perfmap.h); NULL: no
+    uint32_t debug;                // enum engine_debug bits, for tests
 };
 
 // Forced paths for tests; an engine ignores those that mean nothing to it.

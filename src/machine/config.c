@@ -176,6 +176,15 @@ static err_t parse_shared_code(const char *text, struct vm_engine *out, struct e
     return err ? error_in(e, "engine: shared-code") : OK;
 }
 
+static err_t parse_translation_cache(const char *text, struct vm_engine *out, struct error *e)
+{
+    if (!*text)
+        return error_set(e, ERR_INVALID, "engine: translation-cache is off or a file");
+    snprintf(out->translation_cache, sizeof out->translation_cache, "%s",
+             strcmp(text, "off") ? text : "");
+    return OK;
+}
+
 static err_t parse_perf_map(const char *text, struct vm_engine *out, struct error *e)
 {
     int len = snprintf(out->perf_map, sizeof out->perf_map, "%s", text);
@@ -194,6 +203,7 @@ static err_t parse_engine_option(const char *option, size_t len, struct vm_engin
                    {"halt-poll=", parse_halt_poll},
                    {"code-cache=", parse_code_cache},
                    {"shared-code=", parse_shared_code},
+                   {"translation-cache=", parse_translation_cache},
                    {"perf-map=", parse_perf_map}};
     char text[ENGINE_OPTION_MAX];
     snprintf(text, sizeof text, "%.*s", (int)min_u64(len, sizeof text - 1), option);
@@ -204,7 +214,8 @@ static err_t parse_engine_option(const char *option, size_t len, struct vm_engin
     }
     return error_set(e, ERR_INVALID,
                      "engine: there is no option '%.40s'; give irqchip=kernel, split or user, "
-                     "halt-poll=NANOSECONDS, code-cache=SIZE, shared-code=SIZE or perf-map=FILE",
+                     "halt-poll=NANOSECONDS, code-cache=SIZE, shared-code=SIZE, "
+                     "translation-cache=FILE or perf-map=FILE",
                      text);
 }
 

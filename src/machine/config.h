@@ -152,11 +152,12 @@ err_t vm_config_load(struct vm_config *config, const char *text, size_t len, str
 // "kvm,irqchip=split": the engine's name, or auto, and options. ERR_INVALID for what there is not.
 struct vm_engine {
     char name[16];
-    enum engine_chips chips;          // irqchip=kernel, split or user; else ENGINE_CHIPS_BEST
-    uint32_t poll_ns;                 // halt-poll=NS, as engine_vm_config has it
-    uint64_t code_cache_bytes;        // code-cache=SIZE, likewise
-    uint64_t shared_code_bytes;       // shared-code=SIZE, likewise
-    char perf_map[ENGINE_OPTION_MAX]; // perf-map=FILE or none; empty: not asked for
+    enum engine_chips chips;    // irqchip=kernel, split or user; else ENGINE_CHIPS_BEST
+    uint32_t poll_ns;           // halt-poll=NS, as engine_vm_config has it
+    uint64_t code_cache_bytes;  // code-cache=SIZE, likewise
+    uint64_t shared_code_bytes; // shared-code=SIZE, likewise
+    char translation_cache[ENGINE_OPTION_MAX]; // translation-cache=FILE; empty: none
+    char perf_map[ENGINE_OPTION_MAX];          // perf-map=FILE or none; empty: not asked for
 };
 err_t vm_engine_parse(const char *text, struct vm_engine *out, struct error *e);
 

@@ -302,6 +302,7 @@ static err_t make_engine(struct vm *vm, struct error *e)
         .tsc_khz = vm->clock.tsc_khz,
         .code_cache_bytes = asked.code_cache_bytes,
         .shared_code_bytes = asked.shared_code_bytes,
+        .translation_cache = asked.translation_cache[0] ? asked.translation_cache : NULL,
         .perf_map = asked.perf_map[0] ? asked.perf_map : NULL,
         .debug = vm->config->debug,
     };

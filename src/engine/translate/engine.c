@@ -7,6 +7,7 @@
 
 #include "engine/translate/interp.h"
 #include "engine/translate/jit.h"
+#include "engine/translate/jit_file.h"
 #include "engine/translate/jit_store.h"
 #include "engine/translate/lockstep.h"
 #include "engine/translate/perfmap.h"
@@ -34,7 +35,8 @@ static void probe(uint32_t debug, bool thorough, struct engine_probe *out)
 static bool wants_store(const struct engine_vm_config *config)
 {
     return !(config->debug & ENGINE_DEBUG_INTERPRET) &&
-           (config->vcpus > 1 || config->debug & ENGINE_DEBUG_COPY_BLOCKS);
+           (config->vcpus > 1 || config->translation_cache ||
+            config->debug & ENGINE_DEBUG_COPY_BLOCKS);
 }
 
 static uint64_t store_bytes(const struct engine_vm_config *config)
@@ -65,6 +67,8 @@ static err_t vm_new(const struct engine_vm_config *config, const struct engine_u
         *out = vm;
     if (!err && wants_store(config))
         vm->tvm.store = jit_store_new(store_bytes(config));
+    if (!err && vm->tvm.store && config->translation_cache)
+        vm->tvm.file = jit_file_open(config->translation_cache, &vm->tvm);
     return err;
 }
 
@@ -74,6 +78,7 @@ static void vm_free(struct engine_vm *vm)
         return;
     tvm_release(&vm->tvm);
     perf_map_free(vm->tvm.perf);
+    jit_file_close(vm->tvm.file, vm->tvm.store);
     jit_store_free(vm->tvm.store);
     free(vm);
 }
@@ -123,6 +128,8 @@ static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsig
         [COUNTER_INSNS] = "translated_instructions",
         [COUNTER_COPIED] = "copied_blocks",
         [COUNTER_COPIED_INSNS] = "copied_instructions",
+        [COUNTER_LOADED] = "loaded_blocks",
+        [COUNTER_REFUSED] = "refused_blocks",
         [COUNTER_ENTRIES] = "code_entries",
         [COUNTER_LINKS] = "links",
         [COUNTER_INDIRECT] = "indirect_misses",
@@ -148,6 +155,8 @@ static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsig
             out[i].value += c ? __atomic_load_n(&c->counter[i], __ATOMIC_RELAXED) : 0;
         }
     }
+    if (vm->tvm.store && max > COUNTER_REFUSED)
+        out[COUNTER_REFUSED].value = jit_store_refused(vm->tvm.store);
     return COUNTER_COUNT;
 }
 

@@ -22,11 +22,6 @@ struct place {
     uint64_t entries; // of the inline TLB, from that of linear page 0 to the page's
 };
 
-// Offsets of the parts of a stored block.
-struct parts {
-    uint32_t source, spans, ahead, marks, sites, links, notes, code[2], end;
-};
-
 static uint32_t part(uint32_t *end, uint32_t bytes)
 {
     uint32_t at = *end;
@@ -34,12 +29,12 @@ static uint32_t part(uint32_t *end, uint32_t bytes)
     return at;
 }
 
-static struct parts parts_of(const struct stored *b)
+struct stored_parts stored_parts_of(const struct stored *b)
 {
-    struct parts p = {.end = sizeof *b};
+    struct stored_parts p = {.end = sizeof *b};
     uint32_t notes = 0;
     for (unsigned i = 0; i < STORED_NOTES; i++)
-        notes += b->notes[HOT][i] + b->notes[COLD][i];
+        notes += b->notes[HOT][i] + (uint32_t)b->notes[COLD][i];
     p.source = part(&p.end, b->source);
     p.spans = part(&p.end, b->spans * (uint32_t)sizeof(struct stored_span));
     p.ahead = part(&p.end, b->ahead);
@@ -50,11 +45,6 @@ static struct parts parts_of(const struct stored *b)
     p.code[HOT] = part(&p.end, b->hot);
     p.code[COLD] = part(&p.end, b->cold);
     return p;
-}
-
-static void *at_part(const struct stored *b, uint32_t part)
-{
-    return (uint8_t *)(uintptr_t)b + part;
 }
 
 static struct place place_of(const struct trans *t)
@@ -209,7 +199,7 @@ static void look_ahead(struct jit_block *to, const struct stored *b, const struc
     }
 }
 
-static void copy_block(struct trans *t, const struct stored *b, const struct parts *parts,
+static void copy_block(struct trans *t, const struct stored *b, const struct stored_parts *parts,
                        const struct place *p)
 {
     struct jit_block *to = t->b;
@@ -221,8 +211,9 @@ static void copy_block(struct trans *t, const struct stored *b, const struct par
     to->insns = b->insns;
     to->fpu = b->fpu;
     to->inside = b->inside;
-    look_ahead(to, b, at_part(b, parts->spans));
-    copy_bytes(&t->jit->mark[to->marks], at_part(b, parts->marks),
+    t->c->counter[COUNTER_LOADED] += b->state == STORED_CHECKED;
+    look_ahead(to, b, stored_part(b, parts->spans));
+    copy_bytes(&t->jit->mark[to->marks], stored_part(b, parts->marks),
                b->insns * sizeof(struct jit_mark));
     t->count = b->insns;
     t->returns = b->returns;
@@ -230,10 +221,10 @@ static void copy_block(struct trans *t, const struct stored *b, const struct par
 }
 
 // Groups do not pay here where they have failed before.
-static bool avoided(const struct trans *t, const struct stored *b, const struct parts *parts)
+static bool avoided(const struct trans *t, const struct stored *b, const struct stored_parts *parts)
 {
-    const struct stored_site *site = at_part(b, parts->sites);
-    const struct jit_mark *mark = at_part(b, parts->marks);
+    const struct stored_site *site = stored_part(b, parts->sites);
+    const struct jit_mark *mark = stored_part(b, parts->marks);
     for (unsigned i = 0; i < b->sites; i++)
         if (site[i].access & SITE_GROUP &&
             *jit_avoid(t->jit, t->b->rip + mark[site[i].insn].guest) & (AVOID_GROUP | AVOID_MIXED))
@@ -252,21 +243,21 @@ static bool room_for(const struct trans *t, const struct stored *b)
 static enum copy_outcome copy_out(struct trans *t, const struct stored *b)
 {
     struct jit *jit = t->jit;
-    const struct parts parts = parts_of(b);
-    const uint16_t *note = at_part(b, parts.notes);
+    const struct stored_parts parts = stored_parts_of(b);
+    const uint16_t *note = stored_part(b, parts.notes);
     t->b->needs_flags = b->needs_flags;
     trans_begin_code(t);
     const struct place p = place_of(t);
     if (!room_for(t, b))
         return COPY_FULL;
-    if (avoided(t, b, &parts) || !copy_links(t, b, &p, at_part(b, parts.links)))
+    if (avoided(t, b, &parts) || !copy_links(t, b, &p, stored_part(b, parts.links)))
         return COPY_NONE;
-    copy_bytes(jit->hot.at, at_part(b, parts.code[HOT]), b->hot);
-    copy_bytes(jit->cold.at, at_part(b, parts.code[COLD]), b->cold);
+    copy_bytes(jit->hot.at, stored_part(b, parts.code[HOT]), b->hot);
+    copy_bytes(jit->cold.at, stored_part(b, parts.code[COLD]), b->cold);
     if (!adjust(t->c, b, HOT, &p, &note, jit->hot.at) ||
         !adjust(t->c, b, COLD, &p, &note, jit->cold.at))
         return COPY_NONE;
-    copy_sites(b, &p, &jit->site[p.site], at_part(b, parts.sites));
+    copy_sites(b, &p, &jit->site[p.site], stored_part(b, parts.sites));
     copy_block(t, b, &parts, &p);
     jit->hot.at += b->hot;
     jit->cold.at += b->cold;
@@ -286,11 +277,12 @@ static bool same_code(const uint8_t *a, const uint8_t *b, size_t n)
 }
 
 // Whether the page has what the block was made of.
-static bool same_source(const struct trans *t, const struct stored *b, const struct parts *parts)
+static bool same_source(const struct trans *t, const struct stored *b,
+                        const struct stored_parts *parts)
 {
-    const uint8_t *page = t->jit->page[t->page].host, *ahead = at_part(b, parts->ahead);
-    const struct stored_span *span = at_part(b, parts->spans);
-    if (!same_code(page + b->at, at_part(b, parts->source), b->source))
+    const uint8_t *page = t->jit->page[t->page].host, *ahead = stored_part(b, parts->ahead);
+    const struct stored_span *span = stored_part(b, parts->spans);
+    if (!same_code(page + b->at, stored_part(b, parts->source), b->source))
         return false;
     for (unsigned i = 0; i < b->spans; ahead += span[i++].len)
         if (!same_code(page + span[i].at, ahead, span[i].len))
@@ -298,10 +290,10 @@ static bool same_source(const struct trans *t, const struct stored *b, const str
     return true;
 }
 
-static bool protect(struct trans *t, const struct stored *b, const struct parts *parts)
+static bool protect(struct trans *t, const struct stored *b, const struct stored_parts *parts)
 {
     gpa_t page = t->jit->page[t->page].gpa;
-    const struct stored_span *span = at_part(b, parts->spans);
+    const struct stored_span *span = stored_part(b, parts->spans);
     if (!tvm_protect_code(t->c->vm, t->c, page + b->at, b->source))
         return false;
     for (unsigned i = 0; i < b->spans; i++)
@@ -312,7 +304,7 @@ static bool protect(struct trans *t, const struct stored *b, const struct parts 
 
 static bool matches(struct trans *t, const struct stored *b)
 {
-    const struct parts parts = parts_of(b);
+    const struct stored_parts parts = stored_parts_of(b);
     return b->mode == t->jit->page[t->page].mode && b->at == (t->b->rip & PAGE_MASK) &&
            same_source(t, b, &parts) && protect(t, b, &parts) && same_source(t, b, &parts);
 }
@@ -408,6 +400,8 @@ static bool measure(struct trans *t, struct stored *b)
     const struct jit *jit = t->jit;
     const struct jit_block *from = t->b;
     *b = (struct stored){
+        .state = STORED_ROOM,
+        .key = key_of(t, t->source.code),
         .mode = jit->page[t->page].mode,
         .at = (uint16_t)(from->rip & PAGE_MASK),
         .source = from->bytes,
@@ -430,7 +424,7 @@ static bool measure(struct trans *t, struct stored *b)
                 from->checked == t->start.hot;
     if (!fits || !count_notes(t, HOT, &t->jit->hot, b) || !count_notes(t, COLD, &t->jit->cold, b))
         return false;
-    b->bytes = parts_of(b).end;
+    b->bytes = stored_parts_of(b).end;
     return true;
 }
 
@@ -508,19 +502,19 @@ static bool store_code(const struct trans *t, const struct stored *b, enum area 
 // All but the header's length, without which it is no block.
 static bool store_block(const struct trans *t, const struct stored *header, struct stored *to)
 {
-    const struct parts parts = parts_of(header);
+    const struct stored_parts parts = stored_parts_of(header);
     const struct place p = place_of(t);
-    uint16_t *note = at_part(to, parts.notes);
+    uint16_t *note = stored_part(to, parts.notes);
     copy_bytes(to, header, sizeof *header);
-    copy_bytes(at_part(to, parts.source), t->source.code, to->source);
-    copy_bytes(at_part(to, parts.spans), t->span, to->spans * sizeof t->span[0]);
-    copy_bytes(at_part(to, parts.ahead), t->ahead_code, to->ahead);
-    copy_bytes(at_part(to, parts.marks), &t->jit->mark[t->b->marks],
+    copy_bytes(stored_part(to, parts.source), t->source.code, to->source);
+    copy_bytes(stored_part(to, parts.spans), t->span, to->spans * sizeof t->span[0]);
+    copy_bytes(stored_part(to, parts.ahead), t->ahead_code, to->ahead);
+    copy_bytes(stored_part(to, parts.marks), &t->jit->mark[t->b->marks],
                to->insns * sizeof(struct jit_mark));
-    store_sites(t, to, &p, at_part(to, parts.sites));
-    return store_links(t, to, &p, at_part(to, parts.links)) &&
-           store_code(t, to, HOT, &p, &note, at_part(to, parts.code[HOT])) &&
-           store_code(t, to, COLD, &p, &note, at_part(to, parts.code[COLD]));
+    store_sites(t, to, &p, stored_part(to, parts.sites));
+    return store_links(t, to, &p, stored_part(to, parts.links)) &&
+           store_code(t, to, HOT, &p, &note, stored_part(to, parts.code[HOT])) &&
+           store_code(t, to, COLD, &p, &note, stored_part(to, parts.code[COLD]));
 }
 
 bool trans_store(struct trans *t, struct stored *to, uint32_t max)
@@ -547,6 +541,6 @@ void trans_keep(struct trans *t)
     struct stored *to =
         measure(t, &header) ? jit_store_room(store, header.bytes, t->c->index) : NULL;
     if (to && store_block(t, &header, to))
-        jit_store_add(store, key_of(t, t->source.code), to);
+        jit_store_add(store, to);
     jit_store_leave(store, t->c->index);
 }

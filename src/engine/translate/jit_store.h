@@ -29,8 +29,11 @@ enum stored_note {
 // by: guest code; spans; their code; marks; sites; links; notes by area and kind; hot code; cold
 // code. Each part begins at a multiple of four bytes.
 struct stored {
-    uint32_t bytes; // of all
+    uint32_t bytes;    // of all
+    uint32_t state;    // [any] enum stored_state
+    uint64_t check[2]; // of what follows, in a file
     uint32_t mode;
+    uint32_t key;    // jit_store_key()
     uint64_t inside; // as in struct jit_block
     uint16_t at;     // of the guest's code in its page
     uint16_t source; // bytes of it
@@ -43,6 +46,28 @@ struct stored {
     uint8_t fpu, returns, needs_flags;
     uint16_t notes[2][STORED_NOTES];
 };
+
+#define STORED_UNIT 16 // blocks begin at multiples of it
+
+enum stored_state {
+    STORED_ROOM,      // not known to anybody
+    STORED_MADE,      // by this VM
+    STORED_UNCHECKED, // from a file
+    STORED_CHECKED,   // from a file, and as we wrote it
+    STORED_REFUSED,   // from a file, and something else
+};
+
+// Offsets of the parts of a stored block.
+struct stored_parts {
+    uint32_t source, spans, ahead, marks, sites, links, notes, code[2], end;
+};
+
+struct stored_parts stored_parts_of(const struct stored *b); // jit_copy.c
+
+static inline void *stored_part(const struct stored *b, uint32_t part)
+{
+    return (uint8_t *)(uintptr_t)b + part;
+}
 
 struct stored_span { // in the page
     uint16_t at, len;
@@ -81,7 +106,16 @@ const struct stored *jit_store_next(struct jit_store *s, uint32_t key, uint32_t 
 // Room for a block of so many bytes, for jit_store_add() alone; NULL when there is none.
 struct stored *jit_store_room(struct jit_store *s, uint32_t bytes, unsigned vcpu);
 // Makes the block in it known to all.
-void jit_store_add(struct jit_store *s, uint32_t key, const struct stored *block);
+void jit_store_add(struct jit_store *s, struct stored *block);
 
-// Bytes of blocks so far.
-uint64_t jit_store_used(const struct jit_store *s);
+// While no vCPU runs: room for len bytes of blocks from a file; NULL when there is none. Then, when
+// they are there: makes them known, and how many bytes are blocks. key is that of their checksums,
+// which are looked at when a block is first met.
+uint8_t *jit_store_load(struct jit_store *s, uint64_t len, const uint64_t key[2]);
+uint64_t jit_store_loaded(struct jit_store *s);
+void jit_store_each(struct jit_store *s, void (*see)(struct stored *b, void *opaque), void *opaque);
+
+uint64_t jit_store_used(const struct jit_store *s); // bytes of blocks
+uint64_t jit_store_size(const struct jit_store *s);
+bool jit_store_began_anew(const struct jit_store *s);  // since it was made
+uint32_t jit_store_refused(const struct jit_store *s); // blocks from a file

@@ -72,6 +72,8 @@ enum tcpu_counter {
     COUNTER_INSNS,   // instructions translated
     COUNTER_COPIED,  // blocks taken from the store instead
     COUNTER_COPIED_INSNS,
+    COUNTER_LOADED,        // of these blocks: from the file
+    COUNTER_REFUSED,       // blocks of the file that are not what was written; counted by the store
     COUNTER_ENTRIES,       // entries into translated code from the run loop
     COUNTER_LINKS,         // direct branches resolved
     COUNTER_INDIRECT,      // indirect branches that missed the IBTC

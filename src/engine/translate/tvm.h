@@ -54,6 +54,7 @@ struct tvm {
     struct engine_vm_config config;
     struct cpuid_table cpuid;
     struct perf_map *perf;   // NULL: nobody wants it
+    struct jit_file *file;   // where these come from and go to; NULL: nowhere
     struct jit_store *store; // translations that vCPUs share; NULL: none are
     struct tcpu *vcpu[TVM_VCPUS];
     struct tvm_inbox inbox[TVM_VCPUS];

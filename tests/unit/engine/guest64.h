@@ -27,6 +27,7 @@ struct guest {
 
 // Guests are shown GFNI, whether the host has it or not.
 static bool guest_claims_gfni;
+static const char *guest_translations; // file of the next guest
 
 static uint64_t guest_mmio_read(void *opaque, unsigned vcpu, gpa_t at, unsigned size)
 {
@@ -163,8 +164,11 @@ static inline bool guest_init_smp(struct guest *g, uint32_t debug, bool code64, 
         printf("# %s\n", e.text);
         return false;
     }
-    struct engine_vm_config config = {
-        .vcpus = vcpus, .cpuid = table, .tsc_khz = 1000000, .debug = debug};
+    struct engine_vm_config config = {.vcpus = vcpus,
+                                      .cpuid = table,
+                                      .tsc_khz = 1000000,
+                                      .debug = debug,
+                                      .translation_cache = guest_translations};
     bool ok = engine_translate.vm_new(&config, &guest_upcalls, g, &g->vm, &e) == OK &&
               engine_translate.map(g->vm, 0, GUEST_BYTES, g->ram, ENGINE_MAP_RAM, &e) == OK &&
               engine_translate.vcpu_new(g->vm, 0, &g->vcpu, &e) == OK &&

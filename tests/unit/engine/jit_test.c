@@ -4,6 +4,9 @@
 
 #include "guest64.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "cpu/insn.h"
 
 static const uint32_t modes[] = {
@@ -555,10 +558,79 @@ static void far_transfers_change_flags_and_levels(void)
     guest_release(&g);
 }
 
+SNIPPET(again, "mov ebx, 10; 1: call 2f; dec ebx; jnz 1b; lea rax, [rip+2f]; call rax; jmp 3f; "
+               "2: mov [rsi], rbx; add r12, [rip+4f]; ret; 4: .quad 7; 3: mov r13, [rsi]");
+
+// Of a run with the file: how many blocks came from it and how many were refused.
+static void run_with_file(const char *path, uint64_t *loaded, uint64_t *refused)
+{
+    struct guest g;
+    guest_translations = path;
+    CHECK(guest_init(&g, 0, true));
+    guest_translations = NULL;
+    guest_code(&g, again_start, (size_t)(again_end - again_start));
+    CHECK_EQ(guest_run(&g), ENGINE_HALTED);
+    CHECK_EQ(g.state.gpr[RBX], 0);
+    CHECK_EQ(g.state.gpr[R12], GUEST_DATA + 0x1000 + 64 * R12 + 77);
+    *loaded = guest_counter(&g, "loaded_blocks");
+    *refused = guest_counter(&g, "refused_blocks");
+    CHECK(*loaded > 0 || guest_counter(&g, "translated_blocks") > 0);
+    guest_release(&g);
+}
+
+static void change_file(const char *path, long at, uint8_t by)
+{
+    FILE *f = fopen(path, "r+");
+    CHECK(f != NULL);
+    if (!f)
+        return;
+    fseek(f, at, at < 0 ? SEEK_END : SEEK_SET);
+    int byte = fgetc(f);
+    fseek(f, at, at < 0 ? SEEK_END : SEEK_SET);
+    fputc(byte ^ by, f);
+    fclose(f);
+}
+
+static void translations_of_one_run_serve_the_next(void)
+{
+    char folder[] = "/tmp/berth-translations.XXXXXX", path[64], link[64];
+    uint64_t loaded, refused;
+    CHECK(mkdtemp(folder) != NULL);
+    snprintf(path, sizeof path, "%s/file", folder);
+    snprintf(link, sizeof link, "%s/link", folder);
+    run_with_file(path, &loaded, &refused);
+    CHECK_EQ(loaded, 0);
+    run_with_file(path, &loaded, &refused);
+    CHECK(loaded > 3);
+    CHECK_EQ(refused, 0);
+    change_file(path, -20, 1); // in the code of the last block
+    run_with_file(path, &loaded, &refused);
+    CHECK_EQ(refused, 1);
+    CHECK_EQ(symlink(path, link), 0);
+    run_with_file(link, &loaded, &refused);
+    CHECK_EQ(loaded, 0);
+    CHECK_EQ(chmod(path, 0640), 0);
+    run_with_file(path, &loaded, &refused);
+    CHECK_EQ(loaded, 0);
+    CHECK_EQ(chmod(path, 0600), 0);
+    change_file(path, 16, 1); // of another program, and so made anew
+    run_with_file(path, &loaded, &refused);
+    CHECK_EQ(loaded, 0);
+    run_with_file(path, &loaded, &refused);
+    CHECK(loaded > 3);
+    CHECK_EQ(chmod(folder, 0777), 0);
+    run_with_file(path, &loaded, &refused);
+    CHECK_EQ(loaded, 0);
+    unlink(link);
+    unlink(path);
+    rmdir(folder);
+}
+
 int main(void)
 {
     static const struct test tests[] = {
         TEST(a_counting_loop_gives_its_sum),
+        TEST(translations_of_one_run_serve_the_next),
         TEST(high_byte_registers_keep_their_places),
         TEST(registers_without_a_host_register_work),
         TEST(flags_survive_memory_checks),
