@@ -351,6 +351,7 @@ void trans_undo(struct trans *t)
     jit->links = t->start.links;
     t->fpu_checked = t->ended = t->returns = false;
     t->held = NULL;
+    t->kept = t->kept_before = NO_HOST;
     t->fixups = 0;
 }
 
