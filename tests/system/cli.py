@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import random
+import re
 import select
 import shutil
 import signal
@@ -100,6 +101,31 @@ def help_lists_every_command():
                     "explain", "image",                    "version", "help"):
         assert f"\n  {command} " in done.stdout
         assert run(command, "--help").stdout.startswith(f"usage: berth {command}")
+
+
+def every_command_has_a_manual_page():
+    pages = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../docs/man")
+    text = ""
+    for name in os.listdir(pages):
+        with open(os.path.join(pages, name), encoding="utf-8") as page:
+            text += page.read().replace("\\", "")
+    for command in re.findall(r"^  ([a-z]+) ", run("--help").stdout, re.M):
+        assert command in ("help", "version") or re.search(rf"berth[ -]{command}\b", text), command
+
+
+def the_shells_complete_commands_options_and_names():
+    def complete(*words):
+        script = 'eval "$("$0" completion bash)"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _berth; printf "%s\\n" "${COMPREPLY[@]}"'
+        done = subprocess.run(["bash", "-c", script, BERTH, "berth", *words], capture_output=True, text=True, timeout=WAIT,
+                              env={**os.environ, "PATH": os.path.dirname(os.path.abspath(BERTH)) + ":" + os.environ["PATH"]})
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    assert complete("pa") == ["pause"]
+    assert "--restart" in complete("create", "--re") and complete("create", "--autos") == ["--autostart"]
+    assert {"create", "set", "ls", "rm"} <= set(complete("pool", "")), complete("pool", "")
+    for shell, words in (("zsh", "#compdef berth"), ("fish", "complete -c berth")):
+        assert words in run("completion", shell).stdout
 
 
 def version_is_one_line():
@@ -448,7 +474,7 @@ def explain_names_the_device_that_a_guest_polls():
 
 
 CASES = [
-    help_lists_every_command,
+    help_lists_every_command, every_command_has_a_manual_page, the_shells_complete_commands_options_and_names,
     version_is_one_line,
     wrong_usage_is_one_line_and_status_2,
     missing_files_are_named_with_what_to_give,
