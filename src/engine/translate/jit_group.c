@@ -1,7 +1,7 @@
-// Groups: accesses of a block that are made from the same base register, or to constant
-// addresses in one page, and lie close together. The first of them, the leader, checks the bytes of
-// all; the others only load the addend that it kept. The base may move by constants on the way
-// (PUSH, POP, ADD, LEA).
+// Groups: accesses of a block that are made from the same base register, from the same base and
+// index, or to constant addresses in one page, and lie close together. The first of them, the
+// leader, checks the bytes of all; the others only load the addend that it kept. The base may move
+// by constants on the way (PUSH, POP, ADD, LEA).
 //
 // What the leader found holds until the block is left, because only the interpreter and polls can
 // withdraw it: an instruction that the interpreter ran in the middle of a group is followed by
@@ -12,10 +12,13 @@
 #include "engine/translate/jit_trans.h"
 
 #define SPAN_MAX 256 // bytes that a leader checks
-// In place of a base register: addresses, and those that move with the code.
+// In place of a base register: addresses, those that move with the code, and the last few pairs of
+// base and index.
 #define CONSTANTS 16
 #define RELATIVES 17
-#define BASES 18
+#define PAIR 18
+#define PAIRS 3
+#define BASES (PAIR + PAIRS)
 #define DISP_MAX (1 << 30)
 
 static const struct operand *memory_operand(const struct insn *in)
@@ -33,7 +36,14 @@ static bool is_quad(const struct insn *in, unsigned op)
 
 static struct member on_stack(int32_t disp, bool write)
 {
-    return (struct member){.base = RSP, .at = disp, .disp = disp, .size = 8, .write = write};
+    return (struct member){.base = RSP,
+                           .reg = RSP,
+                           .index = REG_NONE,
+                           .scale = 1,
+                           .at = disp,
+                           .disp = disp,
+                           .size = 8,
+                           .write = write};
 }
 
 // The access of an instruction that the host runs itself.
@@ -44,14 +54,17 @@ static bool native_member(const struct trans *t, const struct insn *in, struct m
     if (!mem || !mem->size || mem->size > 64 || in->evex_aaa || !trans_allowed(t, in) ||
         !trans_address(t, in, &a) || a.width != 8 || a.segment != SEG_COUNT)
         return false;
-    if (!a.constant &&
-        (a.index != REG_NONE || a.base >= 16 || a.disp > DISP_MAX || a.disp < -DISP_MAX))
+    if (!a.constant && (a.base >= 16 || a.disp > DISP_MAX || a.disp < -DISP_MAX))
         return false;
     if (a.constant && (a.value & PAGE_MASK) + mem->size > PAGE_SIZE)
         return false;
-    *m = (struct member){.base = a.relative   ? RELATIVES
-                                 : a.constant ? CONSTANTS
-                                              : a.base,
+    *m = (struct member){.base = a.relative            ? RELATIVES
+                                 : a.constant          ? CONSTANTS
+                                 : a.index == REG_NONE ? a.base
+                                                       : PAIR,
+                         .reg = a.base,
+                         .index = a.index,
+                         .scale = a.scale,
                          .disp = a.disp,
                          .at = a.constant ? (int32_t)(a.value & PAGE_MASK) : a.disp,
                          .page = a.constant ? align_down(a.value, PAGE_SIZE) : 0,
@@ -97,14 +110,36 @@ static bool constant_step(const struct insn *in, unsigned reg, int32_t *step)
 }
 
 struct plan {
-    uint8_t open[BASES][2]; // 1 + the group to which more may come, of reads and with writes
-    int32_t moved[BASES];   // the base since the block began, or since it was lost
+    uint8_t open[BASES][2];    // 1 + the group to which more may come, of reads and with writes
+    int32_t moved[BASES];      // the base since the block began, or since it was lost
+    struct member pair[PAIRS]; // what the pairs are
+    unsigned pairs;            // met so far
 };
 
 static void close_base(struct plan *p, unsigned base)
 {
     p->open[base][0] = p->open[base][1] = 0;
     p->moved[base] = 0;
+}
+
+// The pair's place: that of an equal one, or the one that was taken longest ago.
+static uint8_t place_of(struct plan *p, const struct member *m)
+{
+    for (unsigned i = 0; i < PAIRS; i++)
+        if (p->pair[i].reg == m->reg && p->pair[i].index == m->index &&
+            p->pair[i].scale == m->scale)
+            return (uint8_t)(PAIR + i);
+    unsigned i = p->pairs++ % PAIRS;
+    p->pair[i] = *m;
+    close_base(p, PAIR + i);
+    return (uint8_t)(PAIR + i);
+}
+
+static void close_pairs_with(struct plan *p, unsigned reg)
+{
+    for (unsigned i = 0; i < PAIRS; i++)
+        if (p->pair[i].reg == reg || p->pair[i].index == reg)
+            close_base(p, PAIR + i);
 }
 
 static bool joins(struct group *g, const struct member *m, unsigned insn)
@@ -151,6 +186,7 @@ static unsigned group_for(struct trans *t, struct plan *p, const struct member *
                         .last = (uint8_t)insn,
                         .members = 1,
                         .write = m->write,
+                        .whole = m->base >= PAIR,
                         .low = m->at,
                         .high = m->at + m->size,
                         .page = m->page};
@@ -182,6 +218,7 @@ static void follow_registers(const struct trans *t, struct plan *p, const struct
         int32_t step;
         if (op->kind != OPND_GPR || !(op->flags & OPERAND_WRITE))
             continue;
+        close_pairs_with(p, reg);
         if (constant_step(in, reg, &step) &&
             p->moved[reg] + step == (int16_t)(p->moved[reg] + step))
             p->moved[reg] += step;
@@ -220,6 +257,8 @@ void trans_plan_groups(struct trans *t)
             continue;
         }
         if (member_of(t, in, m)) {
+            if (m->base == PAIR)
+                m->base = place_of(&p, m);
             m->at += p.moved[m->base];
             m->group = (uint8_t)group_for(t, &p, m, i);
         }
@@ -264,10 +303,11 @@ struct group *trans_group(struct trans *t, const struct address *a, unsigned siz
 {
     const struct member *m = &t->member[t->i];
     if (!m->group || !t->group[m->group - 1].used || a->string || a->width != 8 ||
-        a->segment != SEG_COUNT || a->constant != (m->base >= CONSTANTS) || size != m->size ||
-        (access == ACCESS_WRITE) != m->write)
+        a->segment != SEG_COUNT || a->constant != (m->base == CONSTANTS || m->base == RELATIVES) ||
+        size != m->size || (access == ACCESS_WRITE) != m->write)
         return NULL;
-    if (!a->constant && (a->base != m->base || a->index != REG_NONE || a->disp != m->disp))
+    if (!a->constant &&
+        (a->base != m->reg || a->index != m->index || a->scale != m->scale || a->disp != m->disp))
         return NULL;
     return &t->group[m->group - 1];
 }

@@ -483,7 +483,12 @@ static struct emit_mem check_group(struct trans *t, const struct address *a, str
     enum access checked = g->write ? ACCESS_WRITE : access;
     whole.disp -= (int32_t)lead;
     whole.value -= lead;
-    if (trans_slot_pays(t, t->i) && !a->constant) {
+    if (g->whole) {
+        mem = trans_slot_pays(t, t->i)
+                  ? check_slot(t, &whole, range, checked, take_slot(t, checked))
+                  : check_tlb(t, &whole, range, checked, NULL);
+        emit_store(t->e, 8, emit_gs(g->addend), T1); // not simple: T1 is all of the address
+    } else if (trans_slot_pays(t, t->i) && !a->constant) {
         unsigned slot = take_slot(t, checked);
         g->addend = offsetof(struct tcpu, hot.slot) + slot * sizeof(struct slot) +
                     offsetof(struct slot, addend);
@@ -499,7 +504,7 @@ static struct emit_mem check_group(struct trans *t, const struct address *a, str
         site->lead = (uint16_t)lead;
     }
     g->ready = true;
-    if (is_simple(t, &whole) || in_one_page(&whole, range))
+    if (g->whole || is_simple(t, &whole) || in_one_page(&whole, range))
         t->held = g;
     mem.disp += (int32_t)lead;
     return mem;

@@ -6,13 +6,14 @@
 
 // The memory access of an instruction, if it is one that groups are made of.
 struct member {
-    uint8_t base; // guest register
+    uint8_t base; // guest register, or what jit_group.c has in its place
     uint8_t size;
     bool write;
-    uint8_t group; // 1 + index; 0: none
-    int32_t disp;  // as the instruction has it
-    int32_t at;    // from the base as it was at the block's start, or the offset in the page
-    gva_t page;    // of a constant address
+    uint8_t group;             // 1 + index; 0: none
+    uint8_t reg, index, scale; // of its address
+    int32_t disp;              // as the instruction has it
+    int32_t at; // from the base as it was at the block's start, or the offset in the page
+    gva_t page; // of a constant address
 };
 
 struct group {
@@ -24,7 +25,7 @@ struct group {
     int32_t low, high; // bytes that the leader checks, as members count them
     gva_t page;
     size_t addend; // in struct tcpu: where it is kept
-    bool whole;    // of a constant address far away: what is kept is where in the host `low` is
+    bool whole;    // what is kept is where in the host `low` is
 };
 
 enum label { LABEL_NONE, LABEL_FORWARD, LABEL_BACKWARD };

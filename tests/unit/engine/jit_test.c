@@ -532,6 +532,22 @@ static void a_loop_that_changes_itself_runs_as_changed(void)
     RUN64(changing);
 }
 
+// Accesses from equal pairs of base and index, in between other pairs and changes of either
+// register, across the end of a page, and to a page that may only be read.
+SNIPPET(pairs,
+        "mov ebx, 600; xor ecx, ecx; 1: mov rax, [rsi+rcx*8]; add rax, [rdi+rcx*8]; mov "
+        "[rdi+rcx*8], rax; mov edx, [rdi+rcx*8+4]; xor [rsi+rcx*8], edx; mov r8, [rsi+rcx*4]; "
+        "add [rdi+rcx*8+5], r8; mov r9, [rsi+rcx*8]; inc ecx; add r9, [rsi+rcx*8]; mov "
+        "[rsi+rcx*8], r9; mov r10, [rdi+rcx*8]; add rdi, 8; mov [rdi+rcx*8], r10; sub rdi, 8; "
+        "movups xmm0, [rdi+rcx*8]; paddd xmm0, [rip+2f]; movups [rdi+rcx*8], xmm0; dec ebx; jnz "
+        "1b; jmp 3f; .balign 16; 2: .quad 1, 2; 3: lea r11, [rip+4f]; mov ebp, 2; 4: mov rax, "
+        "[r11+rbp*2]; mov r12b, [r11+rbp*2+1]; mov [r11+rbp*2+60], al; mov r13, [r11+rbp*2+60]");
+
+static void pairs_of_base_and_index_are_checked_together(void)
+{
+    RUN64(pairs);
+}
+
 // Into a handler and back by IRET, with flags and control registers looked at on the way; by SYSRET
 // to ring 3 and out of it.
 SNIPPET(transfers,
@@ -664,6 +680,7 @@ int main(void)
         TEST(calls_come_back_to_what_follows_them),
         TEST(loops_within_loops_count),
         TEST(a_loop_that_changes_itself_runs_as_changed),
+        TEST(pairs_of_base_and_index_are_checked_together),
         TEST(far_transfers_change_flags_and_levels),
     };
     return test_main(tests, ARRAY_LEN(tests));
