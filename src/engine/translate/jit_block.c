@@ -12,7 +12,7 @@
 #include "engine/translate/perfmap.h"
 
 #define LANDING_BYTES (2 * EMIT_ROOM) // of the jump that a call comes back to, and of its stub
-#define RUN_BLOCKS 8     // translated at once, each where a call in the one before comes back to
+#define RUN_BLOCKS 8 // translated at once, each where a call in the one before comes back to
 
 static void copy_source(struct trans *t, struct source *s)
 {
