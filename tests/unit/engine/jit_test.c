@@ -488,6 +488,19 @@ static void flags_are_kept_once_a_patched_target_needs_them(void)
     RUN64(unneeded);
 }
 
+// XOR EAX, EAX becomes ADC EAX, 0 where a call comes back to, and where an indirect jump leads.
+SNIPPET(arrivals,
+        "mov ebx, 3000; xor r12d, r12d; 1: call 5f; 2: xor eax, eax; nop; nop; add r12, rax; "
+        "lea rdx, [rip+3f]; stc; jmp rdx; .balign 64; 3: xor eax, eax; nop; nop; "
+        "add r13, rax; cmp ebx, 1500; jne 4f; mov dword ptr [rip+2b], 0x9000d083; "
+        "mov dword ptr [rip+3b], 0x9000d083; 4: dec ebx; jnz 1b; hlt; .balign 64; "
+        "5: mov eax, 5; stc; ret");
+
+static void flags_arrive_once_a_patched_target_needs_them(void)
+{
+    RUN64(arrivals);
+}
+
 // Calls that come back to code that is new, known, patched meanwhile, or in another page.
 SNIPPET(landings,
         "mov ebx, 5; jmp 2f; 1: add r12, rbx; ret; 2: call 1b; call 1b; inc r13; call 1b; "
@@ -677,6 +690,7 @@ int main(void)
         TEST(an_emptied_tlb_entry_matches_no_address),
         TEST(flags_reach_the_blocks_that_need_them),
         TEST(flags_are_kept_once_a_patched_target_needs_them),
+        TEST(flags_arrive_once_a_patched_target_needs_them),
         TEST(calls_come_back_to_what_follows_them),
         TEST(loops_within_loops_count),
         TEST(a_loop_that_changes_itself_runs_as_changed),
