@@ -157,7 +157,9 @@ static void rule_translation(struct view *v)
               "the guest's code does not fit the translation cache: it was emptied %.0f times",
               cache);
     else if (rate(v, "translated_blocks") > 5000)
-        found(v, "nothing: code runs faster once it is translated",
+        found(v,
+              "nothing: code runs faster once it is translated; --engine "
+              "translate,translation-cache=FILE keeps it for the next boot",
               "the guest runs new code, as when it boots: %.0f blocks a second are translated",
               rate(v, "translated_blocks"));
 }

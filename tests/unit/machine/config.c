@@ -102,7 +102,8 @@ static void errors_name_the_key_and_what_is_right(void)
                   "engine: irqchip is kernel, split or user, not 'new'");
     CHECK_REFUSED("{\"berth-vm\": 1, \"engine\": \"kvm,fast\"}",
                   "engine: there is no option 'fast'; give irqchip=kernel, split or user, "
-                  "halt-poll=NANOSECONDS, code-cache=SIZE, shared-code=SIZE, translation-cache=FILE or perf-map=FILE");
+                  "halt-poll=NANOSECONDS, code-cache=SIZE, shared-code=SIZE, "
+                  "translation-cache=FILE or perf-map=FILE");
     CHECK_REFUSED("{\"berth-vm\": 1, \"serial\": \"com\"}",
                   "serial: there is no 'com'; give stdio, pty, shared, file:PATH or none");
 }
