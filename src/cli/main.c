@@ -1,4 +1,5 @@
 // berth: the command line. One table of subcommands; each has its file.
+#include <errno.h>
 #include <grp.h>
 #include <pwd.h>
 #include <stdarg.h>
@@ -127,6 +128,10 @@ static int enter_system(void)
 {
     setenv("XDG_DATA_HOME", "/var/lib", 1);
     setenv("XDG_RUNTIME_DIR", MANAGER_SYSTEM_RUNTIME, 1);
+    if (geteuid() != 0 && access(MANAGER_SYSTEM_RUNTIME, X_OK) < 0 && errno == EACCES)
+        return complain(EXIT_USAGE,
+                        "the system's VMs are those of root and of the account '" SYSTEM_ACCOUNT
+                        "'; try sudo berth --system");
     if (geteuid() != 0)
         return EXIT_OK;
     const struct passwd *account = getpwnam(SYSTEM_ACCOUNT);
