@@ -26,7 +26,8 @@ static sigjmp_buf after_signal;
 
 static struct emit_mem field(size_t offset)
 {
-    return (struct emit_mem){REG_NONE, REG_NONE, 1, false, (int32_t)(PLACE + offset)};
+    return (struct emit_mem){
+        .base = REG_NONE, .index = REG_NONE, .scale = 1, .disp = (int32_t)(PLACE + offset)};
 }
 
 static struct emit_mem gpr_field(unsigned reg)
