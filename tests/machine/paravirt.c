@@ -203,7 +203,8 @@ static void kick_ends_one_halt_only(void)
     CHECK(until(&go, 0));
 }
 
-// A vCPU that does not run says so in its page, and flushes its TLB for who asks there.
+// A vCPU that does not run says so in its page, and flushes its TLB for who asks there. Linux since
+// 5.19 says so only of vCPUs that were interrupted, not of those that halt.
 static void tlb_of_a_processor_away_is_flushed_for_whoever_asks(void)
 {
     if (!have(PV_TLB_FLUSH)) {
@@ -218,7 +219,14 @@ static void tlb_of_a_processor_away_is_flushed_for_whoever_asks(void)
     go = 3;
     CHECK(until(&halting, 1));
     volatile unsigned *preempted = (volatile unsigned *)(void *)(steal_page + 16);
-    CHECK(until(preempted, 1));
+    bool away_is_said = until(preempted, 1);
+    if (!away_is_said && boot_option("kvm")) {
+        CHECK_EQ(call(CALL_KICK, 0, 1, 0, 0), 0);
+        CHECK(until(&halted, before + 1));
+        test_skip("this KVM does not say that a processor sleeps");
+        return;
+    }
+    CHECK(away_is_said);
     page_map(VA, (u64)b, PTE_P | PTE_W, 1);
     u8 away = 1;
     CHECK(__atomic_compare_exchange_n(steal_page + 16, &away, 3, false, __ATOMIC_SEQ_CST,

@@ -64,8 +64,10 @@ def qemu_command(args, disk):
 
 
 def berth_command(args, disk):
+    """Under KVM guests are told so by the option "kvm": some of what they find there is Linux's doing."""
+    append = args.append + " kvm" if args.engine == "kvm" else args.append
     command = [args.berth, "run", "--engine", args.engine, "-m", "128", "-c", args.cpus, "--exit-device",
-               "--no-reboot", "--serial", "stdio", "--kernel", args.guest, "--append", args.append]
+               "--no-reboot", "--serial", "stdio", "--kernel", args.guest, "--append", append]
     for option, value in (("--debug", args.debug), ("--cpu", args.cpu), ("--vga", args.vga), ("--disk", disk and disk.name)):
         if value:
             command += [option, value]
