@@ -67,3 +67,16 @@ void codebuf_release(struct codebuf *b)
         munmap(b->exec, b->len);
     *b = (struct codebuf){0};
 }
+
+void *codebuf_reserve(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+void codebuf_unreserve(void *p, size_t bytes)
+{
+    if (p)
+        munmap(p, bytes);
+}

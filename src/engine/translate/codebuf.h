@@ -29,3 +29,7 @@ static inline ptrdiff_t codebuf_to_exec(const struct codebuf *b)
 {
     return b->exec - b->write;
 }
+
+// Zeroed address space for an array; memory is taken as it is used. NULL when there is none.
+void *codebuf_reserve(size_t bytes);
+void codebuf_unreserve(void *p, size_t bytes); // accepts NULL

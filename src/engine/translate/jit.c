@@ -10,31 +10,17 @@
 #define DEFAULT_CACHE (256 * MIB)
 #define TINY_CACHE (64 * KIB)
 
-// Address space for an array; memory is taken as it is used.
-static void *reserve(size_t bytes)
-{
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                   -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
-static void unreserve(void *p, size_t bytes)
-{
-    if (p)
-        munmap(p, bytes);
-}
-
 static bool reserve_records(struct jit *jit)
 {
     jit->max_blocks = (uint32_t)(jit->buf.len / 64);
     jit->max_marks = (uint32_t)(jit->buf.len / 8);
     jit->max_sites = (uint32_t)(jit->buf.len / 16);
     jit->max_links = (uint32_t)(jit->buf.len / 16);
-    jit->page = reserve(JIT_PAGES * sizeof *jit->page);
-    jit->block = reserve(jit->max_blocks * sizeof *jit->block);
-    jit->mark = reserve(jit->max_marks * sizeof *jit->mark);
-    jit->site = reserve(jit->max_sites * sizeof *jit->site);
-    jit->link = reserve(jit->max_links * sizeof *jit->link);
+    jit->page = codebuf_reserve(JIT_PAGES * sizeof *jit->page);
+    jit->block = codebuf_reserve(jit->max_blocks * sizeof *jit->block);
+    jit->mark = codebuf_reserve(jit->max_marks * sizeof *jit->mark);
+    jit->site = codebuf_reserve(jit->max_sites * sizeof *jit->site);
+    jit->link = codebuf_reserve(jit->max_links * sizeof *jit->link);
     return jit->page && jit->block && jit->mark && jit->site && jit->link;
 }
 
@@ -63,7 +49,7 @@ static void split_buffer(struct jit *jit)
 // The guards catch both ends.
 static bool make_shadow(struct tcpu *c, struct jit *jit)
 {
-    jit->shadow = reserve(SHADOW_ALL);
+    jit->shadow = codebuf_reserve(SHADOW_ALL);
     if (!jit->shadow)
         return false;
     for (unsigned i = 0; i < 3; i++)
@@ -84,7 +70,7 @@ struct jit *jit_new(struct tcpu *c)
     size_t len = config->code_cache_bytes ? config->code_cache_bytes : DEFAULT_CACHE;
     if (config->debug & ENGINE_DEBUG_TINY_CACHE)
         len = TINY_CACHE;
-    struct jit *jit = reserve(sizeof *jit);
+    struct jit *jit = codebuf_reserve(sizeof *jit);
     if (!jit)
         return NULL;
     if (codebuf_init(&jit->buf, max_u64(min_u64(len, GIB), TINY_CACHE), NULL) != OK ||
@@ -111,14 +97,14 @@ void jit_free(struct jit *jit)
 {
     if (!jit)
         return;
-    unreserve(jit->page, JIT_PAGES * sizeof *jit->page);
-    unreserve(jit->block, jit->max_blocks * sizeof *jit->block);
-    unreserve(jit->mark, jit->max_marks * sizeof *jit->mark);
-    unreserve(jit->site, jit->max_sites * sizeof *jit->site);
-    unreserve(jit->link, jit->max_links * sizeof *jit->link);
-    unreserve(jit->shadow, SHADOW_ALL);
+    codebuf_unreserve(jit->page, JIT_PAGES * sizeof *jit->page);
+    codebuf_unreserve(jit->block, jit->max_blocks * sizeof *jit->block);
+    codebuf_unreserve(jit->mark, jit->max_marks * sizeof *jit->mark);
+    codebuf_unreserve(jit->site, jit->max_sites * sizeof *jit->site);
+    codebuf_unreserve(jit->link, jit->max_links * sizeof *jit->link);
+    codebuf_unreserve(jit->shadow, SHADOW_ALL);
     codebuf_release(&jit->buf);
-    unreserve(jit, sizeof *jit);
+    codebuf_unreserve(jit, sizeof *jit);
 }
 
 unsigned jit_block_insns(struct tcpu *c, uint64_t rip)

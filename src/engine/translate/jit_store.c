@@ -8,6 +8,7 @@
 #include "base/bits.h"
 #include "base/bytes.h"
 #include "base/copy.h"
+#include "engine/translate/codebuf.h"
 #include "engine/translate/jit_file.h"
 
 #define BYTES_FOR_SLOT 256   // fewer than any block has
@@ -36,22 +37,9 @@ struct jit_store {
     struct presence vcpu[TVM_VCPUS];
 };
 
-static void *reserve(size_t bytes)
-{
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                   -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
-static void unreserve(void *p, size_t bytes)
-{
-    if (p)
-        munmap(p, bytes);
-}
-
 struct jit_store *jit_store_new(uint64_t bytes)
 {
-    struct jit_store *s = reserve(sizeof *s);
+    struct jit_store *s = codebuf_reserve(sizeof *s);
     if (!s)
         return NULL;
     s->size = align_up(bytes, PAGE_SIZE);
@@ -59,8 +47,8 @@ struct jit_store *jit_store_new(uint64_t bytes)
     while (s->slots < s->size / BYTES_FOR_SLOT)
         s->slots *= 2;
     s->used = STORED_UNIT; // place 0 is none
-    s->block = reserve(s->size);
-    s->slot = reserve(s->slots * sizeof *s->slot);
+    s->block = codebuf_reserve(s->size);
+    s->slot = codebuf_reserve(s->slots * sizeof *s->slot);
     if (s->block)
         madvise(s->block, s->size, MADV_HUGEPAGE);
     if (!s->block || !s->slot) {
@@ -74,9 +62,9 @@ void jit_store_free(struct jit_store *s)
 {
     if (!s)
         return;
-    unreserve(s->block, s->size);
-    unreserve(s->slot, s->slots * sizeof *s->slot);
-    unreserve(s, sizeof *s);
+    codebuf_unreserve(s->block, s->size);
+    codebuf_unreserve(s->slot, s->slots * sizeof *s->slot);
+    codebuf_unreserve(s, sizeof *s);
 }
 
 // Of a vCPU that enters and one that closes, one sees the other: each stores, then looks, with a
