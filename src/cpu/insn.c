@@ -16,10 +16,13 @@
 #define REX_R 4
 #define REX_W 8
 
-// What lies between the prefixes and the finished insn. The code is copied to where reading beyond
-// its end yields zeros, so that parsing needs no bounds checks; the length is judged afterwards.
+// No instruction makes the parser look further than this, whatever its prefixes.
+#define REACH 48
+
+// What lies between the prefixes and the finished insn. Code near its end is copied to where
+// reading on yields zeros, so that parsing needs no bounds checks; the length is judged afterwards.
 struct parse {
-    uint8_t code[48];
+    const uint8_t *code;
     unsigned at;   // next byte
     unsigned seen; // bytes that had to be looked at, even if not consumed
     unsigned mode; // 2, 4, 8
@@ -446,13 +449,13 @@ static void set_address(struct parse *p, struct insn *out)
         out->prefix |= PREFIX_SEGMENT;
 }
 
-// Word by word: compilers would make a string instruction of memset here, which starts slowly.
-static inline void clear(void *p, size_t len)
+static void copy_start(uint8_t *to, const uint8_t *code, size_t len)
 {
-    char *at = p;
-    for (size_t i = 0; i < len; i += sizeof(uint64_t)) {
-        __builtin_memcpy(at + i, &(uint64_t){0}, sizeof(uint64_t));
-        asm("" : "+r"(at));
+    if (len >= INSN_MAX) { // in two overlapping pieces: cheaper than a copy of any length
+        memcpy(to, code, 8);
+        memcpy(to + INSN_MAX - 8, code + INSN_MAX - 8, 8);
+    } else {
+        copy_bytes(to, code, len);
     }
 }
 
@@ -460,16 +463,18 @@ enum insn_status insn_decode(const uint8_t *code, size_t len, unsigned mode, str
 {
     _Static_assert(sizeof *out % 8 == 0 && sizeof(struct parse) % 8 == 0, "cleared in words");
     struct parse p;
-    clear(&p, sizeof p);
+    uint8_t padded[REACH];
+    clear_words(&p, sizeof p);
     p.mode = mode;
     p.segment = SEG_COUNT;
-    if (len >= INSN_MAX) { // in two overlapping pieces: cheaper than a copy of any length
-        memcpy(p.code, code, 8);
-        memcpy(p.code + INSN_MAX - 8, code + INSN_MAX - 8, 8);
+    if (len >= REACH) {
+        p.code = code;
     } else {
-        copy_bytes(p.code, code, len);
+        clear_words(padded, sizeof padded);
+        copy_start(padded, code, len);
+        p.code = padded;
     }
-    clear(out, sizeof *out);
+    clear_words(out, sizeof *out);
     out->mode = (uint8_t)mode;
     parse_prefixes(&p, out);
     parse_opcode(&p, out);

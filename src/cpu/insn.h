@@ -153,9 +153,26 @@ enum insn_status {
     INSN_TOO_LONG,  // more than 15 bytes: #GP(0)
 };
 
-// Decodes one instruction. code: len bytes (only the first 15 matter). mode: 2, 4 or 8, the code
-// segment's default size in bytes. Pure; does not look at features.
+// Decodes one instruction. code: len bytes (only the first 15 matter), which nobody may change
+// meanwhile. mode: 2, 4 or 8, the code segment's default size in bytes. Pure; does not look at
+// features.
 enum insn_status insn_decode(const uint8_t *code, size_t len, unsigned mode, struct insn *out);
+
+// Instructions met before, by the bytes that are not displacement or immediate (insn_memo.c).
+#define INSN_MEMO_BITS 11
+struct insn_memo_entry {
+    uint64_t key; // 0: free
+    struct insn insn;
+    bool extends; // the immediate is sign-extended
+};
+struct insn_memo {
+    struct insn_memo_entry entry[1 << INSN_MEMO_BITS];
+    uint8_t head[2][256]; // what an opcode byte is, by map
+};
+void insn_memo_init(struct insn_memo *m); // zeroed before
+// insn_decode() of 64-bit code.
+enum insn_status insn_decode_memo(struct insn_memo *m, const uint8_t *code, size_t len,
+                                  struct insn *out);
 
 static inline const struct insn_form *insn_form(const struct insn *insn)
 {

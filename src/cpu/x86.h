@@ -72,6 +72,8 @@ enum segment { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_COUNT };
 #define XCR0_SSE BIT(1)
 #define XCR0_AVX BIT(2)
 #define XCR0_AVX512 BITS(7, 5)
+#define XCR0_PKRU BIT(9)
+#define XCR0_TILES BITS(18, 17)
 
 enum vector {
     VEC_DE = 0,

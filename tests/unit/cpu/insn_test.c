@@ -1,6 +1,8 @@
 // The decoder: properties of its table, and the rules that only bytes can show.
 #include "cpu/insn.h"
 
+#include <stdlib.h>
+
 #include "test.h"
 
 static enum insn_status decode(struct insn *in, unsigned mode, const char *bytes)
@@ -208,9 +210,40 @@ static void repeated_strings_count_in_rcx(void)
     CHECK_EQ(in.operands, 2);
 }
 
+// Every head, twice with other bytes after it; the second is often one that is remembered.
+static void remembered_instructions_decode_alike(void)
+{
+    struct insn_memo *memo = calloc(1, sizeof *memo);
+    static const char *const starts[] = {"",   "48", "4d", "66", "0f",   "480f", "f30f",
+                                         "65", "f0", "f2", "67", "6648", "4866"};
+    uint64_t random = 1;
+    insn_memo_init(memo);
+    for (unsigned i = 0; i < ARRAY_LEN(starts) * 0x20000; i++) {
+        uint8_t code[32];
+        const char *start = starts[i >> 17];
+        unsigned n = 0, byte;
+        for (unsigned k = 0; k < sizeof code; k++)
+            code[k] = (uint8_t)((random = random * 6364136223846793005u + 1) >> 56);
+        for (; sscanf(start + 2 * n, "%2x", &byte) == 1; n++)
+            code[n] = (uint8_t)byte;
+        code[n] = (uint8_t)(i >> 9);
+        code[n + 1] = (uint8_t)(i >> 1);
+        code[n + 2] &= 0x8f; // SIB bytes that come again
+        struct insn want = {0}, got = {0};
+        enum insn_status status = insn_decode(code, sizeof code, 8, &want);
+        if (insn_decode_memo(memo, code, sizeof code, &got) != status ||
+            (status == INSN_OK && memcmp(&want, &got, sizeof got) != 0)) {
+            printf("# differs: %s%02x%02x%02x\n", start, code[n], code[n + 1], code[n + 2]);
+            CHECK(false);
+        }
+    }
+    free(memo);
+}
+
 TEST_MAIN(TEST(every_row_is_consistent), TEST(operand_size_follows_mode_prefix_and_rex),
           TEST(high_bytes_exist_only_without_rex), TEST(lock_needs_a_lockable_memory_destination),
           TEST(memory_operands_name_base_index_and_segment), TEST(mandatory_prefixes_select_rows),
           TEST(vex_shares_its_opcodes_with_les_and_lds), TEST(evex_scales_short_displacements),
           TEST(stale_64_bit_opcodes_are_invalid), TEST(length_is_judged_before_validity),
-          TEST(control_registers_ignore_mod), TEST(repeated_strings_count_in_rcx))
+          TEST(control_registers_ignore_mod), TEST(repeated_strings_count_in_rcx),
+          TEST(remembered_instructions_decode_alike))
