@@ -200,8 +200,8 @@ static void close_strays(const int *keep, size_t keeps)
 err_t sandbox_shed(const int *keep, size_t keeps, struct error *e)
 {
     close_strays(keep, keeps);
-    mallopt(M_ARENA_MAX, 1); // other arenas open a file of /proc before they shrink
-    const struct rlimit none = {0, 0};
+    mallopt(M_ARENA_MAX, 1);           // other arenas open a file of /proc before they shrink
+    const struct rlimit none = {1, 1}; // 0 does not count where cores go to a program
     setrlimit(RLIMIT_CORE, &none);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return error_set(e, ERR_UNSUPPORTED, "cannot give up privileges: %s", strerror(errno));

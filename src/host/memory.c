@@ -85,12 +85,16 @@ static unsigned long long sensible_mib(uint64_t available)
     return mib >= 256 ? mib / 128 * 128 : mib;
 }
 
+static bool put_there(void *ram, uint64_t bytes, int flags, int fd)
+{
+    return mmap(ram, bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0) != MAP_FAILED;
+}
+
 // The pages are taken from the host's pool here or not at all: a fault that finds it empty later
 // would end the VM.
-static err_t back_with_huge_pages(void *ram, uint64_t bytes, struct error *e)
+static err_t take_huge_pages(void *ram, uint64_t bytes, struct error *e)
 {
-    if (mmap(ram, bytes, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_HUGETLB, -1, 0) != MAP_FAILED)
+    if (put_there(ram, bytes, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1))
         return OK;
     return error_set(e, ERR_NO_MEMORY,
                      "the host has not %llu free huge pages for the guest's %llu MiB: %s; try "
@@ -98,11 +102,11 @@ static err_t back_with_huge_pages(void *ram, uint64_t bytes, struct error *e)
                      bytes / HUGE_PAGE, bytes / MIB, strerror(errno));
 }
 
-err_t host_ram_new(uint64_t bytes, bool huge, void **out, struct error *e)
+err_t host_ram_new(uint64_t bytes, int from, void **out, struct error *e)
 {
     struct host_memory memory;
     host_memory_read(&memory);
-    if (!huge && memory.available && bytes > memory.available)
+    if (from != HOST_RAM_HUGE && memory.available && bytes > memory.available)
         return error_set(e, ERR_NO_MEMORY,
                          "cannot give the guest %llu MiB: the host has %llu MiB "
                          "available; try -m %llu",
@@ -118,11 +122,12 @@ err_t host_ram_new(uint64_t bytes, bool huge, void **out, struct error *e)
     uint8_t *end = area + reserve;
     munmap(area, (size_t)(ram - PAGE_SIZE - area));
     munmap(ram + bytes + PAGE_SIZE, (size_t)(end - (ram + bytes + PAGE_SIZE)));
-    if (mprotect(ram, bytes, PROT_READ | PROT_WRITE) < 0) {
+    if (from >= 0 ? !put_there(ram, bytes, MAP_SHARED, from)
+                  : mprotect(ram, bytes, PROT_READ | PROT_WRITE) < 0) {
         munmap(ram - PAGE_SIZE, bytes + 2 * PAGE_SIZE);
         goto fail;
     }
-    err_t err = huge ? back_with_huge_pages(ram, bytes, e) : OK;
+    err_t err = from == HOST_RAM_HUGE ? take_huge_pages(ram, bytes, e) : OK;
     if (err) {
         munmap(ram - PAGE_SIZE, bytes + 2 * PAGE_SIZE);
         return err;
@@ -162,7 +167,7 @@ bool host_ram_merge(void *at, uint64_t bytes, char fix[120])
     return false;
 }
 
-// Private memory; of huge pages only whole ones can be given back.
+// Of huge pages only whole ones can be given back.
 void host_ram_discard(void *at, uint64_t bytes)
 {
     (void)!madvise(at, bytes, MADV_DONTNEED);

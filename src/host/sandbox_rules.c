@@ -10,6 +10,7 @@
 #include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/kvm.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <stdio.h>
@@ -304,6 +305,13 @@ static int allow_kvm(scmp_filter_ctx filter)
     return allow_ioctls(filter, requests, ARRAY_LEN(requests));
 }
 
+// Cages report to the vCPU that uses them, and go on when it answers.
+static int allow_cages(scmp_filter_ctx filter)
+{
+    static const unsigned long requests[] = {SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND};
+    return allow_ioctls(filter, requests, ARRAY_LEN(requests));
+}
+
 // What drives interrupt controllers in the kernel, on every thread that runs a device: lines,
 // messages, doorbells. Guests also route and mask interrupts and mute the PIT; the main loop takes
 // the chips' state when the VM pauses and gives it back, and scales the TSC of a guest that comes
@@ -343,9 +351,19 @@ static int allow_class_ioctls(scmp_filter_ctx filter, enum host_thread_class thr
         result = allow_ioctls(filter, disk, ARRAY_LEN(disk));
     if (!result && thread_class == HOST_THREAD_VCPU)
         result = allow_kvm(filter);
+    if (!result && thread_class == HOST_THREAD_VCPU)
+        result = allow_cages(filter);
     if (!result)
         result = allow_irqchip(filter, thread_class);
     return result;
+}
+
+// Signals to cages: theirs are the only pidfds that there are, no class can make others, and what a
+// signal carries is the kernel's to say.
+static int allow_kicks(scmp_filter_ctx filter)
+{
+    return seccomp_rule_add(filter, SCMP_ACT_ALLOW, CALL(pidfd_send_signal), 2,
+                            SCMP_A2(SCMP_CMP_EQ, 0), SCMP_A3(SCMP_CMP_EQ, 0));
 }
 
 // To other CPUs of the host: itself, and no other thread of the user's.
@@ -447,6 +465,8 @@ static int setup_filter(scmp_filter_ctx filter, enum host_thread_class unused)
         result = allow_list(filter, setup_calls);
     if (!result)
         result = allow_window(filter);
+    if (!result)
+        result = allow_kicks(filter);
     return result ? result : allow_threads(filter);
 }
 
@@ -469,7 +489,7 @@ static int class_filter(scmp_filter_ctx filter, enum host_thread_class thread_cl
         result = thread_class == HOST_THREAD_VCPU ? allow_gs_base(filter) : allow_fstat(filter);
     if (!result && thread_class == HOST_THREAD_VCPU)
         result = allow_moving(filter);
-    return result;
+    return result ? result : allow_kicks(filter);
 }
 
 // --- output

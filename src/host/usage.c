@@ -1,6 +1,7 @@
-// Use of CPU and memory by other processes. Sources: clock_getcpuclockid(3); proc(5) statm; Linux
+// Use of CPU and memory by other processes. Sources: clock_getcpuclockid(3); proc(5) status; Linux
 // Documentation/scheduler/sched-stats.rst, Documentation/admin-guide/mm/ksm.rst. Not modelled:
-// threads that have ended, in what was waited.
+// threads that have ended, in what was waited; kernels without CONFIG_PROC_CHILDREN, where a VM's
+// process stands for all.
 #include "host/usage.h"
 
 #include <dirent.h>
@@ -17,6 +18,44 @@ bool host_usage_cpu(pid_t pid, uint64_t *ns)
     if (pid <= 0 || clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &t) < 0)
         return false;
     *ns = (uint64_t)t.tv_sec * NS_PER_SEC + (uint64_t)t.tv_nsec;
+    return true;
+}
+
+// Those that the first threads of family[from] to family[to] have started: VMs start none by
+// others.
+static unsigned add_children(pid_t *family, unsigned from, unsigned to, unsigned max)
+{
+    unsigned count = to;
+    for (unsigned i = from; i < to; i++) {
+        char path[64];
+        int child;
+        snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)family[i], (int)family[i]);
+        FILE *f = fopen(path, "re");
+        while (f && count < max && fscanf(f, "%d", &child) == 1)
+            family[count++] = child;
+        if (f)
+            fclose(f);
+    }
+    return count;
+}
+
+// Its child is what makes the others, which have none.
+unsigned host_usage_family(pid_t pid, pid_t *out, unsigned max)
+{
+    out[0] = pid;
+    unsigned children = add_children(out, 0, 1, max);
+    return add_children(out, 1, children, max);
+}
+
+bool host_usage_family_cpu(pid_t pid, uint64_t *ns)
+{
+    pid_t family[HOST_USAGE_FAMILY_MAX];
+    uint64_t used;
+    if (!host_usage_cpu(pid, ns))
+        return false;
+    unsigned n = host_usage_family(pid, family, HOST_USAGE_FAMILY_MAX);
+    for (unsigned i = 1; i < n; i++)
+        *ns += host_usage_cpu(family[i], &used) ? used : 0;
     return true;
 }
 
@@ -50,6 +89,7 @@ static bool read_state(const char *task, const char *prefix, char *state)
     return true;
 }
 
+// prefix NULL: the process is none of the VM's own.
 static void add_task(struct host_usage_threads *out, pid_t pid, pid_t tid, const char *task,
                      const char *prefix)
 {
@@ -58,7 +98,11 @@ static void add_task(struct host_usage_threads *out, pid_t pid, pid_t tid, const
     uint64_t ran, waited;
     read_times(task, &ran, &waited);
     out->wait_ns += waited;
-    out->ran_ns += tid != pid ? ran : 0;
+    out->ran_ns += tid != pid || !prefix ? ran : 0;
+    if (!prefix) {
+        out->runnable += read_state(task, "", &state) && state == 'R';
+        return;
+    }
     if (!read_state(task, prefix, &state) || sched_getaffinity(tid, sizeof cpus, &cpus) < 0)
         return;
     CPU_OR(&out->cpus, &out->cpus, &cpus);
@@ -66,14 +110,13 @@ static void add_task(struct host_usage_threads *out, pid_t pid, pid_t tid, const
     out->runnable += state == 'R';
 }
 
-bool host_usage_threads(pid_t pid, const char *prefix, struct host_usage_threads *out)
+static void add_tasks(struct host_usage_threads *out, pid_t pid, const char *prefix)
 {
     char path[320];
-    *out = (struct host_usage_threads){0};
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
     DIR *dir = opendir(path);
     if (!dir)
-        return false;
+        return;
     for (const struct dirent *d; (d = readdir(dir));) {
         if (d->d_name[0] == '.')
             continue;
@@ -81,6 +124,16 @@ bool host_usage_threads(pid_t pid, const char *prefix, struct host_usage_threads
         add_task(out, pid, atoi(d->d_name), path, prefix);
     }
     closedir(dir);
+}
+
+bool host_usage_threads(pid_t pid, const char *prefix, struct host_usage_threads *out)
+{
+    pid_t family[HOST_USAGE_FAMILY_MAX];
+    *out = (struct host_usage_threads){0};
+    add_tasks(out, pid, prefix);
+    unsigned n = out->found ? host_usage_family(pid, family, HOST_USAGE_FAMILY_MAX) : 0;
+    for (unsigned i = 1; i < n; i++)
+        add_tasks(out, family[i], NULL);
     return out->found;
 }
 
@@ -99,16 +152,19 @@ static uint64_t merged_pages(pid_t pid)
 
 bool host_usage_memory(pid_t pid, struct host_usage_memory *out)
 {
-    char path[64];
-    uint64_t size, resident, shared;
-    snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
-    FILE *f = fopen(path, "re");
+    char line[128];
+    uint64_t kib, resident = 0, files = 0;
+    snprintf(line, sizeof line, "/proc/%d/status", (int)pid);
+    FILE *f = fopen(line, "re");
     if (!f)
         return false;
-    bool good = fscanf(f, "%" SCNu64 " %" SCNu64 " %" SCNu64, &size, &resident, &shared) == 3;
+    while (fgets(line, sizeof line, f)) {
+        if (sscanf(line, "VmRSS: %" SCNu64, &kib) == 1)
+            resident = kib * KIB;
+        else if (sscanf(line, "RssFile: %" SCNu64, &kib) == 1)
+            files = kib * KIB;
+    }
     fclose(f);
-    if (good)
-        *out = (struct host_usage_memory){resident * PAGE_SIZE,
-                                          (shared + merged_pages(pid)) * PAGE_SIZE};
-    return good;
+    *out = (struct host_usage_memory){resident, files + merged_pages(pid) * PAGE_SIZE};
+    return resident;
 }

@@ -9,6 +9,13 @@
 
 // ns of all its threads so far. False: there is no such process.
 bool host_usage_cpu(pid_t pid, uint64_t *ns);
+
+// A VM's process and those that it started, in which programs of its guest run (cage.h): at most
+// max of them, the VM's first, and how many these are.
+#define HOST_USAGE_FAMILY_MAX 256
+unsigned host_usage_family(pid_t pid, pid_t *out, unsigned max);
+bool host_usage_family_cpu(pid_t pid, uint64_t *ns); // of all of these
+
 struct host_usage_threads {
     uint64_t ran_ns;   // CPU time of its living threads but the first, which looks after the others
     uint64_t wait_ns;  // that its living threads were ready to run but did not; 0: not said
@@ -16,10 +23,11 @@ struct host_usage_threads {
     unsigned found;    // how many these are
     unsigned runnable; // of these, how many run or are ready to
 };
+// Of a family, whose other processes' threads are all in ran_ns, wait_ns and runnable.
 bool host_usage_threads(pid_t pid, const char *prefix, struct host_usage_threads *out);
 
 struct host_usage_memory {
     uint64_t resident; // bytes in the host's memory
-    uint64_t shared;   // of these, pages that other processes may have, too: files, and merged ones
+    uint64_t shared;   // of these, what others may have, too: pages of files, and merged ones
 };
 bool host_usage_memory(pid_t pid, struct host_usage_memory *out);

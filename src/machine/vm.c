@@ -359,7 +359,8 @@ static err_t make_memory(struct vm *vm, struct error *e)
 {
     vm->ram_bytes = vm->config->memory_bytes;
     uint64_t low = min_u64(vm->ram_bytes, PC_LOW_RAM_MAX), high = vm->ram_bytes - low;
-    err_t err = host_ram_new(vm->ram_bytes, vm->config->memory_huge, &vm->ram, e);
+    err_t err = host_ram_new(vm->ram_bytes,
+                           vm->config->memory_huge ? HOST_RAM_HUGE : HOST_RAM_PRIVATE, &vm->ram, e);
     if (!err && vm->config->memory_merge)
         want_merging(vm);
     else if (!err)

@@ -66,7 +66,7 @@ err_t board_add_display(struct vm *vm, struct error *e)
     struct board *board = vm->board;
     if (!vm_config_has_vga(vm->config))
         return OK;
-    err_t err = host_ram_new(VGA_VRAM_BYTES, false, &board->vram, e);
+    err_t err = host_ram_new(VGA_VRAM_BYTES, HOST_RAM_PRIVATE, &board->vram, e);
     if (err)
         return error_in(e, "video memory");
     err = load_video_bios(vm, e);

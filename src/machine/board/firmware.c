@@ -156,7 +156,7 @@ static err_t load_rom(struct vm *vm, const char *path, struct error *e)
     void *rom = NULL;
     err_t err = read_image(path, fw->kind, &file, e);
     if (!err)
-        err = host_ram_new(file.len, false, &rom, e);
+        err = host_ram_new(file.len, HOST_RAM_PRIVATE, &rom, e);
     if (!err) {
         memcpy(rom, file.data, file.len);
         fw->rom = rom;

@@ -12,7 +12,7 @@
 static void ram_is_zeroed_and_aligned_to_huge_pages(void)
 {
     void *ram = NULL;
-    CHECK(host_ram_new(8 * MIB, false, &ram, NULL) == OK);
+    CHECK(host_ram_new(8 * MIB, HOST_RAM_PRIVATE, &ram, NULL) == OK);
     CHECK_EQ((uintptr_t)ram % (2 * MIB), 0);
     uint8_t *bytes = ram;
     CHECK_EQ(bytes[0] | bytes[8 * MIB - 1], 0);
@@ -24,7 +24,7 @@ static void too_much_ram_is_refused_with_an_amount_that_fits(void)
 {
     struct error e = {0};
     void *ram = NULL;
-    CHECK(host_ram_new(1ull << 45, false, &ram, &e) == ERR_NO_MEMORY);
+    CHECK(host_ram_new(1ull << 45, HOST_RAM_PRIVATE, &ram, &e) == ERR_NO_MEMORY);
     CHECK(strstr(e.text, "the host has ") != NULL);
     const char *try = strstr(e.text, "try -m ");
     CHECK(try != NULL);

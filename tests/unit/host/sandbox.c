@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
@@ -113,6 +114,23 @@ static int signal_parent(void)
     return kill(getppid(), 0);
 }
 
+// Nobody, but the filter does not know that.
+static int signal_by_pidfd(void)
+{
+    return syscall(SYS_pidfd_send_signal, -1, SIGUSR1, NULL, 0) == 0;
+}
+
+static int forge_a_signal(void)
+{
+    siginfo_t from_the_kernel = {.si_code = SI_KERNEL};
+    return syscall(SYS_pidfd_send_signal, -1, SIGUSR1, &from_the_kernel, 0) == 0;
+}
+
+static int open_pidfd(void)
+{
+    return syscall(SYS_pidfd_open, getppid(), 0) < 0;
+}
+
 static int read_modes(void)
 {
     struct termios modes;
@@ -202,6 +220,15 @@ static void every_class_has_memory_and_writes_what_is_open(void)
     }
 }
 
+static void every_class_signals_processes_that_it_was_given_and_no_others(void)
+{
+    for (int c = HOST_THREAD_MAIN; c <= HOST_THREAD_BLOCK; c++) {
+        CHECK(works(c, signal_by_pidfd));
+        CHECK(dies(c, forge_a_signal));
+        CHECK(dies(c, open_pidfd));
+    }
+}
+
 static void each_class_has_what_is_its_own(void)
 {
     CHECK(works(HOST_THREAD_MAIN, set_modes));
@@ -258,6 +285,7 @@ static void descriptors_from_the_caller_are_closed(void)
 TEST_MAIN(TEST(a_preparing_vm_makes_threads_but_no_programs_processes_or_sockets),
           TEST(no_class_opens_files_sockets_or_executable_memory),
           TEST(every_class_has_memory_and_writes_what_is_open),
+          TEST(every_class_signals_processes_that_it_was_given_and_no_others),
           TEST(each_class_has_what_is_its_own), TEST(networks_have_their_sockets_and_nothing_else),
           TEST(abort_still_ends_the_process_as_itself),
           TEST(descriptors_from_the_caller_are_closed))
