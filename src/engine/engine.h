@@ -6,6 +6,8 @@
 // time. Upcalls come on the vCPU's thread, with no engine lock held.
 #pragma once
 
+#include <sched.h>
+
 #include "base/error.h"
 #include "cpu/chips.h"
 #include "cpu/cpu_state.h"
@@ -14,6 +16,8 @@
 
 struct engine_vm;   // owned by the engine
 struct engine_vcpu; // owned by the engine
+struct cages;       // host/cage.h
+struct ram_file;    // host/ram_file.h
 
 // How the machine answers what the engine cannot do itself. opaque is what vm_new was given.
 struct engine_upcalls {
@@ -135,6 +139,15 @@ struct engine_vm_config {
     const char *translation_cache; // translator: file of translations from run to run; NULL: none
     const char *perf_map;          // translator: name its code for perf (perfmap.h); NULL: no
     uint32_t debug;                // enum engine_debug bits, for tests
+    // Translator: may programs of the guest run on the CPU itself, in these cages? Then RAM is a
+    // file, whose byte 0 is at ram_host; all that is ever mapped of RAM lies within ram_bytes.
+    // Where this is all that cannot be had, vm_new() is ERR_UNSUPPORTED, and may be asked without.
+    bool direct;
+    int ram_fd;                // -1: RAM is no file
+    struct ram_file *ram_file; // the same; NULL: it is none. To be touched before it is used.
+    void *ram_host;
+    uint64_t ram_bytes;
+    struct cages *cages; // NULL: none
 };
 
 // Forced paths for tests; an engine ignores those that mean nothing to it.
@@ -150,6 +163,8 @@ enum engine_debug {
     ENGINE_DEBUG_ALL_HOT = 256,        // translate each block as a hot one at once
     ENGINE_DEBUG_SLOTS_MISS = 512,     // never fill what remembers the page of one access
     ENGINE_DEBUG_COPY_BLOCKS = 1024,   // run copies of blocks, and see that they can be copied
+    ENGINE_DEBUG_ALL_DIRECT = 2048,    // run all user code directly that can be, worth it or not
+    ENGINE_DEBUG_OPEN_PAGES = 4096,    // protect no code: all blocks compare their own bytes
 };
 
 // A named counter for berth stats; values only grow.
@@ -196,6 +211,7 @@ struct engine_irqchip {
 
 struct engine {
     const char *name; // "translate", "kvm"
+    bool direct;      // has a use for direct of engine_vm_config
     // Usable here? debug: enum engine_debug. thorough: also look where looking takes milliseconds.
     void (*probe)(uint32_t debug, bool thorough, struct engine_probe *out);
 
@@ -240,6 +256,12 @@ struct engine {
     // The guest's MSR_KVM_STEAL_TIME. True: halts are within run(), and the engine adds by itself
     // to the guest's record what the thread waits for the host's CPUs. NULL: no engine's matter.
     bool (*steal_time)(struct engine_vcpu *vcpu, uint64_t msr);
+    // CPU time in ns that other processes have spent in the stead of the vCPU's thread. Any thread.
+    // NULL: none do.
+    uint64_t (*cpu_elsewhere)(const struct engine_vcpu *vcpu);
+    // On the vCPU's thread, which has moved to these CPUs of the host: what works in its stead
+    // follows. NULL: nothing does.
+    void (*moved)(struct engine_vcpu *vcpu, const cpu_set_t *cpus);
     // Forgets all translations of addresses. NULL: nobody can ask for it from outside the engine.
     void (*flush_tlb)(struct engine_vcpu *vcpu);
     enum engine_exit (*run)(struct engine_vcpu *vcpu);

@@ -23,12 +23,17 @@ static void look_at(const struct stored *b)
     const struct stored_parts p = stored_parts_of(b);
     const struct stored_span *span = stored_part(b, p.spans);
     const struct stored_link *link = stored_part(b, p.links);
+    const struct stored_move *move = stored_part(b, p.moves);
     const uint16_t *note = stored_part(b, p.notes);
     within(b, p.source, b->source);
     within(b, p.code[0], b->hot);
     within(b, p.code[1], b->cold);
     for (unsigned i = 0; i < b->spans; i++)
         if (span[i].at + span[i].len > (int)PAGE_SIZE)
+            abort();
+    for (unsigned i = 0; i < b->moves; i++)
+        if (move[i].at + 4u > b->source + (uint32_t)b->ahead ||
+            (i && move[i].at < move[i - 1].at + 4))
             abort();
     for (unsigned i = 0; i < b->links; i++)
         within(b, p.code[0] + link[i].patch, 4);
@@ -49,7 +54,8 @@ static void one_block(const uint8_t *data, size_t size)
     memcpy(u.bytes + offsetof(struct stored, mode), data,
            min_u64(size, sizeof u / 2 - offsetof(struct stored, mode)));
     struct stored *b = &u.b;
-    uint16_t *small[] = {&b->source, &b->spans, &b->ahead, &b->hot, &b->cold, &b->sites, &b->links};
+    uint16_t *small[] = {&b->source, &b->spans, &b->ahead, &b->moves,
+                         &b->hot,    &b->cold,  &b->sites, &b->links};
     for (size_t i = 0; i < ARRAY_LEN(small); i++)
         *small[i] &= 0xff;
     b->insns &= 7;
@@ -75,10 +81,10 @@ static void whole_file(const uint8_t *data, size_t size)
         memcpy(to, data, size);
         if (jit_store_loaded(s) > size)
             abort();
-        jit_store_each(s, count, &bytes);
+        jit_store_each(s, true, count, &bytes);
         for (size_t i = 0; i + 4 <= size; i += 4) {
-            uint32_t state = 0;
-            while (jit_store_next(s, load_le32(data + i), &state))
+            struct jit_search search = {0};
+            while (jit_store_next(s, 0, load_le32(data + i), &search))
                 ;
         }
     }

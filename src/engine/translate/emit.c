@@ -42,17 +42,12 @@ void emit_bytes(struct emit *e, const void *bytes, size_t n)
     e->at += n;
 }
 
-void emit_note_at(struct emit *e, unsigned kind, const uint8_t *at)
+void emit_note_kept(struct emit *e, unsigned kind, const uint8_t *at)
 {
     if (e->notes < e->max_notes)
         e->note[e->notes] = (struct emit_note){.at = at, .kind = kind};
     if (e->notes <= e->max_notes)
         e->notes++;
-}
-
-void emit_note(struct emit *e, unsigned kind, unsigned back)
-{
-    emit_note_at(e, kind, e->at - back);
 }
 
 void emit_change(struct emit *e, unsigned back, uint32_t v)
@@ -69,48 +64,38 @@ void emit_align(struct emit *e, size_t align)
 
 // The SIB byte, where the base or the lack of one needs it: RSP and R12 share their number with the
 // escape to SIB.
-static bool needs_sib(struct emit_mem mem)
+static bool needs_sib(const struct emit_mem *mem)
 {
-    return mem.index != REG_NONE || mem.base == REG_NONE || (mem.base & 7) == RSP;
+    return mem->index != REG_NONE || mem->base == REG_NONE || (mem->base & 7) == RSP;
 }
 
-static unsigned sib_byte(struct emit_mem mem)
+static unsigned sib_byte(const struct emit_mem *mem)
 {
-    unsigned index = mem.index == REG_NONE ? 4 : mem.index & 7u;
-    unsigned base = mem.base == REG_NONE ? 5 : mem.base & 7u;
-    return (unsigned)__builtin_ctz(mem.scale) << 6 | index << 3 | base;
+    unsigned index = mem->index == REG_NONE ? 4 : mem->index & 7u;
+    unsigned base = mem->base == REG_NONE ? 5 : mem->base & 7u;
+    return (unsigned)__builtin_ctz(mem->scale) << 6 | index << 3 | base;
 }
 
-uint8_t *put_modrm_mem(struct emit *e, uint8_t *at, unsigned reg, struct emit_mem mem,
+uint8_t *put_modrm_mem(struct emit *e, uint8_t *at, unsigned reg, const struct emit_mem *mem,
                        bool allow_disp8)
 {
     // RBP and R13 as base without displacement mean something else, so they take a zero disp8.
     unsigned mod = 2;
-    if (mem.base == REG_NONE || (mem.disp == 0 && !mem.note && (mem.base & 7) != RBP))
+    if (mem->base == REG_NONE || (mem->disp == 0 && !mem->note && (mem->base & 7) != RBP))
         mod = 0;
-    else if (allow_disp8 && !mem.note && mem.disp >= -128 && mem.disp < 128)
+    else if (allow_disp8 && !mem->note && mem->disp >= -128 && mem->disp < 128)
         mod = 1;
     bool sib = needs_sib(mem);
-    at = put_u8(at, mod << 6 | (reg & 7) << 3 | (sib ? 4 : mem.base & 7u));
+    at = put_u8(at, mod << 6 | (reg & 7) << 3 | (sib ? 4 : mem->base & 7u));
     if (sib)
         at = put_u8(at, sib_byte(mem));
     if (mod == 1)
-        at = put_u8(at, (unsigned)mem.disp);
-    else if (mod == 2 || mem.base == REG_NONE)
-        at = put_u32(at, (uint32_t)mem.disp);
-    if (mem.note)
-        emit_note_at(e, mem.note, at - 4);
+        at = put_u8(at, (unsigned)mem->disp);
+    else if (mod == 2 || mem->base == REG_NONE)
+        at = put_u32(at, (uint32_t)mem->disp);
+    if (mem->note)
+        emit_note_at(e, mem->note, at - 4);
     return at;
-}
-
-unsigned emit_mem_rex(struct emit_mem mem)
-{
-    unsigned rex = 0;
-    if (mem.index != REG_NONE && mem.index & 8)
-        rex |= 2;
-    if (mem.base != REG_NONE && mem.base & 8)
-        rex |= 1;
-    return rex;
 }
 
 // Everything before ModRM. rex: WRXB without the 0x40, which `force` adds even if they are zero.
@@ -138,9 +123,10 @@ static inline uint8_t *put_op_rr(uint8_t *at, unsigned size, unsigned prefix, un
 }
 
 static inline uint8_t *put_op_rm(struct emit *e, uint8_t *at, unsigned size, unsigned prefix,
-                                 unsigned map, unsigned opcode, unsigned reg, struct emit_mem mem)
+                                 unsigned map, unsigned opcode, unsigned reg,
+                                 const struct emit_mem *mem)
 {
-    if (mem.gs)
+    if (mem->gs)
         at = put_u8(at, 0x65);
     at = put_head(at, size, prefix, (reg & 8) >> 1 | emit_mem_rex(mem), size == 1 && reg >= 4, map,
                   opcode);
@@ -160,7 +146,7 @@ void emit_op_rm(struct emit *e, unsigned size, unsigned prefix, unsigned map, un
 {
     uint8_t *at = emit_room(e);
     if (at)
-        e->at = put_op_rm(e, at, size, prefix, map, opcode, reg, mem);
+        e->at = put_op_rm(e, at, size, prefix, map, opcode, reg, &mem);
 }
 
 // The same, for one-byte opcodes with an immediate of n bytes.
@@ -177,7 +163,7 @@ static void op_rm_imm(struct emit *e, unsigned size, unsigned opcode, unsigned r
 {
     uint8_t *at = emit_room(e);
     if (at)
-        e->at = put_imm(put_op_rm(e, at, size, 0, MAP_ONE, opcode, reg, mem), imm, n);
+        e->at = put_imm(put_op_rm(e, at, size, 0, MAP_ONE, opcode, reg, &mem), imm, n);
 }
 
 // --- moves ---------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ static inline struct emit_mem emit_indexed(unsigned base, unsigned index, unsign
 struct emit_operands {
     struct emit_mem mem; // in place of its memory operand, if it has one
     const uint8_t *gpr;  // 16 entries, guest register -> host register; NULL: the same
+    uint8_t imm_note;    // of its immediate of four bytes; 0: none
 };
 
 // Appends the instruction with the given operands, as 64-bit code. Legacy, REX, VEX and EVEX
@@ -77,10 +78,34 @@ void emit_u8(struct emit *e, uint8_t v);
 void emit_u32(struct emit *e, uint32_t v);
 void emit_u64(struct emit *e, uint64_t v);
 void emit_bytes(struct emit *e, const void *bytes, size_t n);
-void emit_note_at(struct emit *e, unsigned kind, const uint8_t *at);
-void emit_note(struct emit *e, unsigned kind, unsigned back); // of the bytes `back` from here
-void emit_change(struct emit *e, unsigned back, uint32_t v);  // four bytes already written
+void emit_note_kept(struct emit *e, unsigned kind, const uint8_t *at);
+static inline void emit_note_at(struct emit *e, unsigned kind, const uint8_t *at)
+{
+    if (e->max_notes)
+        emit_note_kept(e, kind, at);
+}
+// Of the bytes `back` from here.
+static inline void emit_note(struct emit *e, unsigned kind, unsigned back)
+{
+    emit_note_at(e, kind, e->at - back);
+}
+void emit_change(struct emit *e, unsigned back, uint32_t v); // four bytes already written
 void emit_align(struct emit *e, size_t align); // with INT3, in terms of the address it runs at
+
+// What has been written since is taken back; that it was too much is not.
+struct emit_place {
+    uint8_t *at;
+    uint16_t notes;
+};
+static inline struct emit_place emit_here(const struct emit *e)
+{
+    return (struct emit_place){e->at, e->notes};
+}
+static inline void emit_back_to(struct emit *e, struct emit_place place)
+{
+    e->at = place.at;
+    e->notes = place.notes;
+}
 
 static inline uint8_t *emit_exec(const struct emit *e) // where the next byte will run
 {

@@ -54,6 +54,16 @@ static inline uint8_t *put_modrm_reg(uint8_t *at, unsigned reg, unsigned rm)
 
 // ModRM, SIB and displacement. EVEX scales its 8-bit displacements, so re-encoding does without
 // them. e gets the displacement's note.
-uint8_t *put_modrm_mem(struct emit *e, uint8_t *at, unsigned reg, struct emit_mem mem,
+uint8_t *put_modrm_mem(struct emit *e, uint8_t *at, unsigned reg, const struct emit_mem *mem,
                        bool allow_disp8);
-unsigned emit_mem_rex(struct emit_mem mem); // its X and B bits
+
+// Its X and B bits.
+static inline unsigned emit_mem_rex(const struct emit_mem *mem)
+{
+    unsigned rex = 0;
+    if (mem->index != REG_NONE && mem->index & 8)
+        rex |= 2;
+    if (mem->base != REG_NONE && mem->base & 8)
+        rex |= 1;
+    return rex;
+}

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "engine/translate/direct.h"
 #include "engine/translate/interp.h"
 #include "engine/translate/jit.h"
 #include "engine/translate/jit_file.h"
@@ -31,7 +32,7 @@ static void probe(uint32_t debug, bool thorough, struct engine_probe *out)
 
 // --- VMs -----------------------------------------------------------------------------------------
 
-// Alone, a vCPU would hardly find anything there.
+// Alone, a vCPU would find programs there that come back in other pages, which saves it no time.
 static bool wants_store(const struct engine_vm_config *config)
 {
     return !(config->debug & ENGINE_DEBUG_INTERPRET) &&
@@ -44,6 +45,18 @@ static uint64_t store_bytes(const struct engine_vm_config *config)
     if (config->debug & ENGINE_DEBUG_TINY_CACHE)
         return 64 * KIB;
     return config->shared_code_bytes ? config->shared_code_bytes : 256 * MIB;
+}
+
+static void vm_free(struct engine_vm *vm)
+{
+    if (!vm)
+        return;
+    tvm_release(&vm->tvm);
+    direct_release(&vm->tvm);
+    perf_map_free(vm->tvm.perf);
+    jit_file_close(vm->tvm.file, vm->tvm.store);
+    jit_store_free(vm->tvm.store);
+    free(vm);
 }
 
 static err_t vm_new(const struct engine_vm_config *config, const struct engine_upcalls *upcalls,
@@ -61,26 +74,18 @@ static err_t vm_new(const struct engine_vm_config *config, const struct engine_u
     vm->tvm.up = upcalls;
     vm->tvm.opaque = opaque;
     err_t err = config->perf_map ? perf_map_new(config->perf_map, &vm->tvm.perf, e) : OK;
-    if (err)
-        free(vm);
-    else
-        *out = vm;
-    if (!err && wants_store(config))
+    if (!err)
+        err = direct_prepare(&vm->tvm, e);
+    if (err) {
+        vm_free(vm);
+        return err;
+    }
+    if (wants_store(config))
         vm->tvm.store = jit_store_new(store_bytes(config));
-    if (!err && vm->tvm.store && config->translation_cache)
+    if (vm->tvm.store && config->translation_cache)
         vm->tvm.file = jit_file_open(config->translation_cache, &vm->tvm);
-    return err;
-}
-
-static void vm_free(struct engine_vm *vm)
-{
-    if (!vm)
-        return;
-    tvm_release(&vm->tvm);
-    perf_map_free(vm->tvm.perf);
-    jit_file_close(vm->tvm.file, vm->tvm.store);
-    jit_store_free(vm->tvm.store);
-    free(vm);
+    *out = vm;
+    return OK;
 }
 
 static err_t map(struct engine_vm *vm, gpa_t at, uint64_t len, void *host,
@@ -117,6 +122,7 @@ static err_t take_dirty(struct engine_vm *vm, gpa_t at, uint64_t len, uint64_t *
 static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsigned max)
 {
     static const char *const names[COUNTER_COUNT] = {
+        [COUNTER_TICKS] = "executed_ticks",
         [COUNTER_INTERPRETED] = "interpreted_instructions",
         [COUNTER_TLB_FILLS] = "tlb_fills",
         [COUNTER_TLB_WALKS] = "page_walks",
@@ -124,6 +130,8 @@ static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsig
         [COUNTER_EXCEPTIONS] = "exceptions",
         [COUNTER_INTERRUPTS] = "interrupts",
         [COUNTER_UPCALLS] = "upcalls",
+        [COUNTER_HALTS] = "halts",
+        [COUNTER_SPINS] = "spins",
         [COUNTER_BLOCKS] = "translated_blocks",
         [COUNTER_INSNS] = "translated_instructions",
         [COUNTER_COPIED] = "copied_blocks",
@@ -143,9 +151,22 @@ static unsigned counters(struct engine_vm *vm, struct engine_counter *out, unsig
         [COUNTER_TRAPS] = "host_traps",
         [COUNTER_HOT] = "hot_blocks",
         [COUNTER_LOOPS] = "hot_loops",
+        [COUNTER_STRETCHES] = "unchecked_loops",
         [COUNTER_SLOT_MISSES] = "slot_misses",
         [COUNTER_INVALIDATED] = "invalidated_blocks",
+        [COUNTER_VERIFYING] = "verifying_blocks",
+        [COUNTER_CHANGED] = "changed_blocks",
         [COUNTER_CACHE_FLUSHES] = "cache_flushes",
+        [COUNTER_DIRECT] = "direct_runs",
+        [COUNTER_DIRECT_TICKS] = "direct_ticks",
+        [COUNTER_DIRECT_PAGES] = "direct_pages",
+        [COUNTER_DIRECT_MISSES] = "direct_misses",
+        [COUNTER_DIRECT_FAULTS] = "direct_faults",
+        [COUNTER_DIRECT_SYSCALLS] = "direct_system_calls",
+        [COUNTER_DIRECT_TRAPS] = "direct_traps",
+        [COUNTER_DIRECT_KICKS] = "direct_kicks",
+        [COUNTER_DIRECT_UNFIT] = "direct_unfit",
+        [COUNTER_DIRECT_REFUSED] = "direct_refused",
         [COUNTER_LOCKSTEP] = "lockstep_blocks",
     };
     for (unsigned i = 0; i < COUNTER_COUNT && i < max; i++) {
@@ -170,6 +191,7 @@ static void vcpu_free(struct engine_vcpu *vcpu)
     c->vm->vcpu[c->index] = NULL;
     jit_free(c->jit);
     lockstep_free(c);
+    direct_free(c);
     simd_release(c);
     icache_free(c);
     tlb2_free(c);
@@ -204,6 +226,9 @@ static err_t vcpu_parts(struct tcpu *c, struct error *e)
         err = icache_new(c, e);
     if (!err)
         err = simd_init(c, e);
+    if (err)
+        return err;
+    err = direct_new(c, e);
     if (err)
         return err;
     if (!(c->vm->config.debug & ENGINE_DEBUG_INTERPRET))
@@ -343,6 +368,11 @@ static err_t set(struct engine_vcpu *vcpu, unsigned groups, const struct cpu_sta
     return OK;
 }
 
+static void tsc_offset(struct engine_vcpu *vcpu, uint64_t offset)
+{
+    tsc_base(&vcpu->tcpu, offset);
+}
+
 static void flush_tlb(struct engine_vcpu *vcpu)
 {
     tlb_flush_all(&vcpu->tcpu);
@@ -386,9 +416,20 @@ static void nmi(struct engine_vcpu *vcpu)
     tcpu_pend(&vcpu->tcpu, PENDING_NMI);
 }
 
+static uint64_t cpu_elsewhere(const struct engine_vcpu *vcpu)
+{
+    return direct_cpu_ns(&vcpu->tcpu);
+}
+
+static void moved(struct engine_vcpu *vcpu, const cpu_set_t *cpus)
+{
+    direct_moved(&vcpu->tcpu, cpus);
+}
+
 const struct engine engine_translate = {
     .name = "translate",
     .probe = probe,
+    .direct = true,
     .vm_new = vm_new,
     .vm_free = vm_free,
     .map = map,
@@ -401,6 +442,9 @@ const struct engine engine_translate = {
     .vcpu_attach = vcpu_attach,
     .get = get,
     .set = set,
+    .tsc_offset = tsc_offset,
+    .cpu_elsewhere = cpu_elsewhere,
+    .moved = moved,
     .flush_tlb = flush_tlb,
     .run = run,
     .vcpu_error = vcpu_error,

@@ -381,6 +381,13 @@ uint64_t iret_flags_mask(const struct tcpu *c, unsigned opsize)
     return free && (c->mode & MODE_PROTECTED) ? mask | FLAG_VIF | FLAG_VIP : mask;
 }
 
+// What follows from them is the end of sys_iret()'s business.
+static void iret_flags(struct tcpu *c, uint64_t value, uint64_t mask)
+{
+    c->s.rflags = (c->s.rflags & ~mask) | (value & mask) | FLAG_FIXED;
+    c->keep_rf = (mask & FLAG_RF) != 0;
+}
+
 static void iret_real(struct tcpu *c, unsigned opsize, struct frame *f)
 {
     uint64_t offset = frame_pop(c, f);
@@ -388,7 +395,7 @@ static void iret_real(struct tcpu *c, unsigned opsize, struct frame *f)
     uint64_t flags = frame_pop(c, f), mask = iret_flags_mask(c, opsize);
     jump_real(c, selector, offset);
     c->s.gpr[RSP] = f->sp;
-    flags_load(c, flags, mask);
+    iret_flags(c, flags, mask);
 }
 
 static void iret_v86(struct tcpu *c, unsigned opsize, struct frame *f)
@@ -409,7 +416,7 @@ static void iret_v86(struct tcpu *c, unsigned opsize, struct frame *f)
     }
     jump_real(c, selector, offset);
     c->s.gpr[RSP] = f->sp;
-    flags_load(c, flags, mask);
+    iret_flags(c, flags, mask);
 }
 
 // From ring 0 into virtual-8086 mode.
@@ -428,7 +435,45 @@ static void iret_to_v86(struct tcpu *c, struct frame *f, uint64_t offset, uint16
     c->s.gpr[RSP] = sp & 0xffffffff;
     uint64_t all = FLAGS_ARITH | FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_RF |
                    FLAG_VM | FLAG_AC | FLAG_VIF | FLAG_VIP | FLAG_ID;
-    flags_load(c, flags, all);
+    iret_flags(c, flags, all);
+}
+
+// Whether the segment is what loading its selector again would make it.
+static bool is_current(struct tcpu *c, const struct cpu_segment *s)
+{
+    struct descriptor d;
+    if (!descriptor_read(c, s->selector, false, &d))
+        return false;
+    struct cpu_segment now = descriptor_segment(s->selector, &d);
+    return now.base == s->base && now.limit == s->limit && now.attr == s->attr;
+}
+
+static bool is_current_stack(struct tcpu *c, const struct cpu_segment *s)
+{
+    if (selector_null(s->selector))
+        return !s->base && !s->limit && s->attr == (s->selector & 3u) << 5 && s->selector < 3;
+    return DESC_WRITABLE_DATA(s->attr & 31u) && bits_get(s->attr, 6, 5) == (s->selector & 3u) &&
+           is_current(c, s);
+}
+
+// IRET in 64-bit code from an interrupt of the same code, which changes nothing but RIP, RSP and
+// flags that no mode depends on. False: nothing is done.
+static bool iret_in_place(struct tcpu *c)
+{
+    enum { RIP, CS, FLAGS, SP, SS, WORDS };
+    struct frame f;
+    uint64_t word[WORDS], mask = iret_flags_mask(c, 8);
+    frame_current(c, 8, &f);
+    frame_pop_long(c, &f, word, WORDS);
+    const struct cpu_segment *cs = &c->s.seg[SEG_CS], *ss = &c->s.seg[SEG_SS];
+    if ((uint16_t)word[CS] != cs->selector || (uint16_t)word[SS] != ss->selector ||
+        ((word[FLAGS] ^ c->s.rflags) & mask & ~(FLAGS_ARITH | FLAG_DF | FLAG_IF | FLAG_RF)) ||
+        !is_canonical(word[RIP]) || !is_current(c, cs) || !is_current_stack(c, ss))
+        return false;
+    c->s.rip = word[RIP];
+    c->s.gpr[RSP] = word[SP];
+    iret_flags(c, word[FLAGS], mask);
+    return true;
 }
 
 static void iret_protected(struct tcpu *c, unsigned opsize, struct frame *f)
@@ -455,7 +500,7 @@ static void iret_protected(struct tcpu *c, unsigned opsize, struct frame *f)
     frame_commit(c, f);
     code_load(c, selector, &d, rpl);
     c->s.rip = offset;
-    flags_load(c, flags, mask);
+    iret_flags(c, flags, mask);
     if (outer)
         segments_drop_inner(c);
 }
@@ -463,8 +508,11 @@ static void iret_protected(struct tcpu *c, unsigned opsize, struct frame *f)
 void sys_iret(struct tcpu *c, const struct insn *insn)
 {
     struct frame f;
+    bool in_place = code64(c) && insn->opsize == 8 && !(c->s.rflags & FLAG_NT) && iret_in_place(c);
     frame_current(c, insn->opsize, &f);
-    if (c->mode & MODE_V86) {
+    if (in_place) {
+        // Nothing that a mode depends on has changed.
+    } else if (c->mode & MODE_V86) {
         iret_v86(c, insn->opsize, &f);
     } else if (!(c->mode & MODE_PROTECTED)) {
         iret_real(c, insn->opsize, &f);
@@ -476,7 +524,8 @@ void sys_iret(struct tcpu *c, const struct insn *insn)
         iret_protected(c, insn->opsize, &f);
     }
     c->s.nmi_blocked = 0;
-    tcpu_update_mode(c);
+    if (!in_place)
+        tcpu_update_mode(c);
     tcpu_if_changed(c);
     if (!c->s.nmi_blocked && c->s.nmi_pending)
         tcpu_pend(c, PENDING_NMI);

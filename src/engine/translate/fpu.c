@@ -46,6 +46,7 @@ err_t simd_init(struct tcpu *c, struct error *e)
     struct cpuid_table host;
     cpuid_read_host_xsave(&host);
     xsave_layout_of(&host, &simd->layout);
+    simd->host_components = host_xcr0();
     simd->components = known_components(&simd->layout);
     if (!feature_has(&c->features, FEATURE_AVX512F))
         simd->components &= ~XCR0_AVX512;
@@ -65,6 +66,28 @@ void simd_release(struct tcpu *c)
 uint64_t simd_components(const struct tcpu *c)
 {
     return c->simd->components;
+}
+
+bool simd_is_whole(const struct tcpu *c)
+{
+    const uint64_t apart = XCR0_PKRU | XCR0_TILES;
+    return c->s.xcr0 == c->simd->components &&
+           (c->simd->host_components & ~apart) == c->simd->components;
+}
+
+bool simd_host_saves_more(const struct tcpu *c)
+{
+    return c->simd->host_components != c->simd->components;
+}
+
+void simd_take(struct tcpu *c, const uint8_t *image, size_t bytes)
+{
+    copy_bytes(c->s.xsave, image, bytes < CPU_XSAVE_BYTES ? bytes : CPU_XSAVE_BYTES);
+    fill_bytes(c->s.xsave + AREA_POINTERS, 0, AREA_MXCSR - AREA_POINTERS);
+    uint32_t mxcsr = load_le32(image + AREA_MXCSR) & c->simd->mxcsr_mask & MXCSR_ALL;
+    store_le32(c->s.xsave + AREA_MXCSR, mxcsr);
+    fill_bytes(c->s.xsave + AREA_SOFTWARE, 0, AREA_BV - AREA_SOFTWARE + XSAVE_HEADER);
+    store_le64(c->s.xsave + AREA_BV, load_le64(image + AREA_BV) & c->simd->components);
 }
 
 const struct xsave_layout *simd_layout(const struct tcpu *c)

@@ -1,6 +1,7 @@
 // Stack frames of far transfers: pushes and pops that change nothing of the CPU until
 // frame_commit(), and the stacks that a TSS holds for inner rings. Source: Intel SDM vol. 3
 // sections 5.8.5, 6.12, 6.14, 7.2.
+#include "base/bytes.h"
 #include "engine/translate/system_impl.h"
 
 void frame_current(struct tcpu *c, unsigned size, struct frame *out)
@@ -49,6 +50,18 @@ uint64_t frame_pop(struct tcpu *c, struct frame *f)
     uint64_t value = f->system ? mem_read_system(c, at, f->size) : mem_read(c, at, f->size);
     f->sp = (f->sp & ~mask) | ((f->sp + f->size) & mask);
     return value;
+}
+
+void frame_pop_long(struct tcpu *c, struct frame *f, uint64_t *out, unsigned n)
+{
+    const struct tlb *t = &c->tlb[!f->system];
+    unsigned i = tlb_index(c, f->sp);
+    bool plain =
+        t->read[i] == align_down(f->sp, PAGE_SIZE) && (f->sp & PAGE_MASK) + 8ul * n <= PAGE_SIZE;
+    const uint8_t *host = (const uint8_t *)(uintptr_t)(f->sp + t->addend[i]);
+    for (unsigned k = 0; k < n; k++)
+        out[k] = plain ? load_le64(host + 8ul * k) : frame_pop(c, f);
+    f->sp += plain ? 8ul * n : 0;
 }
 
 void frame_commit(struct tcpu *c, const struct frame *f)

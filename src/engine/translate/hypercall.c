@@ -31,6 +31,7 @@ void sys_pause(struct tcpu *c, const struct insn *insn)
     if (c->vm->config.vcpus == 1 || c->hot.pauses-- > 1)
         return;
     c->hot.pauses = PAUSES_BEFORE_YIELD;
+    c->counter[COUNTER_SPINS]++;
     fpu_to_memory(c);
     tvm_leave(c);
     sched_yield();

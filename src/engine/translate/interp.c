@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #include "engine/translate/system_impl.h"
+#include "engine/translate/unrest.h"
 
 #define ONCE_INSNS 64 // of interp_once()
 #define ICACHE_BITS 15
@@ -95,10 +96,10 @@ void icache_invalidate(struct tcpu *c, gpa_t at, uint64_t len)
         forget_crossings(c);
     // Instructions that begin up to 14 bytes earlier, in the same page, may reach into the range.
     unsigned before = (unsigned)min_u64(at & PAGE_MASK, INSN_MAX - 1);
-    for (gpa_t gpa = at - before; gpa < at + len; gpa++) {
-        const uint8_t *host = tvm_host(c->vm, gpa, 1, NULL);
-        struct icache_entry *entry = host ? icache_at(c, host) : NULL;
-        if (entry && entry->host == host)
+    const uint8_t *host = tvm_host(c->vm, at - before, 1, NULL);
+    for (uint64_t i = 0; host && i < before + len; i++) {
+        struct icache_entry *entry = icache_at(c, host + i);
+        if (entry->host == host + i)
             entry->host = NULL;
     }
 }
@@ -153,12 +154,6 @@ void interp_insn(struct tcpu *c, const struct insn *insn)
 {
     advance(c, insn->len);
     handler(c, insn)(c, insn);
-}
-
-static void code_copy(uint8_t *to, const uint8_t *host, unsigned len)
-{
-    for (unsigned i = 0; i < len; i++)
-        to[i] = __atomic_load_n(&host[i], __ATOMIC_RELAXED);
 }
 
 static enum insn_status decode(struct tcpu *c, const uint8_t *code, unsigned len, struct insn *out)
@@ -224,13 +219,14 @@ static void keep_crossing(struct tcpu *c, gva_t at, unsigned len)
     gpa_t gpa[2];
     unsigned room = room_at(at);
     uint8_t code[INSN_MAX];
-    if (len <= room || !find_parts(c, at, gpa, host) || !tvm_protect_code(c->vm, c, gpa[0], room) ||
+    if (len <= room || !find_parts(c, at, gpa, host) || unrest_is_open(c->vm, gpa[0]) ||
+        unrest_is_open(c->vm, gpa[1]) || !tvm_protect_code(c->vm, c, gpa[0], room) ||
         !tvm_protect_code(c->vm, c, gpa[1], len - room))
         return;
     struct crossing *x = crossing_at(c, host[0]);
     x->first.host = NULL;
-    code_copy(code, host[0], room);
-    code_copy(code + room, host[1], len - room);
+    mem_copy_code(code, host[0], room);
+    mem_copy_code(code + room, host[1], len - room);
     if (decode(c, code, len, &x->first.insn) != INSN_OK)
         return;
     x->first.run = handler(c, &x->first.insn);
@@ -240,12 +236,22 @@ static void keep_crossing(struct tcpu *c, gva_t at, unsigned len)
     c->icache->crossings = true;
 }
 
-static void uncached(struct tcpu *c, gva_t at)
+enum insn_status interp_fetch(struct tcpu *c, gva_t at, struct insn *out, unsigned *have)
 {
     uint8_t code[INSN_MAX];
+    *have = mem_fetch(c, at, code);
+    enum insn_status status = decode(c, code, *have, out);
+    if (status != INSN_TRUNCATED)
+        return status;
+    *have = mem_fetch_on(c, at, code, *have);
+    return decode(c, code, *have, out);
+}
+
+static void uncached(struct tcpu *c, gva_t at)
+{
     struct insn insn;
-    unsigned have = mem_fetch(c, at, code);
-    enum insn_status status = decode(c, code, have, &insn);
+    unsigned have;
+    enum insn_status status = interp_fetch(c, at, &insn, &have);
     if (status != INSN_OK)
         bad_code(c, status, at, have);
     keep_crossing(c, at, insn.len);
@@ -261,17 +267,19 @@ static struct icache_entry *fill(struct tcpu *c, gva_t at)
     unsigned room = (unsigned)(PAGE_SIZE - (at & PAGE_MASK));
     if (!page)
         return NULL;
+    if (unrest_is_open(c->vm, gpa))
+        return NULL;
     const uint8_t *host = page + (at & PAGE_MASK);
     if (room > INSN_MAX)
         room = INSN_MAX;
     // The length first, then the guard over so many bytes, then what the bytes are once guarded.
     // Always from a copy: other vCPUs may be writing them.
     uint8_t code[INSN_MAX];
-    code_copy(code, host, room);
+    mem_copy_code(code, host, room);
     if (decode(c, code, room, &insn) != INSN_OK || !tvm_protect_code(c->vm, c, gpa, insn.len))
         return NULL;
     struct icache_entry *entry = icache_at(c, host);
-    code_copy(code, host, insn.len);
+    mem_copy_code(code, host, insn.len);
     if (decode(c, code, insn.len, &entry->insn) != INSN_OK) {
         entry->host = NULL;
         return NULL;
@@ -344,7 +352,7 @@ static bool fetch_plain(struct tcpu *c, gva_t at, uint8_t code[INSN_MAX])
     unsigned i = tlb_index(c, at);
     if (room_at(at) < INSN_MAX || t->exec[i] != align_down(at, PAGE_SIZE))
         return false;
-    code_copy(code, (const uint8_t *)(uintptr_t)(at + t->addend[i]), INSN_MAX);
+    mem_copy_code(code, (const uint8_t *)(uintptr_t)(at + t->addend[i]), INSN_MAX);
     return true;
 }
 

@@ -22,7 +22,7 @@ static inline bool is_canonical(uint64_t address)
     return (uint64_t)((int64_t)(address << 16) >> 16) == address;
 }
 
-// interp.c: the decoded-instruction cache.
+// interp.c: the decoded-instruction cache. Bytes within one page have changed.
 void icache_invalidate(struct tcpu *c, gpa_t at, uint64_t len);
 void icache_flush(struct tcpu *c);
 

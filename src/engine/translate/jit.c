@@ -7,7 +7,8 @@
 #include <cpuid.h>
 #include <sys/mman.h>
 
-#define DEFAULT_CACHE (256 * MIB)
+#define DEFAULT_CACHE (256 * MIB) // of all vCPUs
+#define LEAST_CACHE (32 * MIB)    // of one
 #define TINY_CACHE (64 * KIB)
 
 static bool reserve_records(struct jit *jit)
@@ -31,7 +32,7 @@ static bool host_has_bmi2(void)
 }
 
 // Hot code gets two thirds of the buffer, stubs the rest.
-static void split_buffer(struct jit *jit)
+static void split_buffer(struct jit *jit, bool notes)
 {
     uint8_t *start = jit->buf.write, *middle = start + align_down(jit->buf.len / 3 * 2, PAGE_SIZE);
     ptrdiff_t to_exec = codebuf_to_exec(&jit->buf);
@@ -40,7 +41,7 @@ static void split_buffer(struct jit *jit)
     jit_emit_gates(jit);
     jit->hot.note = jit->note[0];
     jit->cold.note = jit->note[1];
-    jit->hot.max_notes = jit->cold.max_notes = JIT_NOTES;
+    jit->hot.max_notes = jit->cold.max_notes = notes ? JIT_NOTES : 0;
     jit->hot_start = jit->hot.at;
     jit->cold_start = jit->cold.at;
     jit->cold_chunk = jit_offset(jit, &jit->cold) / CODEBUF_CHUNK;
@@ -64,10 +65,16 @@ static bool make_shadow(struct tcpu *c, struct jit *jit)
     return true;
 }
 
+// Several vCPUs have the store, from which what a small cache has lost comes back as a copy.
+static uint64_t default_cache(const struct engine_vm_config *config)
+{
+    return max_u64(DEFAULT_CACHE / config->vcpus, LEAST_CACHE);
+}
+
 struct jit *jit_new(struct tcpu *c)
 {
     const struct engine_vm_config *config = &c->vm->config;
-    size_t len = config->code_cache_bytes ? config->code_cache_bytes : DEFAULT_CACHE;
+    size_t len = config->code_cache_bytes ? config->code_cache_bytes : default_cache(config);
     if (config->debug & ENGINE_DEBUG_TINY_CACHE)
         len = TINY_CACHE;
     struct jit *jit = codebuf_reserve(sizeof *jit);
@@ -78,12 +85,14 @@ struct jit *jit_new(struct tcpu *c)
         jit_free(jit);
         return NULL;
     }
+    insn_memo_init(&jit->memo);
     jit->bmi2 = host_has_bmi2();
+    jit->full_tlb = c->tlb_mask;
     jit->all_hot = config->debug & ENGINE_DEBUG_ALL_HOT;
     jit->slots_miss = config->debug & ENGINE_DEBUG_SLOTS_MISS;
     jit->copy_own = config->debug & ENGINE_DEBUG_COPY_BLOCKS;
     jit->poll_all = config->debug & (ENGINE_DEBUG_POLL_EVERY_BLOCK | ENGINE_DEBUG_LOCKSTEP);
-    split_buffer(jit);
+    split_buffer(jit, c->vm->store);
     if (!make_shadow(c, jit)) {
         jit_free(jit);
         return NULL;
@@ -120,6 +129,8 @@ void jit_run(struct tcpu *c)
     struct jit *jit = c->jit;
     if (!jit->attached)
         jit_attach(c);
+    if (jit->open_pages)
+        jit_close_pages(c);
     do {
         if (c->lockstep && c->lockstep->expecting)
             lockstep_unexpected(c);

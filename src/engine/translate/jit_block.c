@@ -7,6 +7,7 @@
 //
 // Not exact: where arithmetic flags will be overwritten before anything reads them, a fault or an
 // interrupt in between may show other values in the saved RFLAGS than a processor would.
+#include "base/bytes.h"
 #include "base/copy.h"
 #include "engine/translate/jit_trans.h"
 #include "engine/translate/perfmap.h"
@@ -26,7 +27,7 @@ static void copy_source(struct trans *t, struct source *s)
     s->len += INSN_MAX;
 }
 
-static bool ends_block(const struct insn *in)
+bool trans_ends_block(const struct insn *in)
 {
     switch (in->op) {
     case OP_JCC:
@@ -44,7 +45,14 @@ static bool is_indirect_jump(const struct insn *in)
 
 static bool ends_here(const struct trans *t, const struct insn *in, unsigned at, unsigned loop)
 {
-    return loop ? at > loop || is_indirect_jump(in) : ends_block(in) || t->b->tail;
+    return loop ? at > loop || is_indirect_jump(in) : trans_ends_block(in) || t->b->tail;
+}
+
+enum insn_status trans_decode(const struct trans *t, const uint8_t *code, size_t len,
+                              struct insn *out)
+{
+    return t->code64 ? insn_decode_memo(&t->jit->memo, code, len, out)
+                     : insn_decode(code, len, 4, out);
 }
 
 // Fills insn[], marks and the block's size. An undecodable first instruction counts as one of its
@@ -53,10 +61,12 @@ static void decode(struct trans *t, const struct source *s, unsigned loop)
 {
     struct jit *jit = t->jit;
     unsigned at = 0, max = loop ? JIT_LOOP_INSNS : t->max;
+    if (t->b->verifies)
+        max = (unsigned)min_u64(max, JIT_VERIFIED_INSNS);
     t->count = 0;
     while (t->count < max) {
         struct insn *in = &t->insn[t->count];
-        enum insn_status status = insn_decode(s->code + at, s->len - at, t->code64 ? 8 : 4, in);
+        enum insn_status status = trans_decode(t, s->code + at, s->len - at, in);
         if (status != INSN_OK && t->count)
             break;
         if (status != INSN_OK) {
@@ -79,23 +89,24 @@ static bool undecoded(const struct insn *in)
 
 static bool emits_nothing(const struct trans *t, const struct insn *in)
 {
-    if (!feature_has(&t->c->features, insn_form(in)->feature) || in->prefix & PREFIX_LOCK)
+    if (in->op != OP_NOP && in->op != OP_ENDBR64 && in->op != OP_ENDBR32 && in->op != OP_PREFETCH)
         return false;
-    return in->op == OP_NOP || in->op == OP_ENDBR64 || in->op == OP_ENDBR32 ||
-           in->op == OP_PREFETCH;
+    return feature_has(&t->c->features, insn_form(in)->feature) && !(in->prefix & PREFIX_LOCK);
 }
 
 static bool trans_known(struct trans *t)
 {
-    return emits_nothing(t, t->in) || trans_branch(t) || trans_stack(t) || trans_system(t) ||
+    uint32_t flags = insn_form(t->in)->flags;
+    if (flags & FORM_BRANCH)
+        return trans_branch(t) || trans_system(t);
+    return emits_nothing(t, t->in) || (flags & FORM_STACK && trans_stack(t)) || trans_system(t) ||
            trans_lea(t) || trans_native(t);
 }
 
-// One instruction: by whoever can, else by the interpreter. What an emitter began and gave up is
-// undone.
-static void trans_insn(struct trans *t)
+// What an emitter began and gave up is undone.
+void trans_insn(struct trans *t)
 {
-    struct emit hot = *t->e, cold = *t->cold;
+    struct emit_place hot = emit_here(t->e), cold = emit_here(t->cold);
     unsigned fixups = t->fixups;
     uint32_t links = t->jit->links;
     bool fpu = t->fpu_checked;
@@ -109,10 +120,8 @@ static void trans_insn(struct trans *t)
         t->kept = NO_HOST;
     if (!undecoded(t->in) && trans_known(t))
         return;
-    bool overflow = t->e->overflow || t->cold->overflow;
-    *t->e = hot;
-    *t->cold = cold;
-    t->e->overflow |= overflow;
+    emit_back_to(t->e, hot);
+    emit_back_to(t->cold, cold);
     t->jit->links = links;
     t->fpu_checked = fpu;
     t->fixups = fixups;
@@ -120,8 +129,11 @@ static void trans_insn(struct trans *t)
     t->kept = NO_HOST;
     if (led)
         led->ready = ready;
+    t->broken = true;
+    if (t->copying)
+        return;
     trans_step(t);
-    t->ended = undecoded(t->in) || ends_block(t->in);
+    t->ended = undecoded(t->in) || trans_ends_block(t->in);
 }
 
 // What may go on anywhere finds the registers where they belong.
@@ -148,7 +160,7 @@ static void check_page(struct trans *t, gva_t at, uint32_t page, const void *stu
     unsigned slot = jit_page_slot(t->c, at);
     struct emit_mem ctlb = emit_gs(offsetof(struct tcpu, hot.ctlb) +
                                    t->c->user * sizeof t->c->hot.ctlb[0] + slot * sizeof(uint32_t));
-    if (t->live[0]) {
+    if (t->b->needs_flags) {
         emit_load(t->e, 4, T0, ctlb);
         emit_note(t->e, NOTE_CTLB, 4);
         emit_lea(t->e, 8, T0, emit_at(T0, INT32_MIN)); // always in four bytes
@@ -166,6 +178,15 @@ static void check_page(struct trans *t, gva_t at, uint32_t page, const void *stu
     }
 }
 
+// The rest of an instruction in the next page.
+static void check_tail(struct trans *t)
+{
+    struct jit *jit = t->jit;
+    uint32_t site = trans_site(t, ACCESS_EXEC, 0);
+    check_page(t, jit->page[t->b->tail].at, t->b->tail, trans_stub(t, GATE_STEP, site));
+    jit->site[site].resume = jit_offset(jit, t->e);
+}
+
 // The entry from other pages asks for this page; the rest of an instruction in the next page is
 // asked for always.
 static void emit_entries(struct trans *t)
@@ -176,11 +197,12 @@ static void emit_entries(struct trans *t)
     t->b->checked = jit_offset(jit, t->e);
     check_page(t, t->b->rip, t->page, stub);
     t->b->entry = jit_offset(jit, t->e);
-    if (!t->b->tail)
-        return;
-    uint32_t site = trans_site(t, ACCESS_EXEC, 0);
-    check_page(t, jit->page[t->b->tail].at, t->b->tail, trans_stub(t, GATE_STEP, site));
-    jit->site[site].resume = jit_offset(jit, t->e);
+    if (t->b->verifies)
+        trans_verify(t); // what has changed may have nothing in the next page
+    if (t->b->tail)
+        check_tail(t);
+    if (t->b->tail && t->b->verifies)
+        trans_verify_tail(t);
 }
 
 // What comes between two instructions of a loop. An unconditional branch, or a call, does not end
@@ -206,6 +228,10 @@ static void emit_one(struct trans *t)
         trans_in_place(t);
     if (t->b->loop && t->i + 1 < t->count)
         go_on(t);
+    if (trans_stretch_to(t, t->i)) { // also comes from there
+        t->held = NULL;
+        t->kept = NO_HOST;
+    }
 }
 
 void trans_emit(struct trans *t)
@@ -217,8 +243,10 @@ void trans_emit(struct trans *t)
         trans_enter_loop(t);
     for (t->i = 0; t->i < t->count && (t->b->loop || !t->ended); t->i++)
         emit_one(t);
+    t->after = jit_offset(t->jit, t->e);
     if (!t->ended)
         trans_jump(t, t->code64 ? t->next : (uint32_t)t->next);
+    trans_emit_stretches(t);
     // An entry that is dropped is overwritten with a jump.
     while (jit_offset(t->jit, t->e) - t->b->entry < 5 && !t->e->overflow)
         emit_u8(t->e, 0xcc);
@@ -240,10 +268,11 @@ static bool hot_here(const struct jit_page *page, uint64_t rip)
 static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
 {
     struct jit *jit = t->jit;
-    if (jit->blocks + 1 >= jit->max_blocks || jit->marks + JIT_LOOP_INSNS >= jit->max_marks)
+    if (jit->blocks + 1 >= jit->max_blocks || jit->marks + 2 * JIT_LOOP_INSNS >= jit->max_marks)
         return false;
     back(jit, &jit->hot, &jit->hot_chunk);
     back(jit, &jit->cold, &jit->cold_chunk);
+    bool open = jit_is_open(t->c, page, tail);
     t->page = page;
     t->block = jit->blocks;
     t->b = &jit->block[t->block];
@@ -252,12 +281,14 @@ static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
                                .tail = tail,
                                .marks = jit->marks,
                                .plain = t->plain,
-                               .hot = !tail && !t->plain &&
+                               .verifies = open,
+                               .hot = !tail && !t->plain && !open &&
                                       (jit->all_hot || hot_here(&jit->page[page], rip))};
     t->fpu_checked = t->ended = t->returns = false;
     t->held = NULL;
     t->kept = NO_HOST;
     t->fixups = 0;
+    t->moving = trans_page_moves(t);
     trans_standard(t);
     t->start.landing = t->start.hot = jit_offset(jit, &jit->hot);
     t->start.cold = jit_offset(jit, &jit->cold);
@@ -270,13 +301,14 @@ static bool begin(struct trans *t, uint32_t page, uint32_t tail, uint64_t rip)
 
 static bool same_bytes(const uint8_t *a, const uint8_t *b, size_t n)
 {
+    for (; n >= 8 && load_le64(a) == load_le64(b); n -= 8)
+        a += 8, b += 8;
     while (n && *a == *b)
         a++, b++, n--;
     return n == 0;
 }
 
-// How many of the block's bytes are in its own page; the others are at the start of the next.
-static unsigned head_bytes(const struct jit_block *b)
+unsigned trans_head_bytes(const struct jit_block *b)
 {
     return (unsigned)min_u64(b->bytes, PAGE_SIZE - (b->rip & PAGE_MASK));
 }
@@ -285,7 +317,7 @@ static bool protect_source(struct trans *t)
 {
     const struct jit_block *b = t->b;
     const struct jit_page *page = t->jit->page;
-    unsigned head = head_bytes(b);
+    unsigned head = trans_head_bytes(b);
     return tvm_protect_code(t->c->vm, t->c, page[t->page].gpa + (b->rip & PAGE_MASK), head) &&
            (head == b->bytes ||
             tvm_protect_code(t->c->vm, t->c, page[b->tail].gpa, b->bytes - head));
@@ -295,7 +327,7 @@ static bool source_unchanged(const struct trans *t, const struct source *s)
 {
     const struct jit_block *b = t->b;
     const struct jit_page *page = t->jit->page;
-    unsigned head = head_bytes(b);
+    unsigned head = trans_head_bytes(b);
     return same_bytes(s->code, page[t->page].host + (b->rip & PAGE_MASK), head) &&
            (head == b->bytes || same_bytes(s->code + head, page[b->tail].host, b->bytes - head));
 }
@@ -314,6 +346,8 @@ static bool read_source(struct trans *t)
             loop = t->b->loop = 0;
             decode(t, s, loop);
         }
+        if (t->b->verifies)
+            return true; // it sees for itself that they are
         if (!protect_source(t))
             return false;
     } while (!source_unchanged(t, s));
@@ -363,7 +397,8 @@ void trans_undo_all(struct trans *t)
     t->b->landing = 0;
 }
 
-// Branches within the page go straight to blocks that are there.
+// Branches within the page go straight to blocks that are there. What a call comes back to asks for
+// the page all the same: it may be another by then.
 static void settle_links(struct trans *t)
 {
     struct jit *jit = t->jit;
@@ -371,8 +406,9 @@ static void settle_links(struct trans *t)
         const struct jit_link *link = &jit->link[i];
         bool near = ((link->rip ^ t->b->rip) & ~PAGE_MASK) == 0;
         uint32_t known = near ? jit_known_block(jit, t->page, link->rip) : 0;
+        const struct jit_block *b = &jit->block[known];
         if (known && link->patch)
-            jit_patch(jit, link->patch, jit->block[known].entry);
+            jit_patch(jit, link->patch, link->checked ? b->checked : b->entry);
     }
 }
 
@@ -381,10 +417,12 @@ static void add_block(struct trans *t)
     struct jit *jit = t->jit;
     struct jit_block *b = t->b;
     jit->blocks++;
-    jit->marks += t->count;
+    jit->marks += t->count + b->copied;
     if (t->c->vm->perf)
         perf_map_add(t->c->vm->perf, jit_exec(jit, t->start.landing), b->end - t->start.landing,
                      b->rip);
+    if (b->verifies)
+        jit_note_open(jit, t->page);
     b->next_in_page = jit->page[t->page].blocks;
     jit->page[t->page].blocks = t->block;
     b->next_tail = jit->page[b->tail].tails; // those of page 0, which is none, are never looked at
@@ -415,9 +453,11 @@ static enum outcome make(struct trans *t)
     if (t->b->loop)
         trans_find_labels(t);
     trans_live_flags(t);
-    t->b->needs_flags = t->live[0] != 0;
+    // What it turns out to have become may need flags that it does not.
+    t->b->needs_flags = t->live[0] != 0 || t->b->verifies;
     if (t->b->loop)
         trans_choose_exchange(t);
+    trans_plan_stretches(t);
     trans_begin_code(t);
     trans_emit(t);
     if (t->e->overflow || t->cold->overflow)
@@ -425,6 +465,7 @@ static enum outcome make(struct trans *t)
     t->c->counter[COUNTER_BLOCKS]++;
     t->c->counter[COUNTER_INSNS] += t->count;
     t->c->counter[COUNTER_LOOPS] += t->b->loop;
+    t->c->counter[COUNTER_VERIFYING] += t->b->verifies;
     trans_keep(t);
     return t->jit->copy_own && trans_can_share(t) ? copy_own(t) : DONE;
 }
@@ -543,8 +584,10 @@ uint32_t jit_translate_plain(struct tcpu *c, const struct jit_block *b, unsigned
 int jit_insn_at(const struct jit *jit, const struct jit_block *b, uint32_t offset)
 {
     const struct jit_mark *mark = &jit->mark[b->marks];
-    for (int i = b->insns; i-- > 0;)
-        if (b->checked + mark[i].host <= offset)
-            return i;
-    return -1;
+    int i = b->insns + b->copied;
+    while (i-- > 0 && b->checked + mark[i].host > offset)
+        ;
+    for (int copy = i; i >= b->insns || (i >= 0 && mark[i].guest != mark[copy].guest); i--)
+        ;
+    return i;
 }

@@ -38,6 +38,7 @@ struct stored_parts stored_parts_of(const struct stored *b)
     p.source = part(&p.end, b->source);
     p.spans = part(&p.end, b->spans * (uint32_t)sizeof(struct stored_span));
     p.ahead = part(&p.end, b->ahead);
+    p.moves = part(&p.end, b->moves * (uint32_t)sizeof(struct stored_move));
     p.marks = part(&p.end, b->insns * (uint32_t)sizeof(struct jit_mark));
     p.sites = part(&p.end, b->sites * (uint32_t)sizeof(struct stored_site));
     p.links = part(&p.end, b->links * (uint32_t)sizeof(struct stored_link));
@@ -276,16 +277,34 @@ static bool same_code(const uint8_t *a, const uint8_t *b, size_t n)
     return n == 0;
 }
 
+// The same of a piece of what is kept, which begins so many bytes into it. *move: the next field.
+static bool same_piece(const struct trans *t, const uint8_t *there, const uint8_t *kept,
+                       unsigned from, unsigned len, const struct stored_move **move,
+                       const struct stored_move *end)
+{
+    unsigned done = 0;
+    for (; *move < end && (*move)->at < from + len; ++*move) {
+        unsigned at = (*move)->at - from;
+        if (!same_code(there + done, kept + done, at - done) ||
+            !trans_same_field(t, (*move)->kind, there + at, kept + at))
+            return false;
+        done = at + 4;
+    }
+    return same_code(there + done, kept + done, len - done);
+}
+
 // Whether the page has what the block was made of.
 static bool same_source(const struct trans *t, const struct stored *b,
                         const struct stored_parts *parts)
 {
     const uint8_t *page = t->jit->page[t->page].host, *ahead = stored_part(b, parts->ahead);
     const struct stored_span *span = stored_part(b, parts->spans);
-    if (!same_code(page + b->at, stored_part(b, parts->source), b->source))
+    const struct stored_move *move = stored_part(b, parts->moves), *end = move + b->moves;
+    unsigned from = b->source;
+    if (!same_piece(t, page + b->at, stored_part(b, parts->source), 0, b->source, &move, end))
         return false;
-    for (unsigned i = 0; i < b->spans; ahead += span[i++].len)
-        if (!same_code(page + span[i].at, ahead, span[i].len))
+    for (unsigned i = 0; i < b->spans; from += span[i].len, ahead += span[i++].len)
+        if (!same_piece(t, page + span[i].at, ahead, from, span[i].len, &move, end))
             return false;
     return true;
 }
@@ -312,7 +331,8 @@ static bool matches(struct trans *t, const struct stored *b)
 static uint32_t key_of(const struct trans *t, const uint8_t *code)
 {
     unsigned at = (unsigned)(t->b->rip & PAGE_MASK);
-    return jit_store_key(t->jit->page[t->page].mode, at, code, (unsigned)PAGE_SIZE - at);
+    return jit_store_key(t->jit->page[t->page].mode, at,
+                         trans_first_bytes(t, code, (unsigned)PAGE_SIZE - at));
 }
 
 enum copy_outcome trans_copy(struct trans *t)
@@ -320,11 +340,11 @@ enum copy_outcome trans_copy(struct trans *t)
     struct jit_store *store = t->c->vm->store;
     enum copy_outcome outcome = COPY_NONE;
     const struct stored *b;
-    uint32_t state = 0;
+    struct jit_search search = {0};
     if (!trans_can_share(t) || !jit_store_enter(store, t->c->index))
         return COPY_NONE;
     uint32_t key = key_of(t, t->jit->page[t->page].host + (t->b->rip & PAGE_MASK));
-    while (outcome == COPY_NONE && (b = jit_store_next(store, key, &state)))
+    while (outcome == COPY_NONE && (b = jit_store_next(store, t->c->index, key, &search)))
         if (matches(t, b) && (outcome = copy_out(t, b)) != COPY_DONE)
             trans_undo_all(t);
     jit_store_leave(store, t->c->index);
@@ -395,10 +415,27 @@ static bool count_notes(const struct trans *t, enum area area, struct emit *e, s
     return true;
 }
 
+static void find_moves(struct trans *t)
+{
+    t->moves = 0;
+    for (unsigned i = 0; i < t->count; i++) {
+        const struct insn *in = &t->insn[i];
+        unsigned at = t->jit->mark[t->b->marks + i].guest, first = t->moves;
+        t->moves += trans_moving_fields(t, in, t->b->rip + at + in->len, &t->move[first]);
+        for (unsigned n = first; n < t->moves; n++)
+            t->move[n].at += (uint16_t)at;
+    }
+    for (unsigned i = 0; i < t->ahead_moves; i++) {
+        t->move[t->moves] = t->ahead_move[i];
+        t->move[t->moves++].at += t->b->bytes;
+    }
+}
+
 static bool measure(struct trans *t, struct stored *b)
 {
     const struct jit *jit = t->jit;
     const struct jit_block *from = t->b;
+    find_moves(t);
     *b = (struct stored){
         .state = STORED_ROOM,
         .key = key_of(t, t->source.code),
@@ -407,6 +444,7 @@ static bool measure(struct trans *t, struct stored *b)
         .source = from->bytes,
         .spans = (uint16_t)t->spans,
         .ahead = (uint16_t)t->ahead_bytes,
+        .moves = (uint16_t)t->moves,
         .hot = (uint16_t)(jit_offset(jit, &jit->hot) - t->start.hot),
         .cold = (uint16_t)(jit_offset(jit, &jit->cold) - t->start.cold),
         .entry = (uint16_t)(from->entry - from->checked),
@@ -499,6 +537,21 @@ static bool store_code(const struct trans *t, const struct stored *b, enum area 
     return fits;
 }
 
+// The guest code, with the fields that move as they are kept.
+static void store_source(const struct trans *t, struct stored *to, const struct stored_parts *parts)
+{
+    uint8_t *source = stored_part(to, parts->source), *ahead = stored_part(to, parts->ahead);
+    copy_bytes(source, t->source.code, to->source);
+    copy_bytes(stored_part(to, parts->spans), t->span, to->spans * sizeof t->span[0]);
+    copy_bytes(ahead, t->ahead_code, to->ahead);
+    copy_bytes(stored_part(to, parts->moves), t->move, to->moves * sizeof t->move[0]);
+    for (unsigned i = 0; i < t->moves; i++) {
+        unsigned at = t->move[i].at;
+        uint8_t *field = at < to->source ? source + at : ahead + (at - to->source);
+        store_le32(field, trans_unmoved(t->jit->page[t->page].at, t->move[i].kind, field));
+    }
+}
+
 // All but the header's length, without which it is no block.
 static bool store_block(const struct trans *t, const struct stored *header, struct stored *to)
 {
@@ -506,9 +559,7 @@ static bool store_block(const struct trans *t, const struct stored *header, stru
     const struct place p = place_of(t);
     uint16_t *note = stored_part(to, parts.notes);
     copy_bytes(to, header, sizeof *header);
-    copy_bytes(stored_part(to, parts.source), t->source.code, to->source);
-    copy_bytes(stored_part(to, parts.spans), t->span, to->spans * sizeof t->span[0]);
-    copy_bytes(stored_part(to, parts.ahead), t->ahead_code, to->ahead);
+    store_source(t, to, &parts);
     copy_bytes(stored_part(to, parts.marks), &t->jit->mark[t->b->marks],
                to->insns * sizeof(struct jit_mark));
     store_sites(t, to, &p, stored_part(to, parts.sites));
@@ -528,7 +579,7 @@ bool trans_store(struct trans *t, struct stored *to, uint32_t max)
 
 bool trans_can_share(const struct trans *t)
 {
-    return t->c->vm->store && !t->b->hot && !t->b->tail && !t->plain;
+    return t->c->vm->store && !t->b->hot && !t->b->tail && !t->plain && !t->b->verifies;
 }
 
 void trans_keep(struct trans *t)

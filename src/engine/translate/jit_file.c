@@ -28,7 +28,7 @@
 #include "engine/translate/siphash.h"
 
 #define MAGIC 0x31434e4152544842ull // "BHTRANC1"
-#define VERSION 1
+#define VERSION 2
 
 struct header {
     uint64_t magic;
@@ -131,6 +131,22 @@ static bool records_within(const struct stored *b, const struct stored_parts *p)
     return true;
 }
 
+// In order, and each within one piece of code.
+static bool moves_within(const struct stored *b, const struct stored_parts *p)
+{
+    const struct stored_move *move = stored_part(b, p->moves), *end = move + b->moves;
+    const struct stored_span *span = stored_part(b, p->spans);
+    uint32_t done = 0, to = b->source;
+    for (unsigned i = 0; move < end; move++) {
+        for (; move->at >= to && i < b->spans; to += span[i++].len)
+            done = to;
+        if (move->at < done || move->at + 4u > to || move->kind >= STORED_MOVE_KINDS)
+            return false;
+        done = move->at + 4u;
+    }
+    return true;
+}
+
 static bool spans_within(const struct stored *b, const struct stored_parts *p)
 {
     const struct stored_span *span = stored_part(b, p->spans);
@@ -148,7 +164,8 @@ bool stored_is_whole(const struct stored *b, uint64_t len)
     const struct stored_parts p = stored_parts_of(b);
     return p.end == b->bytes && b->insns && b->insns <= JIT_INSNS && b->source &&
            b->at + (uint32_t)b->source <= PAGE_SIZE && b->entry < b->hot && b->stub < b->cold &&
-           spans_within(b, &p) && records_within(b, &p) && notes_within(b, &p);
+           spans_within(b, &p) && moves_within(b, &p) && records_within(b, &p) &&
+           notes_within(b, &p);
 }
 
 static void checksum(const uint64_t key[2], const struct stored *b, uint64_t out[2])
@@ -320,7 +337,7 @@ static void save(struct jit_file *f, struct jit_store *s)
     } else {
         w->failed = lseek(f->fd, (off_t)(sizeof f->header + f->size), SEEK_SET) < 0;
     }
-    jit_store_each(s, write_block, w);
+    jit_store_each(s, w->all, write_block, w);
     flush(w);
     if (w->failed)
         log_line(LOG_WARN, "translation-cache: it could not be written: %s", strerror(errno));

@@ -253,6 +253,15 @@ void jit_drop(struct tcpu *c, struct jit_block *b)
     }
 }
 
+void jit_drop_changed(struct tcpu *c, struct jit_block *b)
+{
+    c->counter[COUNTER_INVALIDATED]++;
+    forget_visits(c->jit, b);
+    jit_drop(c, b);
+    jit_distrust_flags(c->jit, b);
+}
+
+// Those that verify themselves need not be told.
 static void drop_overlapping(struct tcpu *c, struct jit_page *page, gpa_t at, uint64_t len)
 {
     struct jit *jit = c->jit;
@@ -262,12 +271,8 @@ static void drop_overlapping(struct tcpu *c, struct jit_page *page, gpa_t at, ui
         bool hit = ranges_overlap(page->gpa + (b->rip & PAGE_MASK), b->bytes, at, len) ||
                    (b->ahead_to && ranges_overlap(page->gpa + b->ahead_from,
                                                   b->ahead_to - b->ahead_from, at, len));
-        if (hit && !b->dropped) {
-            c->counter[COUNTER_INVALIDATED]++;
-            forget_visits(jit, b);
-            jit_drop(c, b);
-            jit_distrust_flags(jit, b);
-        }
+        if (hit && !b->dropped && !b->verifies)
+            jit_drop_changed(c, b);
         if (b->dropped)
             *next = b->next_in_page;
         else
@@ -278,12 +283,8 @@ static void drop_overlapping(struct tcpu *c, struct jit_page *page, gpa_t at, ui
         struct jit_block *b = &jit->block[*next];
         uint64_t head = PAGE_SIZE - (b->rip & PAGE_MASK);
         bool hit = b->bytes > head && ranges_overlap(page->gpa, b->bytes - head, at, len);
-        if (hit && !b->dropped) {
-            c->counter[COUNTER_INVALIDATED]++;
-            forget_visits(jit, b);
-            jit_drop(c, b);
-            jit_distrust_flags(jit, b);
-        }
+        if (hit && !b->dropped && !b->verifies)
+            jit_drop_changed(c, b);
         if (b->dropped)
             *next = b->next_tail;
         else
@@ -345,6 +346,7 @@ void jit_flush(struct tcpu *c)
     fill_bytes(jit->avoid, 0, sizeof jit->avoid);
     fill_bytes(jit->loop, 0, sizeof jit->loop);
     jit->pages = jit->blocks = jit->marks = jit->sites = jit->links = 1;
+    jit->open_pages = 0;
     fill_bytes(jit->page_hash, 0, sizeof jit->page_hash);
     fill_bytes(jit->gpa_hash, 0, sizeof jit->gpa_hash);
 }

@@ -41,26 +41,29 @@ static bool near_target(const struct trans *t, const struct insn *in, uint64_t n
 static void remember_span(struct trans *t, unsigned at, const uint8_t *code, unsigned len)
 {
     struct stored_span *last = t->spans ? &t->span[t->spans - 1] : NULL;
-    unsigned known = 0;
-    if (t->spans > SPANS_MAX)
-        return;
-    if (last && at >= last->at && at <= last->at + last->len)
-        known = last->at + last->len - at;
-    else
-        last = NULL;
-    if (known >= len)
-        return;
-    if ((!last && t->spans == SPANS_MAX) || t->ahead_bytes + len - known > AHEAD_BYTES) {
+    bool follows = last && at == last->at + (unsigned)last->len;
+    if (t->spans + !follows > SPANS_MAX || t->ahead_bytes + len > AHEAD_BYTES) {
         t->spans = SPANS_MAX + 1;
         return;
     }
-    if (!last) {
+    if (!follows) {
         last = &t->span[t->spans++];
         *last = (struct stored_span){.at = (uint16_t)at};
     }
-    copy_bytes(t->ahead_code + t->ahead_bytes, code + known, len - known);
-    t->ahead_bytes += len - known;
-    last->len = (uint16_t)(last->len + len - known);
+    copy_bytes(t->ahead_code + t->ahead_bytes, code, len);
+    t->ahead_bytes += len;
+    last->len = (uint16_t)(last->len + len);
+}
+
+// The fields that move, of an instruction that is remembered next.
+static void remember_fields(struct trans *t, const struct insn *in, uint64_t next)
+{
+    struct stored_move field[2];
+    unsigned n = trans_moving_fields(t, in, next, field);
+    for (unsigned i = 0; i < n && t->ahead_moves < AHEAD_MOVES; i++) {
+        t->ahead_move[t->ahead_moves] = field[i];
+        t->ahead_move[t->ahead_moves++].at += (uint16_t)t->ahead_bytes;
+    }
 }
 
 // The instruction at an offset in the page; false when it is not one that lies in it.
@@ -79,8 +82,11 @@ static bool decode_ahead(struct trans *t, unsigned at, struct insn *in)
     }
     t->b->ahead_from = (uint16_t)min_u64(t->b->ahead_from, at);
     t->b->ahead_to = (uint16_t)max_u64(t->b->ahead_to, at + len);
-    remember_span(t, at, code, len);
-    return insn_decode(code, len, t->code64 ? 8 : 4, in) == INSN_OK;
+    bool whole = trans_decode(t, code, len, in) == INSN_OK;
+    if (whole && t->spans <= SPANS_MAX)
+        remember_fields(t, in, t->jit->page[t->page].at + at + in->len);
+    remember_span(t, at, code, whole ? in->len : len);
+    return whole;
 }
 
 // Which of `unknown` the code at an offset in the page reads before it writes them.
@@ -89,8 +95,10 @@ static unsigned needed_at(struct trans *t, unsigned at, unsigned unknown, unsign
     unsigned needed = 0, to;
     for (unsigned i = 0; unknown && i < AHEAD_INSNS; i++) {
         struct insn in;
-        if (at >= PAGE_SIZE || !decode_ahead(t, at, &in) || insn_form(&in)->flags & FORM_SYSTEM)
+        if (at >= PAGE_SIZE || !decode_ahead(t, at, &in))
             break;
+        if (insn_form(&in)->flags & FORM_SYSTEM)
+            return in.op == OP_POPF ? needed : needed | unknown;
         at += in.len;
         needed |= flags_read(&in) & unknown;
         unknown &= ~(unsigned)insn_form(&in)->flags_written;
@@ -144,7 +152,7 @@ static unsigned live_before(const struct trans *t, unsigned i, unsigned live)
     const struct insn *in = &t->insn[i];
     const struct insn_form *form = in->form == UINT16_MAX ? NULL : insn_form(in);
     if (!form || form->flags & FORM_SYSTEM)
-        return FLAGS_ARITH;
+        return form && in->op == OP_POPF ? 0 : FLAGS_ARITH;
     if (!(form->flags & FORM_BRANCH))
         return (live & ~(unsigned)form->flags_written) | flags_read(in);
     if (in->op != OP_JCC && in->op != OP_JMP_NEAR && in->op != OP_CALL_NEAR)
@@ -173,13 +181,15 @@ static bool go_back(struct trans *t)
 
 void trans_live_flags(struct trans *t)
 {
-    bool all = t->c->vm->config.debug & ENGINE_DEBUG_FLAGS_LIVE, ahead = !all && !t->jit->poll_all;
+    bool all = t->c->vm->config.debug & ENGINE_DEBUG_FLAGS_LIVE,
+         ahead = !all && !t->jit->poll_all && !t->b->verifies;
     const struct insn *last = &t->insn[t->count - 1];
     bool falls = last->form != UINT16_MAX && !(insn_form(last)->flags & FORM_SYSTEM) &&
                  (!(insn_form(last)->flags & FORM_BRANCH) || last->op == OP_JCC);
     t->b->ahead_from = PAGE_SIZE - 1;
     t->b->ahead_to = 0;
-    t->spans = t->ahead_bytes = 0;
+    t->spans = t->c->vm->store ? 0 : SPANS_MAX + 1;
+    t->ahead_bytes = t->ahead_moves = 0;
     for (unsigned i = 0; i < t->count; i++) {
         const struct insn *in = &t->insn[i];
         bool branch = in->form != UINT16_MAX && insn_form(in)->flags & FORM_BRANCH;

@@ -163,5 +163,7 @@ void jit_emit_gates(struct jit *jit)
     }
     emit_shared_lookup(jit, e, 0);
     emit_shared_lookup(jit, e, 1);
+    if (jit->bmi2 && jit->full_tlb)
+        jit_emit_repeats(jit);
     emit_align(e, 64);
 }

@@ -4,6 +4,7 @@
 // c->s is complete on entry except for rip, which follows from the id. Records of the calling block
 // are valid until something flushes the cache; jit->generation tells.
 #include "engine/translate/jit_impl.h"
+#include "engine/translate/lockstep.h"
 #include "engine/translate/system_impl.h"
 
 #include <stdlib.h>
@@ -50,10 +51,13 @@ const void *jit_step(struct tcpu *c, uint32_t block, unsigned insn)
         uint64_t next = last ? 0 : insn_rip(jit, b, insn + 1u);
         c->s.rip = insn_rip(jit, b, insn);
         interp_step(c);
-        if (last || b->loop || c->s.rip != next || jit->generation != generation || b->dropped ||
-            c->mode != mode || is_pending(c) || c->s.interrupt_shadow ||
-            c->s.activity != CPU_RUNNING)
+        if (last || b->loop || b->verifies || c->s.rip != next || jit->generation != generation ||
+            b->dropped || c->mode != mode || is_pending(c) || c->s.interrupt_shadow ||
+            c->s.activity != CPU_RUNNING) {
+            if (c->lockstep && b->verifies)
+                c->lockstep->expecting = false; // the interpreter may have gone on
             return leaves_always(jit) ? jit->leave : jit_continue(c);
+        }
         inside = b->inside >> (insn + 1u) & 1;
     }
     if (b->fpu)
@@ -266,9 +270,9 @@ static const void *gate_trap(struct tcpu *c, uint32_t id, uint64_t value)
 }
 
 gate_fn *const jit_gate_fns[GATE_COUNT] = {
-    [GATE_SLOW] = gate_slow,     [GATE_STEP] = gate_step,         [GATE_LINK] = gate_link,
-    [GATE_POLL] = gate_poll,     [GATE_INDIRECT] = gate_indirect, [GATE_PAGE] = gate_page,
-    [GATE_ARRIVE] = gate_arrive, [GATE_STRING] = jit_gate_string, [GATE_FPU] = gate_fpu,
-    [GATE_TRAP] = gate_trap,     [GATE_TRANSFER] = gate_transfer, [GATE_HOT] = jit_gate_hot,
-    [GATE_HOP] = jit_gate_hop,
+    [GATE_SLOW] = gate_slow,     [GATE_STEP] = gate_step,           [GATE_LINK] = gate_link,
+    [GATE_POLL] = gate_poll,     [GATE_INDIRECT] = gate_indirect,   [GATE_PAGE] = gate_page,
+    [GATE_ARRIVE] = gate_arrive, [GATE_STRING] = jit_gate_string,   [GATE_FPU] = gate_fpu,
+    [GATE_TRAP] = gate_trap,     [GATE_TRANSFER] = gate_transfer,   [GATE_HOT] = jit_gate_hot,
+    [GATE_HOP] = jit_gate_hop,   [GATE_CHANGED] = jit_gate_changed, [GATE_SHORT] = jit_gate_short,
 };

@@ -9,6 +9,7 @@
 // leader checks for writing, even if it reads. Where its check fails and no fault of the leader's
 // is the reason (another page, a page that may only be read), the rest of the block runs in a
 // translation without groups.
+#include "base/copy.h"
 #include "engine/translate/jit_trans.h"
 
 #define SPAN_MAX 256 // bytes that a leader checks
@@ -46,15 +47,14 @@ static struct member on_stack(int32_t disp, bool write)
                            .write = write};
 }
 
-// The access of an instruction that the host runs itself.
-static bool native_member(const struct trans *t, const struct insn *in, struct member *m)
+bool trans_member(const struct trans *t, const struct insn *in, struct member *m)
 {
     const struct operand *mem = memory_operand(in);
     struct address a;
-    if (!mem || !mem->size || mem->size > 64 || in->evex_aaa || !trans_allowed(t, in) ||
-        !trans_address(t, in, &a) || a.width != 8 || a.segment != SEG_COUNT)
+    if (!mem || !mem->size || mem->size > 64 || in->evex_aaa || !trans_address(t, in, &a) ||
+        a.width != 8 || a.segment != SEG_COUNT)
         return false;
-    if (!a.constant && (a.base >= 16 || a.disp > DISP_MAX || a.disp < -DISP_MAX))
+    if (!a.constant && (a.moves || a.base >= 16 || a.disp > DISP_MAX || a.disp < -DISP_MAX))
         return false;
     if (a.constant && (a.value & PAGE_MASK) + mem->size > PAGE_SIZE)
         return false;
@@ -73,24 +73,27 @@ static bool native_member(const struct trans *t, const struct insn *in, struct m
     return true;
 }
 
+// Of an instruction that is_plain().
 static bool member_of(const struct trans *t, const struct insn *in, struct member *m)
 {
-    unsigned kind = in->operand[0].kind;
-    if (is_quad(in, OP_PUSH) && (kind == OPND_GPR || kind == OPND_IMM))
-        *m = on_stack(-8, true);
-    else if (is_quad(in, OP_CALL_NEAR))
-        *m = on_stack(-8, true);
-    else if (is_quad(in, OP_POP) && kind == OPND_GPR)
-        *m = on_stack(0, false);
-    else if (is_quad(in, OP_RET_NEAR))
-        *m = on_stack(0, false);
-    else
-        return native_member(t, in, m);
-    return true;
+    switch (in->op) {
+    case OP_PUSH:
+    case OP_CALL_NEAR:
+    case OP_POP:
+    case OP_RET_NEAR:
+        if (!is_quad(in, in->op))
+            return false;
+        *m = in->op == OP_PUSH || in->op == OP_CALL_NEAR ? on_stack(-8, true) : on_stack(0, false);
+        return true;
+    case OP_JCC:
+    case OP_LEA:
+    case OP_NOP:
+    case OP_ENDBR64: return false;
+    default: return trans_member(t, in, m);
+    }
 }
 
-// By how much the instruction changes a register, where that is a constant.
-static bool constant_step(const struct insn *in, unsigned reg, int32_t *step)
+bool trans_constant_step(const struct insn *in, unsigned reg, int32_t *step)
 {
     const struct operand *op = in->operand;
     *step = in->op == OP_PUSH ? -8 : 8;
@@ -113,8 +116,14 @@ struct plan {
     uint8_t open[BASES][2];    // 1 + the group to which more may come, of reads and with writes
     int32_t moved[BASES];      // the base since the block began, or since it was lost
     struct member pair[PAIRS]; // what the pairs are
-    unsigned pairs;            // met so far
+    uint64_t pairs;            // met so far
 };
+
+static void forget_bases(struct plan *p)
+{
+    _Static_assert(sizeof *p % 8 == 0, "cleared in words");
+    clear_words(p, sizeof *p);
+}
 
 static void close_base(struct plan *p, unsigned base)
 {
@@ -125,11 +134,11 @@ static void close_base(struct plan *p, unsigned base)
 // The pair's place: that of an equal one, or the one that was taken longest ago.
 static uint8_t place_of(struct plan *p, const struct member *m)
 {
-    for (unsigned i = 0; i < PAIRS; i++)
+    for (unsigned i = 0; i < PAIRS && i < p->pairs; i++)
         if (p->pair[i].reg == m->reg && p->pair[i].index == m->index &&
             p->pair[i].scale == m->scale)
             return (uint8_t)(PAIR + i);
-    unsigned i = p->pairs++ % PAIRS;
+    unsigned i = (unsigned)(p->pairs++ % PAIRS);
     p->pair[i] = *m;
     close_base(p, PAIR + i);
     return (uint8_t)(PAIR + i);
@@ -137,7 +146,7 @@ static uint8_t place_of(struct plan *p, const struct member *m)
 
 static void close_pairs_with(struct plan *p, unsigned reg)
 {
-    for (unsigned i = 0; i < PAIRS; i++)
+    for (unsigned i = 0; i < PAIRS && i < p->pairs; i++)
         if (p->pair[i].reg == reg || p->pair[i].index == reg)
             close_base(p, PAIR + i);
 }
@@ -155,7 +164,7 @@ static bool joins(struct group *g, const struct member *m, unsigned insn)
     return true;
 }
 
-static bool avoids(struct trans *t, unsigned insn, enum avoid what)
+bool trans_avoids(struct trans *t, unsigned insn, enum avoid what)
 {
     uint64_t rip = t->b->rip + t->jit->mark[t->b->marks + insn].guest;
     bool avoided = *jit_avoid(t->jit, rip) & what;
@@ -172,7 +181,7 @@ static unsigned group_for(struct trans *t, struct plan *p, const struct member *
         return open[1];
     if (reads && !m->write && joins(reads, m, insn))
         return open[0];
-    if (reads && m->write && !open[1] && !avoids(t, reads->first, AVOID_MIXED) &&
+    if (reads && m->write && !open[1] && !trans_avoids(t, reads->first, AVOID_MIXED) &&
         joins(reads, m, insn)) {
         reads->write = true;
         open[1] = open[0];
@@ -219,7 +228,7 @@ static void follow_registers(const struct trans *t, struct plan *p, const struct
         if (op->kind != OPND_GPR || !(op->flags & OPERAND_WRITE))
             continue;
         close_pairs_with(p, reg);
-        if (constant_step(in, reg, &step) &&
+        if (trans_constant_step(in, reg, &step) &&
             p->moved[reg] + step == (int16_t)(p->moved[reg] + step))
             p->moved[reg] += step;
         else
@@ -231,7 +240,7 @@ static void keep_groups(struct trans *t)
 {
     for (unsigned i = 0; i < t->groups; i++) {
         struct group *g = &t->group[i];
-        g->used = g->members > 1 && !avoids(t, g->first, AVOID_GROUP);
+        g->used = g->members > 1 && !trans_avoids(t, g->first, AVOID_GROUP);
         g->addend = offsetof(struct tcpu, hot.group_addend) + i * sizeof(uint64_t);
         for (unsigned n = g->first + 1u; g->used && !t->b->loop && n <= g->last; n++)
             t->b->inside |= 1ull << n;
@@ -240,20 +249,21 @@ static void keep_groups(struct trans *t)
 
 void trans_plan_groups(struct trans *t)
 {
-    struct plan p = {0};
+    struct plan p;
     t->groups = 0;
     for (unsigned i = 0; i < t->count; i++)
         t->member[i].group = 0;
     if (t->plain || !t->code64 || t->b->tail)
         return;
+    forget_bases(&p);
     for (unsigned i = 0; i < t->count; i++) {
         const struct insn *in = &t->insn[i];
         struct member *m = &t->member[i];
         t->next = t->b->rip + t->jit->mark[t->b->marks + i].guest + in->len; // constants follow it
-        if (t->b->loop && t->label[i])
-            p = (struct plan){0};
+        if (t->b->loop && (t->label[i] || (i && trans_stretch_to(t, i - 1))))
+            forget_bases(&p);
         if (in->form == UINT16_MAX || !is_plain(t, in)) {
-            p = (struct plan){0};
+            forget_bases(&p);
             continue;
         }
         if (member_of(t, in, m)) {

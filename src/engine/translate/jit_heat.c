@@ -100,7 +100,7 @@ static void heat_loop(struct tcpu *c, uint32_t index, unsigned first, unsigned l
     for (uint32_t i = page->blocks; i; i = jit->block[i].next_in_page) {
         struct jit_block *b = &jit->block[i];
         unsigned at = (unsigned)(b->rip & PAGE_MASK);
-        if (at >= first && at <= last && !b->tail && !b->plain && !b->dropped &&
+        if (at >= first && at <= last && !b->tail && !b->plain && !b->dropped && !b->verifies &&
             (!b->hot || (larger && at == first))) {
             c->counter[COUNTER_HOT]++;
             jit_drop(c, b);
@@ -115,8 +115,22 @@ const void *jit_gate_hot(struct tcpu *c, uint32_t id, uint64_t value)
     bool fast = clock_now() - link->counted_from < HOT_TIME;
     jit_count_from_start(c, id);
     c->s.rip = link->rip;
-    if (fast)
+    if (jit->page[link->page].open)
+        jit_close_pages(c); // hot only once its bytes are protected
+    else if (fast)
         heat_loop(c, link->page, (unsigned)(link->rip & PAGE_MASK), link->from);
+    return jit_continue(c);
+}
+
+// Goes on at the site's instruction, in a translation that does not have there what does not pay.
+static const void *make_without(struct tcpu *c, const struct jit_site *site, enum avoid what)
+{
+    struct jit *jit = c->jit;
+    struct jit_block *b = &jit->block[site->block];
+    c->s.rip = b->rip + jit->mark[b->marks + site->insn].guest;
+    *jit_avoid(jit, c->s.rip) |= (uint8_t)what;
+    if (!b->dropped)
+        jit_drop(c, b);
     return jit_continue(c);
 }
 
@@ -124,18 +138,16 @@ const void *jit_gate_hop(struct tcpu *c, uint32_t id, uint64_t value)
 {
     struct jit *jit = c->jit;
     const struct jit_site *site = &jit->site[id];
-    struct jit_block *b = &jit->block[site->block];
     uint32_t now = clock_now(), since = now - jit->slot_time[site->slot];
     jit->slot_time[site->slot] = now;
     c->hot.slot_left[site->slot] = HOP_MISSES;
     c->counter[COUNTER_SLOT_MISSES] += HOP_MISSES;
-    if (since > HOP_TIME)
-        return jit_resume(c, site);
-    c->s.rip = b->rip + jit->mark[b->marks + site->insn].guest;
-    *jit_avoid(jit, c->s.rip) |= AVOID_SLOT;
-    if (!b->dropped)
-        jit_drop(c, b);
-    return jit_continue(c);
+    return since > HOP_TIME ? jit_resume(c, site) : make_without(c, site, AVOID_SLOT);
+}
+
+const void *jit_gate_short(struct tcpu *c, uint32_t id, uint64_t value)
+{
+    return make_without(c, &c->jit->site[id], AVOID_STRETCH);
 }
 
 // Not where blocks have to be left at their ends only.

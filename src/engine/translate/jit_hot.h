@@ -45,6 +45,15 @@ struct slot {
 // one) makes them so: the host objects.
 #define SLOT_EMPTY (1ull << 63)
 
+// Of a loop whose checks are made for many iterations at once (jit_stretch.c), in the units of the
+// register that counts them.
+#define STREAMS_MAX 6
+#define STRETCH_ACCOUNTS 1024
+struct stretch_account {
+    int64_t balance;   // what stretches have brought, less what they should have
+    uint64_t from, to; // the register when the last one began, and when it was left
+};
+
 #define HEAT_COUNTERS 65536 // by a link's number
 #define GROUPS_MAX 32       // in a block
 
@@ -53,7 +62,8 @@ struct jit_hot {
     // FS and GS as seen by 32-bit code: 0, or what makes every address non-canonical because the
     // segment has checks to be made.
     uint64_t barrier[2];
-    uint64_t spill[2]; // a value between two memory checks of one instruction
+    uint64_t spill[2];  // a value between two memory checks of one instruction
+    uint64_t repeat[4]; // what jit_repeat.c keeps
     // The shadow stack of return addresses, on which translated code runs, and C's stack meanwhile.
     uint64_t shadow_rsp;
     uint64_t shadow_base; // where it is empty
@@ -70,7 +80,11 @@ struct jit_hot {
     const void *target[2][TARGET_ENTRIES];
     struct ibtc_entry ibtc[2][IBTC_ENTRIES];
     uint32_t heat[HEAT_COUNTERS]; // how often a backward branch may yet be taken before C looks
-    uint64_t group_addend[GROUPS_MAX];     // of the groups of the running block
+    uint64_t group_addend[GROUPS_MAX];   // of the groups of the running block
+    uint64_t stream_addend[STREAMS_MAX]; // of the running stretch
+    uint64_t stretch_room;               // how far its register may move
+    uint64_t stretch_last;               // the last value with which it goes on
+    struct stretch_account stretch_account[STRETCH_ACCOUNTS];
     uint32_t slot_left[SLOTS];             // misses until C looks at how fast they come
     uint8_t slot_used[SLOTS / SLOT_CHUNK]; // something in the chunk may be filled
     struct slot slot[SLOTS];

@@ -29,10 +29,11 @@ extern const uint8_t jit_host_reg[16];
     (MODE_CODE_SIZE | MODE_USER | MODE_FLAT | MODE_FPU_TRAP | MODE_SSE | MODE_AVX | MODE_AVX512 | \
      MODE_CPL0 | MODE_IOPL_OK)
 
-#define JIT_INSNS 64         // in one block
-#define JIT_NOTES 1024       // of each kind of code of one block; with more it is not shared
-#define JIT_SOURCE_BYTES 256 // of one block; never more than one page
-#define JIT_LOOP_INSNS 192   // the same of a block that is a loop
+#define JIT_INSNS 64          // in one block
+#define JIT_NOTES 1024        // of each kind of code of one block; with more it is not shared
+#define JIT_SOURCE_BYTES 256  // of one block; never more than one page
+#define JIT_VERIFIED_INSNS 16 // the same of a block that verifies itself
+#define JIT_LOOP_INSNS 192    // the same of a block that is a loop
 #define JIT_LOOP_BYTES 1024
 
 enum gate {
@@ -48,7 +49,9 @@ enum gate {
     GATE_TRANSFER, // SYSCALL, SYSRET or IRET; id: site, value: rip after it
     GATE_HOT,      // a backward branch was taken often; id: link
     GATE_HOP,      // a slot has missed often; id: site
+    GATE_SHORT,    // stretches of a loop were too short; id: site
     GATE_TRAP,     // a host exception; hot.trap_pc and trap_no
+    GATE_CHANGED,  // a block that compares its own bytes has found others; id: block
     GATE_COUNT,
 };
 
@@ -65,6 +68,8 @@ struct jit_page {
     uint32_t next;      // in hash chain
     uint32_t next_gpa;  // in the chain of the guest-physical page
     uint64_t hot_lines; // of 64 bytes: blocks that begin there are hot
+    uint32_t next_open; // in the list of pages that have blocks which verify themselves
+    bool open;          // it is in that list
 };
 
 struct jit_block {
@@ -93,8 +98,10 @@ struct jit_block {
     // Pairs of guest registers that have changed places while the loop runs: four bits for one that
     // is in memory otherwise, four for the one that is there instead. 0: none.
     uint32_t exchange;
+    bool verifies; // compares its own bytes, which nobody protects, each time that it is entered
     bool plain; // made without groups, for visitors whose group's check failed: not found by others
     uint8_t strayed;       // of them, since then
+    uint8_t copied;        // marks that follow those of insns: of instructions that are there twice
     uint32_t strayed_from; // in 1,024 TSC ticks
     uint64_t inside; // bit n: instruction n relies on a check before it: no way in from elsewhere
 };
@@ -177,7 +184,7 @@ struct jit_loop {
 #define VISITS_DOUBLED_MAX 5
 
 // What the check of an instruction must not be again, because it did not pay.
-enum avoid { AVOID_SLOT = 1, AVOID_GROUP = 2, AVOID_MIXED = 4 };
+enum avoid { AVOID_SLOT = 1, AVOID_GROUP = 2, AVOID_MIXED = 4, AVOID_STRETCH = 8 };
 #define AVOID_ENTRIES 8192 // by a hash of rip
 
 struct jit {
@@ -191,6 +198,7 @@ struct jit {
     size_t cold_chunk;
     uint32_t generation; // counts flushes
     bool bmi2;
+    bool full_tlb;   // not ENGINE_DEBUG_TINY_TLB
     bool all_hot;    // ENGINE_DEBUG_ALL_HOT
     bool slots_miss; // ENGINE_DEBUG_SLOTS_MISS
     bool copy_own;   // ENGINE_DEBUG_COPY_BLOCKS
@@ -220,12 +228,17 @@ struct jit {
     // code
     const void *lookup[2];
     const void *astray[2];
+    // Repeated STOS and MOVS by enum site_string, of 1, 4 and 8 bytes; NULL without BMI2 and in a
+    // TLB of one entry.
+    const void *repeat[2][2][3];
 
     struct jit_page *page;
     struct jit_block *block;
     struct jit_mark *mark;
     struct jit_site *site;
     struct jit_link *link;
+    uint32_t open_pages; // list through jit_page.next_open
+    uint64_t open_seen;  // when jit_close_pages() last went through it, by the TSC
     uint32_t pages, blocks, marks, sites, links; // used; 0 is never used
     uint32_t max_blocks, max_marks, max_sites, max_links;
     bool unsettled; // jit_find_block() has left a block to interp_once()
@@ -233,6 +246,7 @@ struct jit {
         uint8_t dropped; // how often its bytes have changed, up to VISITS_DOUBLED_MAX
         uint8_t seen;    // since the last time
     } visits[VISITS];
+    uint32_t accounts;            // given out, of stretches
     uint32_t slots[2];            // given out, of those for reads and writes
     uint32_t slot_time[SLOTS];    // when slot_left was last set: TSC / 1024
     uint8_t avoid[AVOID_ENTRIES]; // enum avoid
@@ -240,6 +254,7 @@ struct jit {
     uint32_t page_hash[JIT_PAGE_HASH];
     uint32_t gpa_hash[JIT_PAGE_HASH];
     uint32_t block_hash[JIT_BLOCK_HASH];
+    struct insn_memo memo;
     uint64_t proof[2][8192]; // with copy_own: a block as kept, made at two places
     uint8_t signal_stack[16384] __attribute__((aligned(16)));
 };
@@ -256,6 +271,7 @@ static inline uint32_t jit_offset(const struct jit *jit, const struct emit *e)
 
 // jit_gate.c: emits enter, leave and the gates at the start of an empty cache.
 void jit_emit_gates(struct jit *jit);
+void jit_emit_repeats(struct jit *jit); // jit_repeat.c: the same for what `repeat` names
 // jit_out.c: finds the block for the guest address in T1: its checked entry in T2. Goes to `miss`
 // when it is not known, or something is pending.
 void jit_emit_lookup(const struct jit *jit, struct emit *e, unsigned user, const void *miss);
@@ -285,6 +301,16 @@ const void *jit_continue(struct tcpu *c);
 // No way leads into the block any more but to what takes its place.
 void jit_drop(struct tcpu *c, struct jit_block *b);
 void jit_patch(struct jit *jit, uint32_t at, uint32_t target); // 32-bit displacement
+// The same for a block whose bytes have changed; it is in no hurry to be translated again.
+void jit_drop_changed(struct tcpu *c, struct jit_block *b);
+
+// jit_verify.c: blocks that compare their own bytes
+// Whether a block in these pages (tail: or 0) is to be one.
+bool jit_is_open(const struct tcpu *c, uint32_t page, uint32_t tail);
+void jit_note_open(struct jit *jit, uint32_t page); // it has such blocks
+// Gives up those whose pages are to be protected again. Cheap: call it often.
+void jit_close_pages(struct tcpu *c);
+gate_fn jit_gate_changed;
 
 // jit_target.c
 // At the start of what stands for rip: elsewhere unless T1 is that. Uses T0.
@@ -296,8 +322,8 @@ void jit_forget_targets(struct tcpu *c, unsigned user); // all; makes the table
 // The block is dropped because its code changed: what arrives at it leaves flags alone.
 void jit_distrust_flags(struct jit *jit, const struct jit_block *b);
 
-// jit_heat.c: hot blocks and slots
-gate_fn jit_gate_hot, jit_gate_hop;
+// jit_heat.c: hot blocks, slots, stretches
+gate_fn jit_gate_hot, jit_gate_hop, jit_gate_short;
 void jit_start_heat(struct tcpu *c);
 void jit_count_from_start(struct tcpu *c, uint32_t link);
 uint8_t *jit_avoid(struct jit *jit, uint64_t rip); // enum avoid bits of an instruction

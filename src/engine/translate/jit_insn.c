@@ -6,31 +6,59 @@
 
 struct plan {
     uint8_t map[16];   // guest register -> host register
-    uint8_t flags[16]; // enum operand_flags of each guest register, all operands together
-    uint8_t size[16];  // smallest operand
+    uint8_t flags[16]; // of those named: enum operand_flags, all operands together
+    uint8_t size[16];  // of those named: smallest operand
+    uint16_t named;    // bit mask of guest registers
+    uint16_t moved;    // those of them that have no host register
     bool rcx_itself;   // RCX must be in host RCX
     bool high;
     const struct operand *mem;
 };
 
-static struct plan make_plan(const struct trans *t, const struct insn *in)
+static bool is_named(const struct plan *p, unsigned r)
 {
-    struct plan p = {0};
-    __builtin_memcpy(p.map, t->host, sizeof p.map);
+    return p->named >> r & 1;
+}
+
+static void name_register(struct plan *p, const struct trans *t, const struct operand *op)
+{
+    unsigned r = op->reg & 15u;
+    if (!is_named(p, r)) {
+        p->flags[r] = 0;
+        p->size[r] = UINT8_MAX;
+        p->named |= (uint16_t)(1u << r);
+        if (host_reg(t, r) == NO_HOST)
+            p->moved |= (uint16_t)(1u << r);
+    }
+    if (op->size < p->size[r])
+        p->size[r] = (uint8_t)op->size;
+    p->flags[r] |= op->flags;
+    p->high |= (op->flags & OPERAND_HIGH) != 0;
+    p->rcx_itself |= r == RCX && op->field == FIELD_NONE;
+}
+
+static void make_plan(const struct trans *t, const struct insn *in, struct plan *p)
+{
+    __builtin_memcpy(p->map, t->host, sizeof p->map);
+    p->named = p->moved = 0;
+    p->rcx_itself = p->high = false;
+    p->mem = NULL;
     for (unsigned i = 0; i < in->operands; i++) {
         const struct operand *op = &in->operand[i];
         if (op->kind == OPND_MEM)
-            p.mem = op;
-        if (op->kind != OPND_GPR)
-            continue;
-        unsigned r = op->reg & 15u;
-        p.size[r] = p.flags[r] && p.size[r] < op->size ? p.size[r] : (uint8_t)op->size;
-        p.flags[r] |= op->flags | OPERAND_IMPLICIT; // marks it as named
-        p.high |= (op->flags & OPERAND_HIGH) != 0;
-        p.rcx_itself |= r == RCX && op->field == FIELD_NONE;
+            p->mem = op;
+        else if (op->kind == OPND_GPR)
+            name_register(p, t, op);
     }
-    p.rcx_itself |= p.high && p.flags[RCX];
-    return p;
+    p->rcx_itself |= p->high && is_named(p, RCX);
+}
+
+// Takes the lowest register out of a bit mask.
+static unsigned next_register(unsigned *mask)
+{
+    unsigned r = (unsigned)__builtin_ctz(*mask);
+    *mask &= *mask - 1;
+    return r;
 }
 
 // Gives temporaries to the registers that have none, T2 to the one that is there already. taken:
@@ -44,14 +72,14 @@ static bool assign_temporaries(struct plan *p, unsigned taken, unsigned kept)
         p->map[RCX] = T0;
         taken |= 1u << T0;
     }
-    if (kept != NO_HOST && p->flags[kept]) {
+    if (kept != NO_HOST && is_named(p, kept)) {
         p->map[kept] = T2;
         taken |= 1u << T2;
     }
-    for (unsigned r = 0; r < 16; r++) {
-        if (!p->flags[r] || p->map[r] != NO_HOST)
+    for (unsigned left = p->moved; left;) {
+        unsigned r = next_register(&left), i = 0;
+        if (p->map[r] != NO_HOST)
             continue;
-        unsigned i = 0;
         while (i < ARRAY_LEN(temporaries) && taken & 1u << temporaries[i])
             i++;
         if (i == ARRAY_LEN(temporaries))
@@ -72,27 +100,33 @@ static void load_moved(struct trans *t, const struct plan *p)
 {
     if (p->rcx_itself && needs_load(p, RCX))
         emit_mov_rr(t->e, 8, T0, host_reg(t, RCX));
-    for (unsigned r = 0; r < 16; r++)
-        if (host_reg(t, r) == NO_HOST && p->flags[r] && needs_load(p, r) && r != t->kept_before)
+    for (unsigned left = p->moved; left;) {
+        unsigned r = next_register(&left);
+        if (needs_load(p, r) && r != t->kept_before)
             emit_load(t->e, 8, p->map[r], gpr_slot(t, r));
+    }
 }
 
 static void store_moved(struct trans *t, const struct plan *p)
 {
-    if (p->rcx_itself && p->flags[RCX] & OPERAND_WRITE)
+    if (p->rcx_itself && is_named(p, RCX) && p->flags[RCX] & OPERAND_WRITE)
         emit_mov_rr(t->e, 8, host_reg(t, RCX), T0);
-    for (unsigned r = 0; r < 16; r++)
-        if (host_reg(t, r) == NO_HOST && p->flags[r] & OPERAND_WRITE)
+    for (unsigned left = p->moved; left;) {
+        unsigned r = next_register(&left);
+        if (p->flags[r] & OPERAND_WRITE)
             emit_store(t->e, 8, gpr_slot(t, r), p->map[r]);
+    }
 }
 
 // The next instruction may find in T2 what this one had there. It does not begin after anything
 // that can go through C, which would lose that.
 static void keep(struct trans *t, const struct plan *p)
 {
-    for (unsigned r = 0; r < 16; r++)
-        if (host_reg(t, r) == NO_HOST && p->flags[r] && p->map[r] == T2)
+    for (unsigned left = p->moved; left;) {
+        unsigned r = next_register(&left);
+        if (p->map[r] == T2)
             t->kept = (uint8_t)r;
+    }
 }
 
 static bool check_memory(struct trans *t, struct plan *p, struct emit_mem *out, unsigned *taken)
@@ -102,11 +136,11 @@ static bool check_memory(struct trans *t, struct plan *p, struct emit_mem *out, 
         return false;
     enum access access = p->mem->flags & OPERAND_WRITE ? ACCESS_WRITE : ACCESS_READ;
     *out = trans_check(t, &a, p->mem->size, access);
-    *taken = 1u << T1;
+    *taken |= 1u << T1;
     if (p->high) { // no REX: the address must be in the one temporary that needs none
         emit_lea(t->e, 8, T0, *out);
         *out = emit_at(T0, 0);
-        *taken = 1u << T0;
+        *taken |= 1u << T0;
     }
     return true;
 }
@@ -190,9 +224,11 @@ bool trans_native(struct trans *t)
         return false;
     if (trans_slot_move(t) || trans_store_high(t))
         return true;
-    struct plan p = make_plan(t, in);
-    struct emit_operands operands = {.gpr = p.map};
-    unsigned taken = 0;
+    struct plan p;
+    make_plan(t, in, &p);
+    struct emit_operands operands = {.gpr = p.map,
+                                     .imm_note = trans_imm_moves(t, in) ? NOTE_LINEAR_S32 : 0};
+    unsigned taken = t->reserved;
     if (trans_is_vector(in))
         trans_fpu(t);
     if (p.mem && !check_memory(t, &p, &operands.mem, &taken))
@@ -212,17 +248,20 @@ bool trans_lea(struct trans *t)
 {
     const struct insn *in = t->in;
     struct address a;
+    if (in->op != OP_LEA)
+        return false;
     struct insn plain = *in;
     plain.seg = SEG_DS; // LEA ignores it
-    if (in->op != OP_LEA || !trans_address(t, &plain, &a))
+    if (!trans_address(t, &plain, &a))
         return false;
     unsigned dst = in->operand[0].reg, host = host_reg(t, dst);
     if (in->opsize >= 4 && host != NO_HOST && !a.constant && host_reg(t, a.base & 15) != NO_HOST &&
         (a.index == REG_NONE || host_reg(t, a.index) != NO_HOST)) {
         unsigned base = a.base == REG_NONE ? REG_NONE : host_reg(t, a.base);
         unsigned index = a.index == REG_NONE ? REG_NONE : host_reg(t, a.index);
-        emit_lea(t->e, a.width < in->opsize ? a.width : in->opsize, host,
-                 emit_indexed(base, index, a.scale, a.disp));
+        struct emit_mem sum = emit_indexed(base, index, a.scale, a.disp);
+        sum.note = a.moves ? NOTE_LINEAR_S32 : 0;
+        emit_lea(t->e, a.width < in->opsize ? a.width : in->opsize, host, sum);
         return true;
     }
     trans_offset(t, t->e, &a);

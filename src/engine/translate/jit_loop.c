@@ -23,7 +23,10 @@ static unsigned find_branch(struct trans *t)
     unsigned start = (unsigned)(t->b->rip & PAGE_MASK), at = start, found = 0;
     for (unsigned i = 0; i < AHEAD_INSNS && at < PAGE_SIZE; i++) {
         struct insn in;
-        if (insn_decode(page->host + at, PAGE_SIZE - at, t->code64 ? 8 : 4, &in) != INSN_OK)
+        uint8_t code[INSN_MAX]; // a copy: other processors may be writing there
+        unsigned len = (unsigned)min_u64(INSN_MAX, PAGE_SIZE - at);
+        copy_bytes(code, page->host + at, len);
+        if (insn_decode(code, len, t->code64 ? 8 : 4, &in) != INSN_OK)
             break;
         if (insn_form(&in)->flags & FORM_BRANCH && in.operand[0].kind == OPND_REL &&
             in.op != OP_CALL_NEAR && at + in.len + in.imm == start)
@@ -77,8 +80,7 @@ static uint64_t insn_end(const struct trans *t, unsigned i)
 
 void trans_find_labels(struct trans *t)
 {
-    for (unsigned i = 0; i < t->count; i++)
-        t->label[i] = LABEL_NONE;
+    fill_bytes(t->label, LABEL_NONE, t->count);
     for (unsigned i = 0; i < t->count; i++) {
         const struct insn *in = &t->insn[i];
         int to = insn_form(in)->flags & FORM_BRANCH ? trans_loop_target(t, in, insn_end(t, i)) : -1;
@@ -242,8 +244,9 @@ static bool has_calls(const struct trans *t)
 
 void trans_choose_exchange(struct trans *t)
 {
-    unsigned uses[16] = {0}, fixed;
+    unsigned uses[16], fixed;
     unsigned pays = has_calls(t) ? EXCHANGE_PAYS_CALLING : EXCHANGE_PAYS;
+    clear_words(uses, sizeof uses);
     t->b->exchange = 0;
     if (!t->code64 || !find_fixed(t, &fixed))
         return;
@@ -266,7 +269,7 @@ void trans_enter_loop(struct trans *t)
     trans_exchanged(t);
 }
 
-void trans_label(struct trans *t)
+void trans_come_to(struct trans *t)
 {
     unsigned left = 0;
     t->ended = false;
@@ -279,6 +282,11 @@ void trans_label(struct trans *t)
             t->fixup[left++] = t->fixup[i];
     }
     t->fixups = left;
+}
+
+void trans_label(struct trans *t)
+{
+    trans_come_to(t);
     if (t->label[t->i] == LABEL_BACKWARD)
         trans_poll_here(t);
 }
@@ -288,31 +296,39 @@ static void add_fixup(struct trans *t, uint8_t *at, int insn)
     t->fixup[t->fixups++] = (struct fixup){at, (uint8_t)insn};
 }
 
-static const void *done_target(const struct trans *t, int insn)
+const void *trans_done(const struct trans *t, unsigned insn)
 {
-    return jit_exec(t->jit, t->b->checked + t->jit->mark[t->b->marks + (unsigned)insn].host);
+    return jit_exec(t->jit, t->b->checked + t->jit->mark[t->b->marks + insn].host);
 }
 
 bool trans_inner_jump(struct trans *t, uint64_t target)
 {
     int to = target_insn(t, target);
+    struct stretch *stretch = trans_stretch_to(t, t->i);
     if (to < 0)
         return false;
-    if (to > (int)t->i)
+    if (stretch)
+        stretch->from = emit_jmp(t->e);
+    else if (to > (int)t->i)
         add_fixup(t, emit_jmp(t->e), to);
     else
-        emit_jmp_to(t->e, done_target(t, to));
+        emit_jmp_to(t->e, trans_done(t, (unsigned)to));
     return true;
 }
 
 bool trans_inner_jump_if(struct trans *t, enum condition condition, uint64_t target)
 {
     int to = target_insn(t, target);
+    struct stretch *stretch = trans_stretch_to(t, t->i);
     if (to < 0)
         return false;
-    if (to > (int)t->i)
+    if (t->copying && to > t->copying->branch)
+        emit_jcc_to(t->e, condition, trans_leave_stretch(t, trans_done(t, (unsigned)to)));
+    else if (stretch)
+        stretch->from = emit_jcc(t->e, condition);
+    else if (to > (int)t->i)
         add_fixup(t, emit_jcc(t->e, condition), to);
     else
-        emit_jcc_to(t->e, condition, done_target(t, to));
+        emit_jcc_to(t->e, condition, trans_done(t, (unsigned)to));
     return true;
 }

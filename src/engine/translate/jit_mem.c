@@ -27,13 +27,15 @@ bool trans_address(const struct trans *t, const struct insn *in, struct address 
     out->width = in->addrsize == 8 ? 8 : 4;
     out->constant = in->index == REG_NONE && (in->base == REG_NONE || in->base == REG_RIP);
     if (out->constant) {
-        out->relative = in->base == REG_RIP;
-        out->value = (uint64_t)in->disp + (out->relative ? t->next : 0);
+        out->value = (uint64_t)in->disp + (in->base == REG_RIP ? t->next : 0);
+        out->relative =
+            in->base == REG_RIP ? !trans_disp_stays(t, in, t->next) : trans_disp_moves(t, in);
         if (out->width == 4)
             out->value = (uint32_t)out->value;
     } else if (!fits_i32(in->disp)) {
         return false;
     }
+    out->moves = !out->constant && trans_disp_moves(t, in);
     out->disp = (int32_t)in->disp;
     return true;
 }
@@ -84,10 +86,12 @@ void trans_offset(const struct trans *t, struct emit *e, const struct address *a
         return;
     }
     unsigned base = place(t, e, a->base, T1), index = place(t, e, a->index, T0);
+    struct emit_mem sum = emit_indexed(base, index, a->scale, a->disp);
+    sum.note = a->moves ? NOTE_LINEAR_S32 : 0;
     if (index == REG_NONE && a->disp == 0 && a->width == 8)
         emit_mov_rr(e, 8, T1, base);
     else
-        emit_lea(e, a->width, T1, emit_indexed(base, index, a->scale, a->disp));
+        emit_lea(e, a->width, T1, sum);
 }
 
 // The linear address into T1; uses T0, and T2 for strings of bits.
@@ -188,7 +192,7 @@ static const void *miss_stub(struct trans *t, const struct address *a, unsigned 
 
 static bool is_simple(const struct trans *t, const struct address *a)
 {
-    return !a->constant && !a->string && a->index == REG_NONE && a->base != REG_NONE &&
+    return !a->constant && !a->string && !a->moves && a->index == REG_NONE && a->base != REG_NONE &&
            a->width == 8 && a->segment == SEG_COUNT && host_reg(t, a->base) != NO_HOST;
 }
 
@@ -242,6 +246,20 @@ static struct emit_mem check_with_flags(struct trans *t, const struct address *a
     if (push_flags)
         emit_u8(e, 0x9d);
     return mem;
+}
+
+uint8_t *trans_check_span(struct trans *t, const struct address *a, unsigned size,
+                          enum access access)
+{
+    struct emit *e = t->e;
+    linear(t, e, a);
+    index_of(t, e, T1, true);
+    emit_mov_rr(e, 8, T2, T1);
+    emit_alu_rm(e, ALU_XOR, 8, T2, tlb_array(tlb_field(t, access)));
+    emit_alu_ri(e, ALU_CMP, 8, T2, (int32_t)(PAGE_SIZE - size));
+    uint8_t *miss = emit_jcc(e, COND_A);
+    emit_load(e, 8, T0, tlb_array(addend_field(t)));
+    return miss;
 }
 
 // Unless T2, an offset from the tag, is within a page. Changes T0, which is 0 after a hit.
@@ -510,9 +528,12 @@ static struct emit_mem check_group(struct trans *t, const struct address *a, str
     return mem;
 }
 
-struct emit_mem trans_check(struct trans *t, const struct address *a, unsigned size,
-                            enum access access)
+static struct emit_mem check(struct trans *t, const struct address *a, unsigned size,
+                             enum access access)
 {
+    struct emit_mem stream;
+    if (t->copying && trans_stream(t, a, size, access, &stream))
+        return stream;
     struct group *g = trans_group(t, a, size, access);
     if (g && g->ready)
         return follow(t, a, g);
@@ -523,4 +544,13 @@ struct emit_mem trans_check(struct trans *t, const struct address *a, unsigned s
     if (trans_slot_pays(t, t->i) && !a->constant)
         return check_slot(t, a, size, access, take_slot(t, access));
     return check_tlb(t, a, size, access, NULL);
+}
+
+struct emit_mem trans_check(struct trans *t, const struct address *a, unsigned size,
+                            enum access access)
+{
+    struct emit_mem mem = check(t, a, size, access);
+    if (access == ACCESS_WRITE && t->b->verifies)
+        trans_spare_block(t, mem, size);
+    return mem;
 }

@@ -49,7 +49,8 @@ static enum note gate_id(enum gate gate)
     case GATE_LINK:
     case GATE_POLL:
     case GATE_HOT: return NOTE_LINK;
-    case GATE_PAGE: return NOTE_BLOCK;
+    case GATE_PAGE:
+    case GATE_CHANGED: return NOTE_BLOCK;
     default: return NOTE_SITE;
     }
 }
@@ -231,12 +232,15 @@ void trans_jump(struct trans *t, uint64_t target)
         trans_exchanged(t);
 }
 
-// The way out of a loop that has exchanged registers.
+// The way out of a loop that has exchanged registers, or of a stretch.
 static const void *leave_stub(struct trans *t, uint64_t target)
 {
     uint32_t link = add_link(t, target);
     const void *to = trans_stub(t, GATE_LINK, link), *at = emit_exec(t->cold);
-    trans_emit_back(t, t->cold);
+    if (t->copying)
+        trans_count_stretch(t, t->cold);
+    if (t->exchanged)
+        trans_emit_back(t, t->cold);
     emit_jmp_to(t->cold, to);
     t->jit->link[link].patch = jit_offset(t->jit, t->cold) - 4;
     return at;
@@ -252,7 +256,7 @@ void trans_jump_if(struct trans *t, enum condition condition, uint64_t target)
         emit_land(t->e, past);
         return;
     }
-    if (t->exchanged) {
+    if (t->exchanged || t->copying) {
         emit_jcc_to(t->e, condition, leave_stub(t, target));
         return;
     }

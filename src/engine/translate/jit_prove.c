@@ -1,11 +1,13 @@
 // With ENGINE_DEBUG_COPY_BLOCKS each block is translated a second time, elsewhere in the cache,
 // with other numbers for its records and as if its page lay elsewhere. What the store would keep of
-// it must be the same: else something in the code depends on the place without a note (enum note).
+// it must be the same (fields of the guest's code that move with it are moved, too): else something
+// in the code depends on the place without a note (enum note).
 //
 // Not proved: blocks whose addresses take other forms at the other place.
 #include <stdio.h>
 
 #include "base/bytes.h"
+#include "base/copy.h"
 #include "engine/translate/interp_impl.h"
 #include "engine/translate/jit_trans.h"
 
@@ -26,6 +28,27 @@ static void move_page(struct trans *t, uint64_t distance)
     t->b->rip += distance;
 }
 
+struct moves {
+    unsigned count;
+    struct stored_move move[2 * JIT_INSNS + AHEAD_MOVES];
+};
+
+// The code as it would be so far away.
+static void move_fields(struct trans *t, const struct moves *m, uint64_t distance)
+{
+    for (unsigned i = 0; i < m->count; i++) {
+        unsigned at = m->move[i].at;
+        uint8_t *field = at < t->b->bytes ? t->source.code + at : t->ahead_code + at - t->b->bytes;
+        uint64_t by = m->move[i].kind == STORED_STAYS ? 0 - distance : distance;
+        store_le32(field, load_le32(field) + (uint32_t)by);
+    }
+    for (unsigned i = 0; i < t->count; i++) {
+        unsigned at = t->jit->mark[t->b->marks + i].guest;
+        if (t->insn[i].form != UINT16_MAX)
+            insn_decode(t->source.code + at, t->insn[i].len, t->code64 ? 8 : 4, &t->insn[i]);
+    }
+}
+
 static void pad(struct emit *e, unsigned bytes)
 {
     while (bytes--)
@@ -36,6 +59,9 @@ static void pad(struct emit *e, unsigned bytes)
 static bool translate_moved(struct trans *t, struct stored *out, uint32_t max)
 {
     struct jit *jit = t->jit;
+    struct moves m;
+    m.count = t->moves;
+    copy_bytes(m.move, t->move, m.count * sizeof m.move[0]);
     trans_undo(t);
     pad(&jit->hot, HOT_SHIFT);
     pad(&jit->cold, COLD_SHIFT);
@@ -45,9 +71,11 @@ static bool translate_moved(struct trans *t, struct stored *out, uint32_t max)
     t->start.sites += RECORD_SHIFT;
     jit->links += RECORD_SHIFT;
     t->start.links += RECORD_SHIFT;
+    move_fields(t, &m, PAGE_SIZE);
     move_page(t, PAGE_SIZE);
     trans_emit(t);
     bool done = !jit->hot.overflow && !jit->cold.overflow && trans_store(t, out, max);
+    move_fields(t, &m, 0 - PAGE_SIZE);
     move_page(t, 0 - PAGE_SIZE);
     t->start.hot -= HOT_SHIFT;
     t->start.cold -= COLD_SHIFT;
@@ -58,6 +86,8 @@ static bool translate_moved(struct trans *t, struct stored *out, uint32_t max)
 
 static bool same_forms(const struct stored *a, const struct stored *b)
 {
+    if (a->moves != b->moves)
+        return false;
     for (unsigned area = 0; area < 2; area++)
         for (unsigned kind = STORED_U32; kind <= STORED_64; kind++)
             if (a->notes[area][kind] != b->notes[area][kind])

@@ -15,10 +15,12 @@
 #define PROBES 32            // of one key; more blocks that begin alike are not kept
 #define BLOCK_MAX (64 * KIB) // what a block may at most take
 
-// One line of the host's cache for each vCPU.
+// What a vCPU has here: one line of the host's cache each.
 struct presence {
     uint32_t inside; // [any]
-    uint32_t pad[15];
+    uint32_t pad;
+    uint64_t next; // after the block that it found last
+    uint64_t unused[6];
 };
 
 struct jit_store {
@@ -49,8 +51,6 @@ struct jit_store *jit_store_new(uint64_t bytes)
     s->used = STORED_UNIT; // place 0 is none
     s->block = codebuf_reserve(s->size);
     s->slot = codebuf_reserve(s->slots * sizeof *s->slot);
-    if (s->block)
-        madvise(s->block, s->size, MADV_HUGEPAGE);
     if (!s->block || !s->slot) {
         jit_store_free(s);
         return NULL;
@@ -107,10 +107,9 @@ static void begin_anew(struct jit_store *s, unsigned vcpu)
     __atomic_store_n(&s->closing, 0, __ATOMIC_SEQ_CST);
 }
 
-uint32_t jit_store_key(uint32_t mode, unsigned at, const uint8_t *code, unsigned len)
+uint32_t jit_store_key(uint32_t mode, unsigned at, uint64_t first)
 {
-    uint64_t start = load_sized(code, len < 8 ? len : 8);
-    uint64_t x = (start ^ (uint64_t)mode << 32 ^ at) * 0x9e3779b97f4a7c15ull;
+    uint64_t x = (first ^ (uint64_t)mode << 32 ^ at) * 0x9e3779b97f4a7c15ull;
     x = (x ^ x >> 29) * 0xbf58476d1ce4e5b9ull;
     return (uint32_t)(x >> 32) | 1;
 }
@@ -134,10 +133,20 @@ static bool is_good(struct jit_store *s, struct stored *b)
     return state != STORED_REFUSED;
 }
 
-const struct stored *jit_store_next(struct jit_store *s, uint32_t key, uint32_t *state)
+// A boot meets blocks much in the order in which the one before kept them, so the next one in the
+// file is looked at before the table, which is not in the host's caches.
+static struct stored *next_in_file(struct jit_store *s, unsigned vcpu, uint32_t key)
 {
-    while (*state < PROBES) {
-        uint64_t slot = __atomic_load_n(&s->slot[slot_of(s, key, (*state)++)], __ATOMIC_ACQUIRE);
+    uint64_t at = s->vcpu[vcpu].next;
+    struct stored *b = (struct stored *)(s->block + at);
+    bool there = at && at + sizeof *b <= s->loaded;
+    return there && b->key == key && is_good(s, b) ? b : NULL;
+}
+
+static struct stored *next_in_table(struct jit_store *s, uint32_t key, uint32_t *probe)
+{
+    while (*probe < PROBES) {
+        uint64_t slot = __atomic_load_n(&s->slot[slot_of(s, key, (*probe)++)], __ATOMIC_ACQUIRE);
         if (!slot)
             break;
         struct stored *b = (struct stored *)(s->block + (slot & UINT32_MAX) * STORED_UNIT);
@@ -145,6 +154,20 @@ const struct stored *jit_store_next(struct jit_store *s, uint32_t key, uint32_t 
             return b;
     }
     return NULL;
+}
+
+const struct stored *jit_store_next(struct jit_store *s, unsigned vcpu, uint32_t key,
+                                    struct jit_search *search)
+{
+    struct stored *b = NULL;
+    if (!search->begun)
+        b = next_in_file(s, vcpu, key);
+    search->begun = true;
+    if (!b)
+        b = next_in_table(s, key, &search->probe);
+    if (b)
+        s->vcpu[vcpu].next = (uint64_t)((uint8_t *)b - s->block) + align_up(b->bytes, STORED_UNIT);
+    return b;
 }
 
 struct stored *jit_store_room(struct jit_store *s, uint32_t bytes, unsigned vcpu)
@@ -231,9 +254,10 @@ uint64_t jit_store_loaded(struct jit_store *s)
     return at - STORED_UNIT;
 }
 
-void jit_store_each(struct jit_store *s, void (*see)(struct stored *b, void *opaque), void *opaque)
+void jit_store_each(struct jit_store *s, bool loaded, void (*see)(struct stored *b, void *opaque),
+                    void *opaque)
 {
-    for (uint64_t at = STORED_UNIT; at < s->used;) {
+    for (uint64_t at = loaded || !s->loaded ? STORED_UNIT : s->loaded; at < s->used;) {
         struct stored *b = (struct stored *)(s->block + at);
         at += align_up(b->bytes, STORED_UNIT);
         see(b, opaque);

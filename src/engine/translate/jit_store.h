@@ -25,9 +25,16 @@ enum stored_note {
     STORED_NOTES,
 };
 
+// Fields of the guest's code that differ from page to page (jit_move.c).
+enum stored_moves {
+    STORED_MOVES, // kept minus the page's address
+    STORED_STAYS, // plus
+    STORED_MOVE_KINDS,
+};
+
 // One block, as if its code, both hot and cold, its page and its records began at 0. It is followed
-// by: guest code; spans; their code; marks; sites; links; notes by area and kind; hot code; cold
-// code. Each part begins at a multiple of four bytes.
+// by: guest code; spans; their code; fields of both; marks; sites; links; notes by area and kind;
+// hot code; cold code. Each part begins at a multiple of four bytes.
 struct stored {
     uint32_t bytes;    // of all
     uint32_t state;    // [any] enum stored_state
@@ -39,6 +46,7 @@ struct stored {
     uint16_t source; // bytes of it
     uint16_t spans;  // of code beyond, which decided which flags live
     uint16_t ahead;  // bytes of them
+    uint16_t moves;  // fields that move, in order
     uint16_t hot, cold;
     uint16_t entry, stub; // in hot, in cold
     uint16_t sites, links;
@@ -59,7 +67,7 @@ enum stored_state {
 
 // Offsets of the parts of a stored block.
 struct stored_parts {
-    uint32_t source, spans, ahead, marks, sites, links, notes, code[2], end;
+    uint32_t source, spans, ahead, moves, marks, sites, links, notes, code[2], end;
 };
 
 struct stored_parts stored_parts_of(const struct stored *b); // jit_copy.c
@@ -71,6 +79,11 @@ static inline void *stored_part(const struct stored *b, uint32_t part)
 
 struct stored_span { // in the page
     uint16_t at, len;
+};
+
+struct stored_move {
+    uint16_t at;   // in the guest code, the spans' following the block's: four bytes
+    uint16_t kind; // enum stored_moves
 };
 
 struct stored_site { // as struct jit_site
@@ -98,10 +111,17 @@ bool jit_store_enter(struct jit_store *s, unsigned vcpu);
 void jit_store_leave(struct jit_store *s, unsigned vcpu);
 
 // What blocks are found by: how they are decoded, where in the page they begin, and how.
-uint32_t jit_store_key(uint32_t mode, unsigned at, const uint8_t *code, unsigned len);
+// first: the first bytes, or what stands for them.
+uint32_t jit_store_key(uint32_t mode, unsigned at, uint64_t first);
 
-// Goes through the blocks with a key; *state is 0 at first. NULL after the last.
-const struct stored *jit_store_next(struct jit_store *s, uint32_t key, uint32_t *state);
+// Goes through the blocks with a key; *search is zero at first. NULL after the last. One may come
+// twice.
+struct jit_search {
+    uint32_t probe;
+    bool begun;
+};
+const struct stored *jit_store_next(struct jit_store *s, unsigned vcpu, uint32_t key,
+                                    struct jit_search *search);
 
 // Room for a block of so many bytes, for jit_store_add() alone; NULL when there is none.
 struct stored *jit_store_room(struct jit_store *s, uint32_t bytes, unsigned vcpu);
@@ -113,7 +133,9 @@ void jit_store_add(struct jit_store *s, struct stored *block);
 // which are looked at when a block is first met.
 uint8_t *jit_store_load(struct jit_store *s, uint64_t len, const uint64_t key[2]);
 uint64_t jit_store_loaded(struct jit_store *s);
-void jit_store_each(struct jit_store *s, void (*see)(struct stored *b, void *opaque), void *opaque);
+// Blocks in order, those of the file included or not.
+void jit_store_each(struct jit_store *s, bool loaded, void (*see)(struct stored *b, void *opaque),
+                    void *opaque);
 
 uint64_t jit_store_used(const struct jit_store *s); // bytes of blocks
 uint64_t jit_store_size(const struct jit_store *s);

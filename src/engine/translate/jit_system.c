@@ -148,6 +148,15 @@ static enum site_string string_kind(unsigned op)
     }
 }
 
+// Code that may do it without the gate, or NULL.
+static const void *repeat_code(const struct trans *t, unsigned kind)
+{
+    unsigned op = kind & SITE_STRING, size = t->in->opsize;
+    if (kind & SITE_SHORT || t->exchanged || size == 2 || (op != SITE_STOS && op != SITE_MOVS))
+        return NULL;
+    return t->jit->repeat[t->c->user][op][size / 4];
+}
+
 // Through flat segments.
 static bool trans_string(struct trans *t)
 {
@@ -159,14 +168,20 @@ static bool trans_string(struct trans *t)
         trans_element(t, kind);
         return true;
     }
+    if (t->b->verifies && (kind == SITE_MOVS || kind == SITE_STOS))
+        return false; // what C writes may be the block
     uint32_t site = trans_site(t, ACCESS_WRITE, in->opsize);
     if (in->prefix & (PREFIX_REP | PREFIX_REPNE))
         kind |= in->prefix & PREFIX_REPNE ? SITE_REPNE : SITE_REP;
     if (!t->code64)
         kind |= SITE_SHORT;
     t->jit->site[site].access = (uint8_t)kind;
+    const void *repeat = repeat_code(t, kind);
     trans_load_id(t->e, NOTE_SITE, site);
-    emit_jmp_to(t->e, t->jit->gate[GATE_STRING]);
+    if (repeat)
+        emit_call_to(t->e, repeat);
+    else
+        emit_jmp_to(t->e, t->jit->gate[GATE_STRING]);
     t->jit->site[site].resume = jit_offset(t->jit, t->e);
     return true;
 }

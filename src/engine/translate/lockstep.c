@@ -101,11 +101,9 @@ static uint64_t undefined_after(const struct insn *in, uint64_t before)
 static void try_block(struct tcpu *c, unsigned max)
 {
     for (unsigned i = 0; i < max; i++) {
-        uint8_t code[INSN_MAX];
         struct insn in;
-        unsigned have = mem_fetch(c, c->s.rip, code);
-        bool code64 = (c->mode & MODE_CODE_SIZE) == MODE_CODE64;
-        if (insn_decode(code, have, code64 ? 8 : 4, &in) != INSN_OK || !repeatable(&in))
+        unsigned have;
+        if (interp_fetch(c, c->s.rip, &in, &have) != INSN_OK || !repeatable(&in))
             lockstep_give_up(c->lockstep);
         uint64_t next = c->s.rip + in.len;
         interp_step(c);

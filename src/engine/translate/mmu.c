@@ -36,9 +36,11 @@ static void translate(struct tcpu *c, gva_t at, enum access access, bool user,
     }
 }
 
-static uint8_t *page_flags_at(const struct translation *t)
+bool mem_allows(struct tcpu *c, gva_t at, enum access access)
 {
-    return &t->slot->flags[(t->gpa - t->slot->at) >> PAGE_SHIFT];
+    struct translation t;
+    uint32_t error;
+    return translate_or(c, at, access, true, &t, &error);
 }
 
 static bool page_watched(const struct tcpu *c, gva_t page)
@@ -65,12 +67,11 @@ static void watch(struct tcpu *c, gva_t at, unsigned size, enum access access)
     }
 }
 
-// May stores to the page go unnoticed? While logging, the first one is noticed.
-static bool write_unseen(struct tcpu *c, const struct translation *t)
+bool page_write_unseen(const struct tvm *vm, const struct tvm_slot *slot, gpa_t gpa)
 {
-    uint8_t flags = __atomic_load_n(page_flags_at(t), __ATOMIC_SEQ_CST);
-    return !t->slot->rom && !(flags & PAGE_CODE) &&
-           (!tvm_logs(c->vm, t->slot) || (flags & PAGE_DIRTY));
+    const uint8_t *at = &slot->flags[(gpa - slot->at) >> PAGE_SHIFT];
+    uint8_t flags = __atomic_load_n(at, __ATOMIC_SEQ_CST);
+    return !slot->rom && !(flags & PAGE_CODE) && (!tvm_logs(vm, slot) || (flags & PAGE_DIRTY));
 }
 
 // The interpreter tries a block: no store reaches memory, and no access goes unnoticed.
@@ -82,7 +83,9 @@ static inline bool trying(const struct tcpu *c)
 // Sets the inline tag for the access if the page needs nothing but the bytes.
 static bool tag_set(struct tcpu *c, const struct translation *t, enum access access, bool user)
 {
-    if (!t->host || (access == ACCESS_WRITE && !write_unseen(c, t)))
+    if (t->host && access == ACCESS_WRITE)
+        tlb_note_writable(c, t->gpa);
+    if (!t->host || (access == ACCESS_WRITE && !page_write_unseen(c->vm, t->slot, t->gpa)))
         return false;
     if (trying(c) && access != ACCESS_EXEC)
         return false;
@@ -91,8 +94,6 @@ static bool tag_set(struct tcpu *c, const struct translation *t, enum access acc
     struct tlb *tlb = &c->tlb[user];
     unsigned i = tlb_index(c, t->page);
     tlb_claim(c, i, user, t);
-    if (access == ACCESS_WRITE)
-        c->tlb2->writable[t->gpa >> PAGE_SHIFT & (TLB_ENTRIES - 1)] = 1;
     uint64_t *tag = access == ACCESS_READ    ? tlb->read
                     : access == ACCESS_WRITE ? tlb->write
                                              : tlb->exec;
@@ -417,29 +418,49 @@ void *mem_host_rmw(struct tcpu *c, gva_t at, unsigned len)
 
 // --- code ----------------------------------------------------------------------------------------
 
+void mem_copy_code(uint8_t *to, const uint8_t *host, unsigned len)
+{
+    unsigned in_word = (uintptr_t)host % sizeof(uint64_t);
+    const uint64_t *from = (const uint64_t *)(const void *)(host - in_word);
+    uint64_t word = 0;
+    for (unsigned i = 0; i < len; i++, in_word++) {
+        if (i == 0 || in_word % sizeof word == 0)
+            word = __atomic_load_n(from++, __ATOMIC_RELAXED) >> in_word % sizeof word * 8;
+        to[i] = (uint8_t)word;
+        word >>= 8;
+    }
+}
+
 static void fetch_part(struct tcpu *c, const struct translation *t, gva_t at, uint8_t *out,
                        unsigned len)
 {
-    for (unsigned i = 0; i < len; i++)
-        out[i] = t->host ? t->host[(at & PAGE_MASK) + i]
-                         : (uint8_t)mmio_read(c, t->gpa + (at & PAGE_MASK) + i, 1);
+    unsigned offset = at & PAGE_MASK;
+    if (t->host)
+        mem_copy_code(out, t->host + offset, len);
+    else
+        for (unsigned i = 0; i < len; i++)
+            out[i] = (uint8_t)mmio_read(c, t->gpa + offset + i, 1);
 }
 
 unsigned mem_fetch(struct tcpu *c, gva_t at, uint8_t *out)
 {
     struct translation t;
-    uint32_t error;
-    unsigned first = to_page_end(at) < INSN_MAX ? to_page_end(at) : INSN_MAX;
+    unsigned len = to_page_end(at) < INSN_MAX ? to_page_end(at) : INSN_MAX;
     translate(c, at, ACCESS_EXEC, c->user, &t);
     tag_set(c, &t, ACCESS_EXEC, c->user);
-    fetch_part(c, &t, at, out, first);
-    if (first == INSN_MAX)
-        return first;
-    gva_t next = onward(c, at, first);
-    if (((c->mode & MODE_LONG) && !is_canonical(next)) ||
+    fetch_part(c, &t, at, out, len);
+    return len;
+}
+
+unsigned mem_fetch_on(struct tcpu *c, gva_t at, uint8_t *out, unsigned have)
+{
+    struct translation t;
+    uint32_t error;
+    gva_t next = onward(c, at, have);
+    if (have == INSN_MAX || ((c->mode & MODE_LONG) && !is_canonical(next)) ||
         !translate_or(c, next, ACCESS_EXEC, c->user, &t, &error))
-        return first;
-    fetch_part(c, &t, next, out + first, INSN_MAX - first);
+        return have;
+    fetch_part(c, &t, next, out + have, INSN_MAX - have);
     return INSN_MAX;
 }
 

@@ -29,5 +29,10 @@ struct translation {
 bool walk(struct tcpu *c, gva_t at, enum access access, bool user, struct translation *out,
           uint32_t *error);
 
+// May stores to a page of the slot go unnoticed? While logging, the first one is noticed.
+bool page_write_unseen(const struct tvm *vm, const struct tvm_slot *slot, gpa_t gpa);
+// Would user code's access succeed now? Sets A and D bits as it would; raises nothing.
+bool mem_allows(struct tcpu *c, gva_t at, enum access access);
+
 // True when rights allow the access under the current CR0.WP and CR4.SMEP.
 bool rights_allow(const struct tcpu *c, unsigned rights, enum access access, bool user);

@@ -231,17 +231,27 @@ static void set_efer(struct tcpu *c, uint64_t value)
     tcpu_update_mode(c);
 }
 
+static void say_adjusted(const struct tcpu *c)
+{
+    if (c->vm->up->tsc_adjusted)
+        c->vm->up->tsc_adjusted(c->vm->opaque, c->index, c->s.tsc_adjust);
+}
+
 // The guest's TSC moves by this much, and TSC_ADJUST with it.
 static void move_tsc(struct tcpu *c, uint64_t by)
 {
     c->tsc_offset += by;
     c->s.tsc_adjust += by;
-    if (!c->vm->up->tsc_adjusted)
-        return;
     fpu_to_memory(c);
     tvm_leave(c);
-    c->vm->up->tsc_adjusted(c->vm->opaque, c->index, c->s.tsc_adjust);
+    say_adjusted(c);
     tvm_enter(c);
+}
+
+void tsc_base(struct tcpu *c, uint64_t offset)
+{
+    c->tsc_offset = offset + c->s.tsc_adjust;
+    say_adjusted(c);
 }
 
 void msr_set(struct tcpu *c, uint32_t msr, uint64_t value)

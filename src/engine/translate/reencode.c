@@ -74,21 +74,24 @@ static struct fields place_operands(const struct insn *insn, const struct emit_o
 static uint8_t *modrm(struct emit *e, uint8_t *at, const struct fields *f,
                       const struct emit_operands *new, bool disp8)
 {
-    return f->mem ? put_modrm_mem(e, at, f->reg, new->mem, disp8)
+    return f->mem ? put_modrm_mem(e, at, f->reg, &new->mem, disp8)
                   : put_modrm_reg(at, f->reg, f->rm);
 }
 
 // Bits X and B, for a register or a memory operand in rm.
 static unsigned rm_bits(const struct fields *f, const struct emit_operands *new)
 {
-    return f->mem ? emit_mem_rex(new->mem) : (f->rm & 8) >> 3;
+    return f->mem ? emit_mem_rex(&new->mem) : (f->rm & 8) >> 3;
 }
 
-static uint8_t *immediates(uint8_t *at, const struct insn *insn)
+static uint8_t *immediates(struct emit *e, uint8_t *at, const struct insn *insn,
+                           const struct emit_operands *new)
 {
     unsigned second = 0;
     if (!insn->imm_bytes)
         return at;
+    if (new->imm_note)
+        emit_note_at(e, new->imm_note, at);
     for (unsigned i = 0; i < insn->operands && i < INSN_OPERANDS; i++)
         if (insn->operand[i].kind == OPND_IMM2)
             second = insn->operand[i].size;
@@ -160,7 +163,7 @@ static uint8_t *put_legacy(struct emit *e, uint8_t *at, const struct insn *insn,
     at = put_u8(put_escape(at, insn->map), opcode);
     if (in_modrm)
         at = modrm(e, at, f, new, true);
-    return immediates(at, insn);
+    return immediates(e, at, insn, new);
 }
 
 // MOV between the accumulator and an absolute address: as 88..8b.
@@ -202,7 +205,7 @@ static uint8_t *put_vex(struct emit *e, uint8_t *at, const struct insn *insn,
     at = put_u8(at, insn->opcode);
     if (insn->has_modrm) // not VZEROUPPER
         at = modrm(e, at, f, new, true);
-    return immediates(at, insn);
+    return immediates(e, at, insn, new);
 }
 
 static uint8_t *put_evex(struct emit *e, uint8_t *at, const struct insn *insn,
@@ -217,7 +220,7 @@ static uint8_t *put_evex(struct emit *e, uint8_t *at, const struct insn *insn,
     at = put_u8(at, (insn->rex & 8u) << 4 | (~f->vvvv & 15) << 3 | 4 | pp_bits(insn));
     at = put_u8(at, z << 7 | ll << 5 | b << 4 | (f->vvvv & 16 ? 0 : 8) | (insn->evex_aaa & 7));
     at = put_u8(at, insn->opcode);
-    return immediates(modrm(e, at, f, new, false), insn);
+    return immediates(e, modrm(e, at, f, new, false), insn, new);
 }
 
 // Instructions with memory operands that the encoding does not hold, branches, and gathers.

@@ -2,9 +2,11 @@
 // faults and exits unwind to.
 #include "engine/translate/run.h"
 
+#include "engine/translate/direct.h"
 #include "engine/translate/interp.h"
 #include "engine/translate/jit.h"
 #include "engine/translate/system_impl.h"
+#include "host/clock.h"
 
 // --- events at an instruction boundary -----------------------------------------------------------
 
@@ -99,6 +101,7 @@ static bool still_idle(struct tcpu *c)
         c->exit = ENGINE_SHUTDOWN;
     else
         c->exit = ENGINE_HALTED;
+    c->counter[COUNTER_HALTS] += c->s.activity == CPU_HALTED;
     return c->s.activity != CPU_RUNNING;
 }
 
@@ -110,10 +113,18 @@ static void trap_pending(struct tcpu *c)
     raise_db(c, bits);
 }
 
+static void count_ticks(struct tcpu *c)
+{
+    uint64_t now = host_tsc();
+    c->counter[COUNTER_TICKS] += now - c->ticked;
+    c->ticked = now;
+}
+
 // Everything that stands between two instructions. False: run() returns, c->exit says why.
 static bool boundary(struct tcpu *c)
 {
     uint32_t pending = __atomic_load_n(&c->pending, __ATOMIC_SEQ_CST);
+    count_ticks(c);
     c->insn_rip = c->s.rip;
     if (!take_requests(c, pending))
         return false;
@@ -183,6 +194,8 @@ static void execute(struct tcpu *c)
                              MODE_STACK32 | MODE_PROTECTED;
     if ((c->mode & MODE_STEP) || c->s.interrupt_shadow) {
         step_watched(c);
+    } else if (direct_due(c)) {
+        direct_run(c);
     } else if (c->jit && jit_eligible(c)) {
         jit_run(c);
     } else {
@@ -207,7 +220,8 @@ static void follow_map(struct tcpu *c)
 enum engine_exit tcpu_run(struct tcpu *c)
 {
     tvm_enter(c);
-    c->running = 1;
+    c->ticked = host_tsc();
+    __atomic_store_n(&c->running, 1, __ATOMIC_SEQ_CST); // before boundary() looks: tvm.c
     follow_map(c);
     tcpu_pend(c, PENDING_EVENT);
     int landed = setjmp(c->unwind);
@@ -218,7 +232,8 @@ enum engine_exit tcpu_run(struct tcpu *c)
             execute(c);
     }
     fpu_to_memory(c);
-    c->running = 0;
+    count_ticks(c);
+    __atomic_store_n(&c->running, 0, __ATOMIC_SEQ_CST);
     tvm_leave(c);
     return c->exit;
 }

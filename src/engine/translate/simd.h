@@ -18,3 +18,9 @@ bool simd_refused(struct tcpu *c, uint64_t pc);
 // What the guest's extended state may consist of (bits of XCR0), and where that is in s.xsave.
 uint64_t simd_components(const struct tcpu *c);
 const struct xsave_layout *simd_layout(const struct tcpu *c);
+// Has the guest switched on all the state that programs of the host have (but protection keys)?
+bool simd_is_whole(const struct tcpu *c);
+bool simd_host_saves_more(const struct tcpu *c); // by XSAVE of all components than the guest has
+// Takes the state from an image in standard form, in the host's layout, that the guest may have
+// written; `bytes` long. It must not be in the machine.
+void simd_take(struct tcpu *c, const uint8_t *image, size_t bytes);

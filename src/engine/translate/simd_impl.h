@@ -30,6 +30,7 @@ struct simd {
     struct simd_frame frame __attribute__((aligned(64)));
     uint8_t backup[CPU_XSAVE_BYTES] __attribute__((aligned(64))); // machine state to go back to
     uint8_t image[CPU_XSAVE_BYTES] __attribute__((aligned(64)));  // of a guest's FXSAVE or XSAVE
+    uint64_t host_components;                                     // XCR0 of the host
     uint64_t components;        // XCR0 bits that guests can have: saved and restored here
     struct xsave_layout layout; // of the host, and so of s.xsave
     uint32_t mxcsr_mask;        // bits that LDMXCSR accepts
@@ -41,6 +42,7 @@ struct simd {
 
 #define MXCSR_DEFAULT 0x1f80u
 #define MXCSR_FLAGS 0x3fu
+#define MXCSR_ALL 0xffffu      // but MM
 #define MXCSR_OPERAND_FLAGS 7u // invalid, denormal, divide by zero
 #define FSW_ES 0x80u
 
@@ -53,6 +55,7 @@ struct simd {
 #define AREA_MXCSR_MASK 28
 #define AREA_ST 32
 #define AREA_XMM 160
+#define AREA_SOFTWARE 416 // reserved, and what the host's kernel notes there, up to AREA_BV
 #define AREA_BV 512
 #define AREA_COMPACT 520 // XCOMP_BV
 #define AREA_AVX 576     // in the standard and the compacted layout

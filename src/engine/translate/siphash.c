@@ -1,4 +1,4 @@
-// SipHash-2-4-128 (see siphash.h).
+// SipHash-1-3-128 (see siphash.h).
 #include "engine/translate/siphash.h"
 
 #include "base/bytes.h"
@@ -30,7 +30,7 @@ static void rounds(struct sip *s, unsigned n)
 static void take(struct sip *s, uint64_t word)
 {
     s->v3 ^= word;
-    rounds(s, 2);
+    rounds(s, 1);
     s->v0 ^= word;
 }
 
@@ -46,9 +46,9 @@ void siphash128(const uint64_t key[2], const void *data, size_t len, uint64_t ou
         last |= (uint64_t)p[i] << 8 * i;
     take(&s, last);
     s.v2 ^= 0xee;
-    rounds(&s, 4);
+    rounds(&s, 3);
     out[0] = s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
     s.v1 ^= 0xdd;
-    rounds(&s, 4);
+    rounds(&s, 3);
     out[1] = s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
 }

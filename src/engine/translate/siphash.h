@@ -1,6 +1,6 @@
-// SipHash-2-4 with 128 bits of output, by Aumasson and Bernstein ("SipHash: a fast short-input
-// PRF", 2012): a keyed checksum that nobody without the key can aim at. Uses general registers
-// only.
+// SipHash-1-3 with 128 bits of output, by Aumasson and Bernstein ("SipHash: a fast short-input
+// PRF", 2012): a keyed checksum that nobody without the key can aim at, with the fewer rounds that
+// hash tables use. Uses general registers only.
 #pragma once
 
 #include "base/types.h"

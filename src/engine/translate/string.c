@@ -138,25 +138,23 @@ static uint8_t *host_range(const struct string *s, gva_t at, uint64_t n, enum ac
 }
 
 // Runs up to `count` elements at host speed; returns false, nothing done, where that is impossible.
+// Faults of the source come before those of the destination.
 static bool run_many(const struct string *s, uint64_t count)
 {
     struct string_run r = {.acc = s->c->s.gpr[RAX]};
-    gva_t source = 0, dest = 0;
+    enum access access = s->kind & STRING_WRITES ? ACCESS_WRITE : ACCESS_READ;
     if (s->kind & STRING_SOURCE) {
-        source = source_linear(s);
-        count = min_u64(count, elements_in_page(s, source));
+        gva_t at = source_linear(s);
+        count = min_u64(count, elements_in_page(s, at));
+        if (count < 2 || !(r.source = host_range(s, at, count, ACCESS_READ)))
+            return false;
     }
     if (s->kind & STRING_DEST) {
-        dest = dest_linear(s);
-        count = min_u64(count, elements_in_page(s, dest));
+        gva_t at = dest_linear(s);
+        count = min_u64(count, elements_in_page(s, at));
+        if (count < 2 || !(r.dest = host_range(s, at, count, access)))
+            return false;
     }
-    if (count < 2)
-        return false;
-    enum access access = s->kind & STRING_WRITES ? ACCESS_WRITE : ACCESS_READ;
-    if (s->kind & STRING_SOURCE && !(r.source = host_range(s, source, count, ACCESS_READ)))
-        return false;
-    if (s->kind & STRING_DEST && !(r.dest = host_range(s, dest, count, access)))
-        return false;
     r.count = count;
     s->fn(&r, s->size, s->down);
     commit(s, &r, count - r.count);

@@ -1,6 +1,7 @@
 // SYSCALL, SYSRET, SYSENTER, SYSEXIT. Vendors differ: AMD has SYSCALL in legacy and compatibility
 // mode and no SYSENTER in long mode, Intel the reverse; Intel's SYSRET refuses a non-canonical
 // target in ring 0. Sources: Intel SDM vol. 2, AMD APM vol. 3.
+#include "engine/translate/direct.h"
 #include "engine/translate/system_impl.h"
 
 #define FLAT_CODE64 0xa09b // P, S, accessed readable code, L, G
@@ -25,6 +26,7 @@ static void level_changed(struct tcpu *c, unsigned level)
 {
     uint32_t mode = c->mode & ~(uint32_t)(MODE_USER | MODE_CPL0 | MODE_IOPL_OK);
     bool io = level <= bits_get(c->s.rflags, 13, 12);
+    direct_level(c, level == 3);
     c->user = level == 3;
     c->mode = mode | (level ? MODE_USER : MODE_CPL0) | (io ? MODE_IOPL_OK : 0);
 }

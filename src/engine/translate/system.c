@@ -1,5 +1,6 @@
 // The table of system and control instructions, BOUND, and the mode bits that translated code is
 // keyed by. Sources: Intel SDM vol. 2 and vol. 3 chapter 2.
+#include "engine/translate/direct.h"
 #include "engine/translate/system_impl.h"
 
 interp_fn *const interp_system[OP_COUNT] = {
@@ -180,6 +181,7 @@ void tcpu_update_mode(struct tcpu *c)
     if ((s->rflags & FLAG_TF) || (points_dr7(c) & 0xff) || c->debug.watch.step)
         mode |= MODE_STEP;
     c->watch = data_breakpoints(points_dr7(c));
+    direct_level(c, level == 3);
     c->user = level == 3;
     c->mode = mode;
     c->hot.barrier[0] = open_data(&s->seg[SEG_FS]) ? 0 : SEGMENT_BARRIER;

@@ -69,6 +69,8 @@ void frame_current(struct tcpu *c, unsigned size, struct frame *out);
 void frame_inner(struct tcpu *c, unsigned dpl, unsigned size, struct frame *out);
 void frame_push(struct tcpu *c, struct frame *f, uint64_t value);
 uint64_t frame_pop(struct tcpu *c, struct frame *f);
+// n quadwords of a frame that is wide.
+void frame_pop_long(struct tcpu *c, struct frame *f, uint64_t *out, unsigned n);
 void frame_commit(struct tcpu *c, const struct frame *f); // SS and rsp, not the mode
 
 // --- exception.c ---------------------------------------------------------------------------------
@@ -145,5 +147,7 @@ interp_fn sys_in, sys_out, sys_ins, sys_outs;
 
 void pdpte_load(struct tcpu *c, uint64_t cr3); // PAE: #GP(0) on reserved bits
 uint64_t guest_tsc(const struct tcpu *c);
+// From now on it is the host's plus this, plus the guest's own TSC_ADJUST.
+void tsc_base(struct tcpu *c, uint64_t offset);
 uint64_t msr_get(struct tcpu *c, uint32_t msr); // raises #GP(0)
 void msr_set(struct tcpu *c, uint32_t msr, uint64_t value);

@@ -61,6 +61,7 @@ enum tcpu_pending {
 
 // Indices of tcpu.counter; values only grow.
 enum tcpu_counter {
+    COUNTER_TICKS,       // of the host's TSC in which guest code ran: all that follows, upcalls too
     COUNTER_INTERPRETED, // instructions run by the interpreter
     COUNTER_TLB_FILLS,   // slow path of the inline TLB
     COUNTER_TLB_WALKS,   // page walks
@@ -68,9 +69,11 @@ enum tcpu_counter {
     COUNTER_EXCEPTIONS,
     COUNTER_INTERRUPTS,
     COUNTER_UPCALLS, // port and memory-mapped I/O
-    COUNTER_BLOCKS,  // blocks translated
-    COUNTER_INSNS,   // instructions translated
-    COUNTER_COPIED,  // blocks taken from the store instead
+    COUNTER_HALTS,
+    COUNTER_SPINS,  // times that it waited for another vCPU in a loop for long and yielded
+    COUNTER_BLOCKS, // blocks translated
+    COUNTER_INSNS,  // instructions translated
+    COUNTER_COPIED, // blocks taken from the store instead
     COUNTER_COPIED_INSNS,
     COUNTER_LOADED,        // of these blocks: from the file
     COUNTER_REFUSED,       // blocks of the file that are not what was written; counted by the store
@@ -86,18 +89,33 @@ enum tcpu_counter {
     COUNTER_POLLS,         // times that it was left because something was pending
     COUNTER_TRAPS,         // host exceptions in it
     COUNTER_INVALIDATED,   // blocks dropped because their bytes changed
+    COUNTER_VERIFYING,     // blocks translated that compare their own bytes
+    COUNTER_CHANGED,       // of these, found to have changed
     COUNTER_CACHE_FLUSHES,
-    COUNTER_HOT,         // blocks translated again because they run often
-    COUNTER_LOOPS,       // blocks that are a whole loop
-    COUNTER_SLOT_MISSES, // about: looked at when a slot has missed 64 times
-    COUNTER_LOCKSTEP,    // blocks compared with the interpreter
+    COUNTER_HOT,             // blocks translated again because they run often
+    COUNTER_LOOPS,           // blocks that are a whole loop
+    COUNTER_STRETCHES,       // loops in them that have a copy without checks
+    COUNTER_SLOT_MISSES,     // about: looked at when a slot has missed 64 times
+    COUNTER_DIRECT,          // runs of user code in a cage
+    COUNTER_DIRECT_TICKS,    // of the host's TSC in cages, and on the way
+    COUNTER_DIRECT_PAGES,    // pages that cages were given
+    COUNTER_DIRECT_MISSES,   // runs that ended with a page that the cage lacked
+    COUNTER_DIRECT_FAULTS,   // with one that it could not have
+    COUNTER_DIRECT_SYSCALLS, // with a system call
+    COUNTER_DIRECT_TRAPS,    // with another exception
+    COUNTER_DIRECT_KICKS,    // because something was pending
+    COUNTER_DIRECT_UNFIT,    // runs that were worth it, in a mode that cages do not have
+    COUNTER_DIRECT_REFUSED,  // that were worth it, but no cage could be had for their memory
+    COUNTER_LOCKSTEP,        // blocks compared with the interpreter
     COUNTER_COUNT,
 };
 
-struct tvm;  // tvm.h
-struct jit;  // jit.h: code cache and blocks of this vCPU
-struct simd; // simd.h: stubs that run one vector instruction
-struct tlb2; // mmu.c
+struct tvm;    // tvm.h
+struct jit;    // jit.h: code cache and blocks of this vCPU
+struct simd;   // simd.h: stubs that run one vector instruction
+struct tlb2;   // mmu.c
+struct direct; // direct.h
+struct cage;   // host/cage.h
 
 // What a debugger watches: debug.c.
 struct tcpu_debug {
@@ -117,7 +135,7 @@ struct tcpu {
     uint8_t user;         // 1 when CPL is 3: which TLB data accesses use
     uint8_t fpu_live;     // the guest's x87/vector state is in the host's registers, not in s.xsave
     uint8_t in_exception; // enum exception_class of the event being delivered, for double faults
-    uint8_t running;      // inside run()
+    uint8_t running;      // [any] inside run()
     uint32_t tlb_mask;    // TLB_ENTRIES - 1, or 0 with ENGINE_DEBUG_TINY_TLB: see tlb_index()
     uint64_t tsc_offset;  // guest TSC = host TSC + this
     uint64_t insn_rip;    // rip of the instruction being executed (faults restart there)
@@ -135,6 +153,7 @@ struct tcpu {
 
     struct feature_set features; // what CPUID shows: other instructions are #UD
     uint64_t counter[COUNTER_COUNT];
+    uint64_t ticked;     // by the host's TSC: so far COUNTER_TICKS has come
     struct jit_hot hot;  // the rest of what translated code addresses
     uint64_t phys_mask;  // the guest's physical-address bits (MAXPHYADDR)
     uint32_t intr_level; // [any] the INTR input; PENDING_INTR follows it while IF is set
@@ -151,6 +170,8 @@ struct tcpu {
     gpa_t rmw_at;
     struct icache *icache;     // interp.c: decoded instructions
     struct lockstep *lockstep; // lockstep.h; NULL but with ENGINE_DEBUG_LOCKSTEP
+    struct direct *direct;     // NULL: all code is translated
+    struct cage *caged;        // [any] where its code runs now; NULL: here
     struct tcpu_debug debug;
 };
 
@@ -222,9 +243,15 @@ void *mem_host(struct tcpu *c, gva_t at, unsigned len, enum access access);
 // the TLB entry for this one use. NULL only for MMIO. For LOCKed read-modify-write.
 void *mem_host_rmw(struct tcpu *c, gva_t at, unsigned len);
 
-// Fetches up to 15 code bytes at linear address `at` (for decoding); returns how many could be read
-// before a page that would fault. Raises only if the first byte faults.
+// Copies len code bytes within one page of RAM. Each aligned word is read at once: when another
+// processor replaces an immediate operand by one store, it must not be seen halfway.
+void mem_copy_code(uint8_t *to, const uint8_t *host, unsigned len);
+// Fetches up to 15 code bytes at linear address `at`, for decoding, from their first page only;
+// returns how many. Raises a fault as the first byte does.
 unsigned mem_fetch(struct tcpu *c, gva_t at, uint8_t *out);
+// For an instruction that is longer than what mem_fetch() had: adds the bytes of the next page, if
+// they can be read. Returns how many there are now.
+unsigned mem_fetch_on(struct tcpu *c, gva_t at, uint8_t *out, unsigned have);
 // Guest-physical address of code at `at`, faulting as a fetch would; *host is the page's host
 // address or NULL when the code is not in RAM.
 gpa_t mem_code_gpa(struct tcpu *c, gva_t at, uint8_t **host_page);
@@ -244,6 +271,9 @@ void tlb_flush_page(struct tcpu *c, gva_t at); // INVLPG
 bool tlb_code_is_global(const struct tcpu *c, gva_t at);
 // Clears write tags that point into this guest-physical page (it now holds code, or is logged).
 void tlb_protect_page(struct tcpu *c, gpa_t page);
+// From any thread, after a full barrier: may a write tag of c lead into the page, or a store
+// through one not be visible yet? It may say so of a page that was written long ago.
+bool tlb_may_write(const struct tcpu *c, gpa_t page);
 
 // --- exceptions and control flow -----------------------------------------------------------------
 
@@ -260,9 +290,13 @@ void tcpu_update_mode(struct tcpu *c);
 // again.
 void tcpu_if_changed(struct tcpu *c);
 // Sets or clears bits of c->pending. Any thread.
+void direct_kick(struct cage *cage);
 static inline void tcpu_pend(struct tcpu *c, uint32_t bits)
 {
     __atomic_fetch_or(&c->pending, bits, __ATOMIC_SEQ_CST);
+    struct cage *cage = __atomic_load_n(&c->caged, __ATOMIC_SEQ_CST);
+    if (cage)
+        direct_kick(cage);
 }
 static inline void tcpu_unpend(struct tcpu *c, uint32_t bits)
 {
@@ -274,6 +308,10 @@ static inline void tcpu_unpend(struct tcpu *c, uint32_t bits)
 // Executes one instruction at s.rip (a repeated string instruction may stop early with rip
 // unchanged when something is pending). Raises faults by cpu_raise().
 void interp_step(struct tcpu *c);
+
+// Fetches and decodes the instruction at a linear address; of the next page nothing is touched that
+// is not needed for that. *have: how many bytes could be read. Raises a fault of its first byte.
+enum insn_status interp_fetch(struct tcpu *c, gva_t at, struct insn *out, unsigned *have);
 
 // Executes an already decoded instruction whose bytes are at s.rip.
 void interp_insn(struct tcpu *c, const struct insn *insn);

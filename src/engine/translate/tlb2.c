@@ -7,8 +7,10 @@
 #include <stdlib.h>
 
 #include "base/copy.h"
+#include "engine/translate/direct.h"
 #include "engine/translate/interp_impl.h"
 #include "engine/translate/jit.h"
+#include "host/ram_file.h"
 
 static bool alive(const struct tlb2 *t, const struct translation *e, unsigned pcid)
 {
@@ -76,6 +78,8 @@ void tlb2_insert(struct tcpu *c, struct translation *e)
     e->born = t->time;
     e->pcid = (uint16_t)tlb2_pcid(c);
     find_host(c, e);
+    if (e->host && c->vm->config.ram_file)
+        ram_file_touch(c->vm->config.ram_file, e->host, 1);
     if (e->shift == 12) {
         *small_at(c, e->page) = *e;
         return;
@@ -178,12 +182,14 @@ void tlb_flush_all(struct tcpu *c)
     t->large_seen = false;
     fill_bytes(t->writable, 0, sizeof t->writable);
     tlb_flush_inline(c, true);
+    direct_forget_all(c);
 }
 
 void tlb_flush_pcid(struct tcpu *c, unsigned pcid)
 {
     pcid &= 0xfff;
     c->tlb2->dead[pcid] = c->tlb2->time++;
+    direct_forget_pcid(c, pcid);
     if (pcid == tlb2_pcid(c))
         tlb_flush_inline(c, false);
 }
@@ -222,6 +228,12 @@ void tlb2_drop(struct tcpu *c, gva_t at, unsigned pcid, bool globals)
         drop_if_maps(large_at(c, at ^ BIT(21)), at, pcid, globals);
     for (unsigned i = 0; huge && i < TLB2_LARGE; i++)
         drop_if_maps(&t->large[i], at, pcid, globals);
+    if (huge && globals)
+        direct_forget_all(c);
+    else if (huge)
+        direct_forget_pcid(c, pcid);
+    else
+        direct_forget_page(c, at, globals ? DIRECT_ALL_PCIDS : pcid, large);
     if (pcid != tlb2_pcid(c))
         return;
     if (huge) {
@@ -257,11 +269,35 @@ static void protect_listed(struct tcpu *c, unsigned user, unsigned list, uintptr
     }
 }
 
+static uint64_t *writable_at(const struct tcpu *c, gpa_t page, uint64_t *bit)
+{
+    uint64_t n = page >> PAGE_SHIFT & (TLB2_WRITABLE - 1);
+    *bit = BIT(n % 64);
+    return &c->tlb2->writable[n / 64];
+}
+
+// Of a vCPU that sets a tag and one that announces code, one sees the other: the first sets the
+// bit, then looks at the page's flags, the second sets PAGE_CODE, then looks at the bit.
+void tlb_note_writable(struct tcpu *c, gpa_t page)
+{
+    uint64_t bit, *word = writable_at(c, page, &bit);
+    uint64_t had = __atomic_load_n(word, __ATOMIC_RELAXED);
+    if (!(had & bit))
+        __atomic_store_n(word, had | bit, __ATOMIC_SEQ_CST);
+}
+
+bool tlb_may_write(const struct tcpu *c, gpa_t page)
+{
+    uint64_t bit, *word = writable_at(c, page, &bit);
+    return __atomic_load_n(word, __ATOMIC_SEQ_CST) & bit || direct_may_write(c, page);
+}
+
 void tlb_protect_page(struct tcpu *c, gpa_t page)
 {
     bool all = page == ~0ull;
-    if (!all && !c->tlb2->writable[page >> PAGE_SHIFT & (TLB_ENTRIES - 1)])
+    if (!all && !tlb_may_write(c, page))
         return;
+    direct_protect(c, page);
     jit_forget_slots(c);
     uintptr_t host = all ? 0 : (uintptr_t)tvm_host(c->vm, page, 1, NULL);
     for (unsigned n = 0; n < 4; n++)

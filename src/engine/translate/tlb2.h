@@ -21,6 +21,7 @@ struct inline_use {
 };
 
 #define TLB2_REGIONS 4096
+#define TLB2_WRITABLE (1u << 19) // pages, by their numbers' lower bits
 
 struct tlb2 {
     // Entries born at or before these times are dead: O(1) flushes.
@@ -32,9 +33,9 @@ struct tlb2 {
     // KiB, and above 4 MiB, anywhere.
     uint8_t large_region[TLB2_REGIONS];
     uint8_t huge_region[TLB2_REGIONS];
-    uint8_t writable[TLB_ENTRIES]; // by guest-physical page: a write tag may lead there
-    struct inline_use use[2];      // [1]: user accesses
-    uint64_t dead[4096];           // per PCID
+    uint64_t writable[TLB2_WRITABLE / 64]; // [any] see tlb_may_write(); changed by the vCPU only
+    struct inline_use use[2];              // [1]: user accesses
+    uint64_t dead[4096];                   // per PCID
     struct translation small[TLB2_SMALL];
     struct translation large[TLB2_LARGE]; // 2 MiB fragments; host and slot are not kept
 };
@@ -52,5 +53,7 @@ void tlb2_insert(struct tcpu *c, struct translation *e);
 void tlb2_drop(struct tcpu *c, gva_t at, unsigned pcid, bool globals);
 // Forgets the inline tags, those of global pages only if asked (second-level entries stay).
 void tlb_flush_inline(struct tcpu *c, bool globals);
+// A write tag is about to lead to a guest-physical page.
+void tlb_note_writable(struct tcpu *c, gpa_t page);
 // Takes inline entry i for a translation to RAM: clears tags that mean anything else.
 void tlb_claim(struct tcpu *c, unsigned i, bool user, const struct translation *t);

@@ -3,9 +3,9 @@
 //
 // The agreement. Each vCPU has its own TLBs and translations. Before one of them reads bytes in
 // order to keep a translation, no vCPU may be able to write these bytes unnoticed:
-//   reader: sets the line bits and PAGE_CODE; asks every other vCPU to drop write tags for the page
-//   and
-//           waits until each has done so; sets PAGE_CODE_READY; reads the bytes.
+//   reader: sets the line bits and PAGE_CODE; asks every other vCPU that may have write tags for
+//           the page to drop them and waits until each has done so; sets PAGE_CODE_READY; reads
+//           the bytes.
 //   writer: sees no tag, takes the slow path: stores, then (full barrier) looks at the line bits
 //   and
 //           tells every holder to drop its translations.
@@ -19,7 +19,8 @@
 // A page stops being code when nobody holds translations of it any more: a writer tells the other
 // holders to drop the whole page, and each then takes its bit out of the page's holders; a writer
 // who is the only holder drops line by line. A holder's bit is set before it reads and cleared only
-// by itself, so a page that a vCPU is about to read cannot be given back under it.
+// by itself or while it is not in run(), so a page that a vCPU is about to read cannot be given
+// back under it.
 // Not modelled: more than TVM_SLOTS ranges.
 #include "engine/translate/tvm.h"
 
@@ -27,8 +28,10 @@
 #include <stdlib.h>
 
 #include "base/checked.h"
+#include "engine/translate/direct.h"
 #include "engine/translate/interp_impl.h"
 #include "engine/translate/jit.h"
+#include "engine/translate/unrest.h"
 
 const struct tvm_slot *tvm_slot(const struct tvm *vm, gpa_t gpa)
 {
@@ -55,7 +58,7 @@ static void slot_release(struct tvm_slot *slot)
     free(slot->flags);
     free(slot->lines);
     free(slot->holders);
-    free(slot->misses);
+    free(slot->unrest);
     *slot = (struct tvm_slot){0};
 }
 
@@ -71,9 +74,9 @@ static err_t slot_add(struct tvm *vm, gpa_t at, uint64_t len, uint8_t *host, uin
                             .rom = map_flags & ENGINE_MAP_ROM};
     slot.flags = calloc(len >> PAGE_SHIFT, sizeof *slot.flags);
     slot.lines = calloc(len >> PAGE_SHIFT, sizeof *slot.lines);
-    slot.misses = calloc(len >> PAGE_SHIFT, sizeof *slot.misses);
+    slot.unrest = calloc(len >> PAGE_SHIFT, sizeof *slot.unrest);
     slot.holders = calloc(len >> PAGE_SHIFT, sizeof *slot.holders);
-    if (!slot.flags || !slot.lines || !slot.holders || !slot.misses) {
+    if (!slot.flags || !slot.lines || !slot.holders || !slot.unrest) {
         slot_release(&slot);
         return error_set(e, ERR_NO_MEMORY, "no memory for the page flags of a memory range");
     }
@@ -175,10 +178,10 @@ static void ask_code(struct tvm *vm, unsigned i, gpa_t page)
 {
     struct tvm_inbox *in = &vm->inbox[i];
     inbox_lock(in);
-    bool known = in->codes && in->codes <= TVM_INBOX && in->code[in->codes - 1] == page;
-    if (!known && in->codes < TVM_INBOX)
+    bool known = in->codes && in->codes <= TVM_CODES && in->code[in->codes - 1] == page;
+    if (!known && in->codes < TVM_CODES)
         in->code[in->codes] = page;
-    if (!known && in->codes <= TVM_INBOX)
+    if (!known && in->codes <= TVM_CODES)
         in->codes++;
     inbox_unlock(in);
     tcpu_pend(vm->vcpu[i], PENDING_INVALIDATE);
@@ -224,6 +227,7 @@ static void page_is_plain(const struct tvm_slot *slot, uint64_t n)
 static void drop_code(struct tcpu *c, gpa_t at, uint64_t len)
 {
     icache_invalidate(c, at, len);
+    direct_code_changed(c, at, len);
     if (c->jit)
         jit_invalidate(c, at, len);
 }
@@ -244,19 +248,24 @@ static void release_page(struct tcpu *c, gpa_t page)
 static void do_codes(struct tcpu *c)
 {
     struct tvm_inbox *in = &c->vm->inbox[c->index];
+    gpa_t code[TVM_CODES];
     inbox_lock(in);
-    if (in->codes > TVM_INBOX) {
-        icache_flush(c);
-        if (c->jit)
-            jit_flush(c);
-    } else {
-        for (uint32_t i = 0; i < in->codes; i++) {
-            drop_code(c, in->code[i], PAGE_SIZE);
-            release_page(c, in->code[i]);
-        }
-    }
+    uint32_t codes = in->codes;
+    for (uint32_t i = 0; i < codes && codes <= TVM_CODES; i++)
+        code[i] = in->code[i];
     in->codes = 0;
     inbox_unlock(in);
+    if (codes > TVM_CODES) {
+        icache_flush(c);
+        direct_all_code_changed(c);
+        if (c->jit)
+            jit_flush(c);
+        return;
+    }
+    for (uint32_t i = 0; i < codes; i++) {
+        drop_code(c, code[i], PAGE_SIZE);
+        release_page(c, code[i]);
+    }
 }
 
 void tvm_leave(struct tcpu *c)
@@ -285,13 +294,15 @@ void tvm_catch_up(struct tcpu *c)
     }
 }
 
-// Withdraws write tags for page (or all) from every vCPU but self, which waits as one that is
-// outside.
+// Withdraws write tags for page (or all) from every vCPU but self that may have one. Self waits as
+// one that is outside.
 static void withdraw(struct tvm *vm, struct tcpu *self, gpa_t page)
 {
     uint64_t ticket[TVM_VCPUS];
     for (unsigned i = 0; i < vm->config.vcpus; i++) {
-        if (vm->vcpu[i] && vm->vcpu[i] != self)
+        ticket[i] = 0;
+        if (vm->vcpu[i] && vm->vcpu[i] != self &&
+            (page == ~0ull || tlb_may_write(vm->vcpu[i], page)))
             ticket[i] = ask_page(vm, i, page);
     }
     if (self)
@@ -367,14 +378,23 @@ static bool reclaim_own(struct tvm *vm, const struct tvm_slot *slot, struct tcpu
     return alone;
 }
 
-// A page of data that once held code, or still holds a little, is better off without it: after so
-// many writes beside its translations all its lines count as written.
-static uint64_t lost_patience(const struct tvm_slot *slot, uint64_t n)
+// Has the holders drop the page. For those that are not in run() that is as good as done, since
+// they look into their inboxes before anything else: with the lock held, none of them can have
+// looked and announced the page anew in between.
+static void ask_holders(struct tvm *vm, const struct tvm_slot *slot, uint64_t n, uint64_t holders)
 {
-    if (slot->misses[n]++ < TVM_PATIENCE)
-        return 0;
-    slot->misses[n] = 0;
-    return slot->lines[n];
+    uint64_t resting = 0;
+    for (unsigned i = 0; i < vm->config.vcpus; i++)
+        if ((holders & BIT(i)) && vm->vcpu[i])
+            ask_code(vm, i, slot->at + (n << PAGE_SHIFT));
+    code_lock(vm);
+    for (unsigned i = 0; i < vm->config.vcpus; i++)
+        if ((holders & BIT(i)) && vm->vcpu[i] &&
+            !__atomic_load_n(&vm->vcpu[i]->running, __ATOMIC_SEQ_CST))
+            resting |= BIT(i);
+    if (resting && !__atomic_and_fetch(&slot->holders[n], ~resting, __ATOMIC_SEQ_CST))
+        page_is_plain(slot, n);
+    code_unlock(vm);
 }
 
 static void code_written_page(struct tvm *vm, struct tcpu *self, gpa_t gpa, uint64_t len)
@@ -385,20 +405,21 @@ static void code_written_page(struct tvm *vm, struct tcpu *self, gpa_t gpa, uint
     uint64_t n = (gpa - slot->at) >> PAGE_SHIFT;
     __atomic_thread_fence(__ATOMIC_SEQ_CST); // pairs with the one in tvm_protect_code
     uint64_t hit = __atomic_load_n(&slot->lines[n], __ATOMIC_SEQ_CST) & lines_of(gpa, len);
-    bool alone = self && vm->config.vcpus == 1;
-    if (!hit && alone)
-        hit = lost_patience(slot, n);
+    if (self && unrest_noted(slot, n, hit ? UNREST_STRIKE : 1))
+        hit = __atomic_load_n(&slot->lines[n], __ATOMIC_SEQ_CST); // all count as written
     if (!hit)
         return;
+    if (self && direct_holds_code(self, align_down(gpa, PAGE_SIZE)))
+        hit = slot->lines[n]; // it is gone at one go, not line by line
     if (self && reclaim_own(vm, slot, self, n, hit))
         return;
     if (self)
         drop_code(self, gpa, len);
     uint64_t holders = __atomic_load_n(&slot->holders[n], __ATOMIC_SEQ_CST);
-    for (unsigned i = 0; i < vm->config.vcpus; i++) {
-        if ((holders & BIT(i)) && vm->vcpu[i] && vm->vcpu[i] != self)
-            ask_code(vm, i, align_down(gpa, PAGE_SIZE));
-    }
+    if (self)
+        holders &= ~BIT(self->index);
+    if (holders)
+        ask_holders(vm, slot, n, holders);
 }
 
 void tvm_code_written(struct tvm *vm, struct tcpu *self, gpa_t gpa, uint64_t len)

@@ -7,8 +7,7 @@
 #define TVM_VCPUS 64
 #define TVM_LINE_SHIFT 6 // writes are compared with translated code by lines of 64 bytes
 #define TVM_INBOX 32
-#define TVM_PATIENCE \
-    200 // slow writes beside a page's code that cost about what translating it anew does
+#define TVM_CODES 256
 
 // Flags of one guest-physical RAM page. [any], changed with atomic or/and.
 enum page_flags {
@@ -17,15 +16,24 @@ enum page_flags {
     PAGE_CODE_READY = 4, // PAGE_CODE, and every vCPU is known to have no write tag
 };
 
+// How much writes to a page with code have cost lately (unrest.c). [any], about
+struct tvm_unrest {
+    uint64_t until; // TSC: the page is open until then; 0: it never was
+    uint32_t since; // when `cost` was first counted
+    uint16_t cost;
+    uint8_t level; // the last opening was so many times doubled
+    uint8_t pad;
+};
+
 struct tvm_slot { // immutable while vCPUs run
     gpa_t at;
     uint64_t len;
     uint8_t *host;
     uint8_t *flags;  // [any] one byte a page, owned
     uint64_t *lines; // [any] one bit for each 64 bytes that some vCPU holds translations of, owned
-    uint8_t *misses; // of one vCPU: writes to the page that met no translation, owned
-    uint64_t *holders;  // [any] vCPUs that may hold translations of bytes in a page, owned
-    uint32_t map_flags; // enum engine_map_flags
+    struct tvm_unrest *unrest; // owned
+    uint64_t *holders;         // [any] vCPUs that may hold translations of bytes in a page, owned
+    uint32_t map_flags;        // enum engine_map_flags
     bool rom;
     uint8_t pad[3];
 };
@@ -34,12 +42,12 @@ struct tvm_slot { // immutable while vCPUs run
 struct tvm_inbox {
     uint32_t lock;
     uint32_t pages; // entries in page; more than TVM_INBOX: all pages
-    uint32_t codes; // entries in code; more than TVM_INBOX: all code
+    uint32_t codes; // entries in code; more than TVM_CODES: all code
     uint32_t pad;
     uint64_t asked; // requests about pages so far
     uint64_t done;  // of these, carried out
     gpa_t page[TVM_INBOX];
-    gpa_t code[TVM_INBOX]; // pages
+    gpa_t code[TVM_CODES]; // pages
 };
 
 struct tvm {
@@ -55,6 +63,7 @@ struct tvm {
     struct cpuid_table cpuid;
     struct perf_map *perf;   // NULL: nobody wants it
     struct jit_file *file;   // where these come from and go to; NULL: nowhere
+    struct cage **cage;      // DIRECT_SPACES for each vCPU; NULL: there are none
     struct jit_store *store; // translations that vCPUs share; NULL: none are
     struct tcpu *vcpu[TVM_VCPUS];
     struct tvm_inbox inbox[TVM_VCPUS];

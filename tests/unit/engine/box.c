@@ -110,6 +110,11 @@ static void fill_cpuid(struct cpuid_table *t)
 
 struct box *box_new(uint32_t debug)
 {
+    return box_new_caged(debug, NULL);
+}
+
+struct box *box_new_caged(uint32_t debug, struct cages *cages)
+{
     struct box *b = aligned_alloc(64, align_up(sizeof *b, 64));
     struct cpuid_table *table = calloc(1, sizeof *table);
     memset(b, 0, sizeof *b);
@@ -117,8 +122,18 @@ struct box *box_new(uint32_t debug)
     fill_cpuid(table);
     struct engine_vm_config config = {
         .vcpus = 1, .cpuid = table, .tsc_khz = 1000000, .debug = debug};
-    b->ram = mmap(NULL, BOX_RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct error e = {0};
+    if (ram_file_init(&b->file, BOX_RAM, &e)) {
+        printf("Bail out! %s\n", e.text);
+        exit(1);
+    }
+    b->ram = b->file.at;
+    config.direct = cages;
+    config.cages = cages;
+    config.ram_fd = b->file.fd;
+    config.ram_file = &b->file;
+    config.ram_host = b->ram;
+    config.ram_bytes = BOX_RAM;
     if (engine_translate.vm_new(&config, &upcalls, b, &b->vm, &e) ||
         engine_translate.map(b->vm, 0, BOX_RAM, b->ram, ENGINE_MAP_RAM, &e) ||
         engine_translate.vcpu_new(b->vm, 0, &b->vcpu, &e) ||
@@ -136,7 +151,7 @@ void box_free(struct box *b)
 {
     engine_translate.vcpu_free(b->vcpu);
     engine_translate.vm_free(b->vm);
-    munmap(b->ram, BOX_RAM);
+    ram_file_release(&b->file);
     free(b);
 }
 

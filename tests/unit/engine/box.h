@@ -5,6 +5,7 @@
 #include "cpu/x86.h"
 #include "engine/translate/system_impl.h"
 #include "engine/translate/tvm.h"
+#include "host/ram_file.h"
 #include "test.h"
 
 #define BOX_RAM (4 * MIB)
@@ -34,6 +35,7 @@ struct box {
     struct engine_vcpu *vcpu;
     struct tcpu *c;
     uint8_t *ram;
+    struct ram_file file;         // the same
     struct cpu_state s;           // to be set; as it was after the last run
     uint64_t mmio_at, mmio_value; // of the last access
     unsigned mmio_reads, mmio_writes, mmio_size;
@@ -41,6 +43,7 @@ struct box {
 };
 
 struct box *box_new(uint32_t debug);
+struct box *box_new_caged(uint32_t debug, struct cages *cages); // with direct execution
 void box_free(struct box *b);
 
 // The tables, and b->s as that mode begins: flat segments, ring 0, rip at BOX_CODE, IF clear.

@@ -303,6 +303,23 @@ static void changed_code_is_seen_by_the_next_instruction(void)
     box_free(b);
 }
 
+static void code_of_a_vcpu_that_rests_is_given_back_when_it_is_written(void)
+{
+    struct box *b = box_new(0);
+    box_long(b);
+    const uint8_t *flags = tvm_slot(b->c->vm, 0)->flags;
+    BOX_RUN(b, 0xb0, 0x01, 0xf4); // mov al,1; hlt
+    CHECK_EQ(b->s.gpr[RAX] & 0xff, 1);
+    CHECK(flags[BOX_CODE >> PAGE_SHIFT] & PAGE_CODE);
+    b->ram[BOX_CODE + 1] = 2;
+    tvm_written(b->c->vm, NULL, BOX_CODE + 1, 1);
+    CHECK(!(flags[BOX_CODE >> PAGE_SHIFT] & PAGE_CODE));
+    b->s.rip = BOX_CODE;
+    CHECK_EQ(box_run(b, NULL, 0), ENGINE_HALTED);
+    CHECK_EQ(b->s.gpr[RAX] & 0xff, 2);
+    box_free(b);
+}
+
 static void code_that_ends_at_an_unmapped_page_faults_there(void)
 {
     struct box *b = box_new(0);
@@ -343,6 +360,21 @@ static void system_management_mode_is_refused_in_words(void)
     box_free(b);
 }
 
+static void tsc_is_the_hosts_with_its_offset(void)
+{
+    struct box *b = box_new(0);
+    struct error e;
+    b->s.tsc = 12345;
+    b->s.tsc_adjust = 500;
+    CHECK_EQ(engine_translate.set(b->vcpu, ENGINE_ALL, &b->s, &e), OK);
+    uint64_t before = __builtin_ia32_rdtsc();
+    engine_translate.tsc_offset(b->vcpu, 1000000);
+    engine_translate.get(b->vcpu, ENGINE_MSRS, &b->s);
+    uint64_t after = __builtin_ia32_rdtsc();
+    CHECK(b->s.tsc >= before + 1000500 && b->s.tsc <= after + 1000500);
+    box_free(b);
+}
+
 TEST_MAIN(TEST(ud2_faults_at_itself_without_an_error_code), TEST(bad_selector_is_the_error_code),
           TEST(absent_segment_is_np_and_absent_stack_is_ss),
           TEST(software_interrupt_needs_the_gates_privilege),
@@ -359,5 +391,6 @@ TEST_MAIN(TEST(ud2_faults_at_itself_without_an_error_code), TEST(bad_selector_is
           TEST(data_breakpoint_traps_after_the_write), TEST(general_detect_guards_debug_registers),
           TEST(kick_is_remembered_until_run_returns),
           TEST(changed_code_is_seen_by_the_next_instruction),
+          TEST(code_of_a_vcpu_that_rests_is_given_back_when_it_is_written),
           TEST(code_that_ends_at_an_unmapped_page_faults_there), TEST(overlong_instruction_is_gp),
-          TEST(system_management_mode_is_refused_in_words))
+          TEST(system_management_mode_is_refused_in_words), TEST(tsc_is_the_hosts_with_its_offset))

@@ -1,5 +1,6 @@
-// A tiny 64-bit guest for tests of the translator: 2 MiB of identity-mapped memory, an interrupt
-// table whose handlers halt, and code given as bytes. Runs until HLT in one of the engine's modes.
+// A tiny 64-bit guest for tests of the translator: 2 MiB of identity-mapped memory, which are at
+// two addresses far up as well (GUEST_HIGH), where kernels have them, an interrupt table whose
+// handlers halt, and code given as bytes. Runs until HLT in one of the engine's modes.
 //
 //   0x1000 page tables   0x6000 IDT   0x7000 handlers (16 bytes each)   0x8000 TSS-free GDT
 //   0x10000 code         0x20000 stack top         0x30000..0x3ffff data
@@ -10,6 +11,8 @@
 
 #include "base/bytes.h"
 #include "engine/engine.h"
+#include "host/cage.h"
+#include "host/ram_file.h"
 
 #define GUEST_BYTES (2 * MIB)
 #define GUEST_GUARD (16 * MIB)
@@ -17,17 +20,20 @@
 #define GUEST_STACK 0x20000u
 #define GUEST_DATA 0x30000u
 #define GUEST_HANDLERS 0x7000u
+#define GUEST_HIGH(n) (0xffffffff81000000u + (n)*0x200000u) // 0 or 1
 
 struct guest {
     uint8_t *ram;
     struct engine_vm *vm;
     struct engine_vcpu *vcpu;
     struct cpu_state state; // before and after a run
+    struct ram_file file;   // where `ram` is, if the guest has cages
 };
 
 // Guests are shown GFNI, whether the host has it or not.
 static bool guest_claims_gfni;
 static const char *guest_translations; // file of the next guest
+static struct cages *guest_cages;      // of the next guest, for direct execution
 
 static uint64_t guest_mmio_read(void *opaque, unsigned vcpu, gpa_t at, unsigned size)
 {
@@ -91,6 +97,10 @@ static inline void guest_tables(struct guest *g)
     store_le64(g->ram + 0x1000, 0x2000 | PTE_P | PTE_W | PTE_U);
     store_le64(g->ram + 0x2000, 0x3000 | PTE_P | PTE_W | PTE_U);
     store_le64(g->ram + 0x3000, 0x4000 | PTE_P | PTE_W | PTE_U);
+    store_le64(g->ram + 0x1000 + 8 * 511, 0x2000 | PTE_P | PTE_W | PTE_U);
+    store_le64(g->ram + 0x2000 + 8 * 510, 0x3000 | PTE_P | PTE_W | PTE_U);
+    store_le64(g->ram + 0x3000 + 8 * 8, 0x4000 | PTE_P | PTE_W | PTE_U);
+    store_le64(g->ram + 0x3000 + 8 * 9, 0x4000 | PTE_P | PTE_W | PTE_U);
     for (uint64_t i = 0; i < 512; i++) // 4 KiB pages; the last 64 lead to MMIO
         store_le64(g->ram + 0x4000 + 8 * i,
                    (i < 448 ? i << 12 : 0x80000000 + (i << 12)) | PTE_P | PTE_W | PTE_U);
@@ -144,16 +154,41 @@ static inline void guest_user(struct guest *g, bool code64)
     store_le64(g->ram + 0x8104, GUEST_STACK + 0x3000);
 }
 
+// The guest begins in ring 3, with selectors as 64-bit Linux has them.
+static inline void guest_linux_user(struct guest *g)
+{
+    static const uint64_t descriptor[] = {0x00cffb000000ffff, 0x00cff3000000ffff,
+                                          0x00affb000000ffff};
+    guest_user(g, true);
+    struct cpu_state *s = &g->state;
+    for (unsigned i = 0; i < SEG_COUNT; i++)
+        s->seg[i] = (struct cpu_segment){0};
+    s->seg[SEG_CS] = guest_segment(0x33, 0xa0fb);
+    s->seg[SEG_SS] = guest_segment(0x2b, 0xc0f3);
+    memcpy(g->ram + 0x8020, descriptor, sizeof descriptor);
+    s->gdtr.limit = 0x37;
+    s->rflags |= FLAG_IF;
+}
+
+// Guarded: a stray access near the guest's memory is noticed.
+static inline uint8_t *guest_memory(void)
+{
+    uint8_t *reserved =
+        mmap(NULL, GUEST_BYTES + 2 * GUEST_GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    mprotect(reserved + GUEST_GUARD, GUEST_BYTES, PROT_READ | PROT_WRITE);
+    return reserved + GUEST_GUARD;
+}
+
 // The caller makes all vCPUs but the first.
 static inline bool guest_init_smp(struct guest *g, uint32_t debug, bool code64, unsigned vcpus)
 {
     struct error e = {0};
     *g = (struct guest){0};
-    // A stray access near the guest's memory hits a guard.
-    uint8_t *reserved =
-        mmap(NULL, GUEST_BYTES + 2 * GUEST_GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    g->ram = reserved + GUEST_GUARD;
-    mprotect(g->ram, GUEST_BYTES, PROT_READ | PROT_WRITE);
+    if (guest_cages && ram_file_init(&g->file, GUEST_BYTES, &e)) {
+        printf("# %s\n", e.text);
+        return false;
+    }
+    g->ram = guest_cages ? g->file.at : guest_memory();
     struct cpuid_table host, *table = calloc(1, sizeof *table);
     struct cpuid_request request = {.model = "max", .vcpus = vcpus, .tsc_khz = 1000000};
     cpuid_read_host(&host);
@@ -168,7 +203,13 @@ static inline bool guest_init_smp(struct guest *g, uint32_t debug, bool code64, 
                                       .cpuid = table,
                                       .tsc_khz = 1000000,
                                       .debug = debug,
-                                      .translation_cache = guest_translations};
+                                      .translation_cache = guest_translations,
+                                      .direct = guest_cages,
+                                      .cages = guest_cages,
+                                      .ram_fd = guest_cages ? g->file.fd : -1,
+                                      .ram_file = &g->file,
+                                      .ram_host = g->ram,
+                                      .ram_bytes = GUEST_BYTES};
     bool ok = engine_translate.vm_new(&config, &guest_upcalls, g, &g->vm, &e) == OK &&
               engine_translate.map(g->vm, 0, GUEST_BYTES, g->ram, ENGINE_MAP_RAM, &e) == OK &&
               engine_translate.vcpu_new(g->vm, 0, &g->vcpu, &e) == OK &&
@@ -230,7 +271,10 @@ static inline void guest_release(struct guest *g)
 {
     engine_translate.vcpu_free(g->vcpu);
     engine_translate.vm_free(g->vm);
-    munmap(g->ram - GUEST_GUARD, GUEST_BYTES + 2 * GUEST_GUARD);
+    if (g->file.at)
+        ram_file_release(&g->file);
+    else
+        munmap(g->ram - GUEST_GUARD, GUEST_BYTES + 2 * GUEST_GUARD);
 }
 
 static inline uint64_t guest_counter(struct guest *g, const char *name)

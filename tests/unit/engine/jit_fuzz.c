@@ -1,284 +1,22 @@
 // Random instruction streams through the block translator and the interpreter: registers, flags,
-// vector state and memory must be equal afterwards. Every stream ends in HLT, or in a fault, which
-// halts too.
-//
-// The generator draws random bytes, keeps what decodes to an instruction that needs no privilege,
-// and leaves out what reads flags that the one before left undefined. Half of the memory operands
-// are made to hit the data area. Half of the streams are loops of a few rounds.
+// vector state and memory must be equal afterwards.
 #include "../test.h"
 
-#include "guest64.h"
+#include "streams.h"
 
-#include "cpu/insn.h"
-
-#define STREAM_INSNS 24
-#define BRANCH_MAX 10
-#define STRING_MAX 9
-#define COUNTER (GUEST_DATA + 0xfff0) // of rounds, in streams that are loops
-
-struct random {
-    uint64_t state;
-};
-
-static uint64_t draw(struct random *r)
-{
-    r->state ^= r->state << 13;
-    r->state ^= r->state >> 7;
-    r->state ^= r->state << 17;
-    return r->state;
-}
-
-struct stream {
-    uint8_t code[STREAM_INSNS * (16 + BRANCH_MAX + STRING_MAX) + 32];
-    unsigned len;
-    unsigned undefined; // flags at the end
-    unsigned ever;      // and anywhere before
-};
-
-static bool wanted(const struct insn *in, unsigned undefined)
-{
-    const struct insn_form *form = insn_form(in);
-    if (form->flags & (FORM_SYSTEM | FORM_AVX512) || in->encoding == ENC_EVEX)
-        return false;
-    if (form->flags & FORM_BRANCH && in->op != OP_JCC)
-        return false;
-    if (form->flags_read & undefined)
-        return false;
-    switch (in->op) {
-    // Whether these mind misalignment is the processor's choice.
-    case OP_SHA1MSG1:
-    case OP_SHA1MSG2:
-    case OP_SHA1NEXTE:
-    case OP_SHA1RNDS4:
-    case OP_SHA256MSG1:
-    case OP_SHA256MSG2:
-    case OP_SHA256RNDS2: return false;
-    // Time, randomness, x87 pointers and the machine's own state differ between two runs.
-    case OP_PUSHF:
-    case OP_FXSAVE:
-    case OP_FNSAVE:
-    case OP_FNSTENV:
-    case OP_CLFLUSH:
-    case OP_CLFLUSHOPT:
-    case OP_CLWB:
-    case OP_ENTER:
-    case OP_FRSTOR:
-    case OP_FLDENV:
-    case OP_FXRSTOR:
-    case OP_LDMXCSR:
-    case OP_VLDMXCSR:
-    case OP_FLDCW:
-    case OP_STD: return false;
-    default: return !(form->flags & FORM_STRING && in->prefix & (PREFIX_REP | PREFIX_REPNE));
-    }
-}
-
-// Shifts by CL leave flags undefined or as they were, depending on the count: taken as undefined.
-static unsigned next_undefined(const struct insn *in, unsigned undefined)
-{
-    const struct insn_form *form = insn_form(in);
-    bool maybe = form->flags_read & form->flags_undefined;
-    unsigned written = maybe ? 0 : form->flags_written;
-    return (undefined & ~written) | form->flags_undefined;
-}
-
-static bool random_insn(struct random *r, bool code64, unsigned undefined, uint8_t *out,
-                        struct insn *in)
-{
-    uint64_t bytes[2] = {draw(r), draw(r)};
-    memcpy(out, bytes, 16);
-    unsigned at = 0;
-    if (code64 && draw(r) % 2)
-        out[at++] = 0x40 | (draw(r) & 15);
-    if (draw(r) % 3 == 0)
-        out[at] = 0x0f;
-    if (draw(r) % 16 == 0)
-        out[0] = 0x66;
-    if (insn_decode(out, 15, code64 ? 8 : 4, in) != INSN_OK || !wanted(in, undefined))
-        return false;
-    // Displacements of 32 bits become small, so that addresses mostly exist.
-    if (in->disp_bytes == 4 && in->len >= in->imm_bytes + 4u && in->has_modrm) {
-        uint8_t *disp = out + in->len - in->imm_bytes - 4;
-        disp[1] &= 7;
-        disp[2] = in->base == REG_NONE && in->index == REG_NONE ? 3 : 0;
-        disp[3] = 0;
-    }
-    if (in->op == OP_JCC) // forward, over a few bytes: into the middle of something
-        memset(out + in->len - in->imm_bytes, 0, in->imm_bytes);
-    return insn_decode(out, 15, code64 ? 8 : 4, in) == INSN_OK && wanted(in, undefined);
-}
-
-// sub byte [COUNTER], 1; jnz to the start. A stream that spoils its counter makes 256 rounds.
-static void close_loop(struct stream *s)
-{
-    static const uint8_t count[] = {0x80, 0x2c, 0x25, 0, 0, 0, 0, 1, 0x0f, 0x85};
-    memcpy(s->code + s->len, count, sizeof count);
-    store_le32(s->code + s->len + 3, COUNTER);
-    s->len += sizeof count + 4;
-    store_le32(s->code + s->len - 4, -s->len);
-    s->undefined = 0;
-}
-
-// A jump or a call over a few bytes, so that blocks end and flags pass from one to the next.
-static void add_branch(struct random *r, struct stream *s)
-{
-    unsigned skipped = (unsigned)(draw(r) % 6);
-    s->code[s->len] = draw(r) % 4 ? 0xe9 : 0xe8;
-    store_le32(s->code + s->len + 1, skipped);
-    store_le64(s->code + s->len + 5, draw(r));
-    s->len += 5 + skipped;
-}
-
-// A repeated string instruction with a count that is mostly small: comparisons only where no flag
-// is undefined, since those with a count of 0 leave all as they were.
-static void add_string(struct random *r, bool code64, struct stream *s)
-{
-    static const uint8_t opcodes[] = {0xa4, 0xa6, 0xaa, 0xac, 0xae};
-    uint8_t opcode = opcodes[draw(r) % sizeof opcodes];
-    if ((opcode == 0xa6 || opcode == 0xae) && s->undefined)
-        return;
-    s->code[s->len] = 0xb9; // mov ecx, imm
-    store_le32(s->code + s->len + 1, draw(r) % (draw(r) % 8 ? 40 : 6000));
-    s->len += 5;
-    s->code[s->len++] = draw(r) % 2 ? 0xf2 : 0xf3;
-    unsigned size = draw(r) % 4;
-    if (size == 2)
-        s->code[s->len++] = 0x66;
-    if (size == 3 && code64)
-        s->code[s->len++] = 0x48;
-    s->code[s->len++] = opcode | (size != 0);
-}
-
-static void make_stream(struct random *r, bool code64, struct stream *s)
-{
-    *s = (struct stream){0};
-    for (unsigned n = 0; n < STREAM_INSNS;) {
-        struct insn in;
-        if (!random_insn(r, code64, s->undefined, s->code + s->len, &in))
-            continue;
-        s->undefined = next_undefined(&in, s->undefined);
-        s->ever |= s->undefined;
-        s->len += in.len;
-        n++;
-        if (draw(r) % 6 == 0)
-            add_branch(r, s);
-        if (draw(r) % 12 == 0)
-            add_string(r, code64, s);
-    }
-    if (draw(r) % 2)
-        close_loop(s);
-    s->code[s->len++] = 0xf4;
-}
-
-static void load_stream(struct guest *g, const struct stream *s, bool code64, uint64_t seed)
-{
-    struct random r = {seed};
-    memset(g->ram, 0, GUEST_CODE); // the stream before may have written to tables and handlers
-    guest_tables(g);
-    engine_translate.written(g->vm, 0, GUEST_CODE);
-    guest_registers(g, code64);
-    if (seed & 1)
-        guest_user(g, code64);
-    for (unsigned i = 0; i < 16; i++)
-        if (draw(&r) % 4 == 0)
-            g->state.gpr[i] = draw(&r) >> (draw(&r) & 63);
-        else
-            g->state.gpr[i] = GUEST_DATA + 0x8000 + (draw(&r) & 0xfff);
-    g->state.gpr[RSP] = GUEST_STACK;
-    if (!code64)
-        for (unsigned i = 0; i < 16; i++)
-            g->state.gpr[i] = (uint32_t)g->state.gpr[i];
-    g->state.rflags |= draw(&r) & FLAGS_ARITH;
-    for (unsigned i = 0; i < 0x10000; i++)
-        g->ram[GUEST_DATA + i] = (uint8_t)draw(&r);
-    g->ram[COUNTER] = 1 + (draw(&r) & 3);
-    memset(g->ram + GUEST_STACK - 0x4000, 0, 0x8000);
-    guest_code(g, s->code, s->len);
-}
-
-// The stream wrote to page tables: what of the old ones a TLB still holds is up to it.
-static bool changed_tables(const struct guest *g)
-{
-    for (unsigned at = 0x1000; at < 0x5000; at += 8) {
-        uint64_t i = at >= 0x4000 ? (at - 0x4000) / 8 : 0;
-        uint64_t want = at >= 0x4000 ? (i < 448 ? i << 12 : 0x80000000 + (i << 12)) | 7
-                        : at & 0xfff ? 0
-                                     : (at + 0x1000) | 7;
-        if ((load_le64(g->ram + at) & ~(uint64_t)(PTE_A | PTE_D)) != want)
-            return true;
-    }
-    return false;
-}
-
-static bool same(struct guest *want, struct guest *got, const struct stream *s, bool exact)
-{
-    uint64_t flags = ~(uint64_t)s->undefined;
-    bool faulted = want->state.rip != GUEST_CODE + s->len;
-    if (faulted && !exact) { // the frame that the fault pushed holds flags that need not be exact
-        flags &= ~FLAGS_ARITH;
-        for (unsigned back = 0; back < 256; back += 8) {
-            uint64_t at = (want->state.gpr[RSP] & ~7ull) - 128 + back;
-            if (at <= GUEST_BYTES - 8)
-                store_le64(want->ram + at, 0), store_le64(got->ram + at, 0);
-        }
-    } else if (faulted && s->ever) {
-        return true;
-    }
-    for (unsigned i = 0; i < 16; i++)
-        CHECK_EQ(got->state.gpr[i], want->state.gpr[i]);
-    CHECK_EQ(got->state.rip, want->state.rip);
-    CHECK_EQ(got->state.rflags & flags, want->state.rflags & flags);
-    CHECK_EQ(got->state.cr2, want->state.cr2);
-    for (unsigned i = 0; i < CPU_XSAVE_BYTES; i++)
-        if (got->state.xsave[i] != want->state.xsave[i]) {
-            printf("# xsave[%u] = %#x, expected %#x\n", i, got->state.xsave[i],
-                   want->state.xsave[i]);
-            test_failures++;
-        }
-    for (unsigned i = GUEST_CODE; i < GUEST_BYTES; i++)
-        if (got->ram[i] != want->ram[i]) {
-            printf("# memory at %#x: %#x, expected %#x\n", i, got->ram[i], want->ram[i]);
-            test_failures++;
-        }
-    return test_failures == 0;
-}
-
-static void print_stream(const struct stream *s, bool code64)
-{
-    for (unsigned at = 0; at < s->len;) {
-        struct insn in;
-        if (insn_decode(s->code + at, s->len - at, code64 ? 8 : 4, &in) != INSN_OK)
-            break;
-        printf("#   %#x: %s  ", GUEST_CODE + at, insn_name(in.op));
-        for (unsigned i = 0; i < in.len; i++)
-            printf(" %02x", s->code[at + i]);
-        printf("\n");
-        at += in.len;
-    }
-}
-
-// Streams cannot write below their code: tables and handlers stay what they are.
-static void protect_tables(struct guest *g)
-{
-    for (uint64_t page = 0; page < GUEST_CODE >> 12; page++)
-        store_le64(g->ram + 0x4000 + 8 * page, page << 12 | PTE_P | PTE_U);
-}
-
-static void compare_streams(uint32_t debug, bool code64, unsigned count, uint64_t seed)
+static void compare(uint32_t debug, bool code64, uint64_t base, bool patches, unsigned number)
 {
     struct guest want, got;
     if (!guest_init(&want, ENGINE_DEBUG_INTERPRET, code64) || !guest_init(&got, debug, code64)) {
         CHECK(false);
         return;
     }
-    protect_tables(&want);
-    protect_tables(&got);
-    const char *only = getenv("FUZZ_SEED");
-    for (unsigned i = 0; i < count; i++) {
-        uint64_t this_seed = only ? strtoull(only, NULL, 0) : seed + i * 0x9e3779b97f4a7c15;
-        struct random r = {this_seed};
+    struct seeds seeds = seeds_of(number);
+    uint64_t seed;
+    while (next_seed(&seeds, &seed)) {
+        struct random r = {seed};
         struct stream s;
-        make_stream(&r, code64, &s);
+        make_stream(&r, code64, base, patches, &s);
         load_stream(&want, &s, code64, r.state);
         load_stream(&got, &s, code64, r.state);
         enum engine_exit expected = guest_run(&want); // SHUTDOWN when the stack is gone
@@ -287,7 +25,7 @@ static void compare_streams(uint32_t debug, bool code64, unsigned count, uint64_
             continue;
         CHECK_EQ(reached, expected);
         if (!same(&want, &got, &s, debug & ENGINE_DEBUG_FLAGS_LIVE)) {
-            printf("# seed %#" PRIx64 ", debug mode %#x, %d-bit code\n", this_seed, debug,
+            printf("# seed %#" PRIx64 ", debug mode %#x, %d-bit code\n", seed, debug,
                    code64 ? 64 : 32);
             print_stream(&s, code64);
             break;
@@ -297,67 +35,111 @@ static void compare_streams(uint32_t debug, bool code64, unsigned count, uint64_
     guest_release(&got);
 }
 
-static unsigned rounds(void)
+static void compare_streams(uint32_t debug, bool code64, uint64_t base, unsigned number)
 {
-    const char *n = getenv("FUZZ_ROUNDS");
-    return n ? (unsigned)atoi(n) : 300;
+    compare(debug, code64, base, false, number);
 }
 
 static void random_64_bit_streams_agree_with_the_interpreter(void)
 {
-    compare_streams(0, true, rounds(), 1);
+    compare_streams(0, true, 0, 1);
 }
 
 static void random_64_bit_streams_agree_with_flags_live_everywhere(void)
 {
-    compare_streams(ENGINE_DEBUG_FLAGS_LIVE, true, rounds(), 2);
+    compare_streams(ENGINE_DEBUG_FLAGS_LIVE, true, 0, 2);
 }
 
 static void random_64_bit_streams_agree_with_a_tiny_tlb(void)
 {
-    compare_streams(ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_TINY_CACHE, true, rounds(), 3);
+    compare_streams(ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_TINY_CACHE, true, 0, 3);
 }
 
 static void random_64_bit_streams_agree_in_hot_blocks(void)
 {
-    compare_streams(ENGINE_DEBUG_ALL_HOT, true, rounds(), 5);
+    compare_streams(ENGINE_DEBUG_ALL_HOT, true, 0, 5);
 }
 
 static void random_64_bit_streams_agree_in_hot_blocks_whose_slots_miss(void)
 {
-    compare_streams(ENGINE_DEBUG_ALL_HOT | ENGINE_DEBUG_SLOTS_MISS, true, rounds(), 6);
+    compare_streams(ENGINE_DEBUG_ALL_HOT | ENGINE_DEBUG_SLOTS_MISS, true, 0, 6);
 }
 
 static void random_64_bit_streams_agree_in_hot_blocks_with_a_tiny_tlb_and_flags_live(void)
 {
-    compare_streams(ENGINE_DEBUG_ALL_HOT | ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_FLAGS_LIVE, true,
-                    rounds(), 7);
+    compare_streams(ENGINE_DEBUG_ALL_HOT | ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_FLAGS_LIVE, true, 0,
+                    7);
 }
 
 static void random_32_bit_streams_agree_in_hot_blocks(void)
 {
-    compare_streams(ENGINE_DEBUG_ALL_HOT, false, rounds(), 8);
+    compare_streams(ENGINE_DEBUG_ALL_HOT, false, 0, 8);
 }
 
 static void random_32_bit_streams_agree_with_the_interpreter(void)
 {
-    compare_streams(0, false, rounds(), 4);
+    compare_streams(0, false, 0, 4);
 }
 
 static void random_64_bit_streams_agree_in_copied_blocks(void)
 {
-    compare_streams(ENGINE_DEBUG_COPY_BLOCKS, true, rounds(), 9);
+    compare_streams(ENGINE_DEBUG_COPY_BLOCKS, true, 0, 9);
 }
 
 static void random_64_bit_streams_agree_in_copied_blocks_with_a_tiny_tlb_and_flags_live(void)
 {
     compare_streams(ENGINE_DEBUG_COPY_BLOCKS | ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_FLAGS_LIVE,
-                    true, rounds(), 10);
+                    true, 0, 10);
 }
 
 static void random_32_bit_streams_agree_in_copied_blocks(void)
 {
-    compare_streams(ENGINE_DEBUG_COPY_BLOCKS | ENGINE_DEBUG_TINY_CACHE, false, rounds(), 11);
+    compare_streams(ENGINE_DEBUG_COPY_BLOCKS | ENGINE_DEBUG_TINY_CACHE, false, 0, 11);
+}
+
+static void random_streams_where_kernels_lie_agree_with_the_interpreter(void)
+{
+    compare_streams(0, true, GUEST_HIGH(0), 12);
+}
+
+static void random_streams_where_kernels_lie_agree_in_copied_blocks(void)
+{
+    compare_streams(ENGINE_DEBUG_COPY_BLOCKS, true, GUEST_HIGH(0), 13);
+}
+
+static void random_streams_where_kernels_lie_agree_in_copied_blocks_with_a_tiny_tlb(void)
+{
+    compare_streams(ENGINE_DEBUG_COPY_BLOCKS | ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_FLAGS_LIVE,
+                    true, GUEST_HIGH(0), 14);
+}
+
+static void random_64_bit_streams_agree_in_blocks_that_verify_themselves(void)
+{
+    compare_streams(ENGINE_DEBUG_OPEN_PAGES, true, 0, 15);
+}
+
+static void random_64_bit_streams_agree_in_such_blocks_with_a_tiny_tlb_and_flags_live(void)
+{
+    compare_streams(ENGINE_DEBUG_OPEN_PAGES | ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_FLAGS_LIVE, true,
+                    0, 16);
+}
+
+static void random_32_bit_streams_agree_in_blocks_that_verify_themselves(void)
+{
+    compare_streams(ENGINE_DEBUG_OPEN_PAGES, false, 0, 17);
+}
+
+static void random_streams_that_change_themselves_agree_with_the_interpreter(void)
+{
+    compare(0, true, 0, true, 18);
+    compare(ENGINE_DEBUG_ALL_HOT, true, 0, true, 19);
+}
+
+static void random_streams_that_change_themselves_agree_in_blocks_that_verify_themselves(void)
+{
+    compare(ENGINE_DEBUG_OPEN_PAGES, true, 0, true, 20);
+    compare(ENGINE_DEBUG_OPEN_PAGES | ENGINE_DEBUG_TINY_TLB | ENGINE_DEBUG_FLAGS_LIVE, true, 0,
+            true, 21);
 }
 
 int main(void)
@@ -374,6 +156,14 @@ int main(void)
         TEST(random_64_bit_streams_agree_in_copied_blocks),
         TEST(random_64_bit_streams_agree_in_copied_blocks_with_a_tiny_tlb_and_flags_live),
         TEST(random_32_bit_streams_agree_in_copied_blocks),
+        TEST(random_streams_where_kernels_lie_agree_with_the_interpreter),
+        TEST(random_streams_where_kernels_lie_agree_in_copied_blocks),
+        TEST(random_streams_where_kernels_lie_agree_in_copied_blocks_with_a_tiny_tlb),
+        TEST(random_64_bit_streams_agree_in_blocks_that_verify_themselves),
+        TEST(random_64_bit_streams_agree_in_such_blocks_with_a_tiny_tlb_and_flags_live),
+        TEST(random_32_bit_streams_agree_in_blocks_that_verify_themselves),
+        TEST(random_streams_that_change_themselves_agree_with_the_interpreter),
+        TEST(random_streams_that_change_themselves_agree_in_blocks_that_verify_themselves),
     };
     return test_main(tests, ARRAY_LEN(tests));
 }

@@ -22,6 +22,9 @@ static const uint32_t modes[] = {
     ENGINE_DEBUG_COPY_BLOCKS,
     ENGINE_DEBUG_COPY_BLOCKS | ENGINE_DEBUG_FLAGS_LIVE | ENGINE_DEBUG_TINY_TLB,
     ENGINE_DEBUG_COPY_BLOCKS | ENGINE_DEBUG_TINY_CACHE,
+    ENGINE_DEBUG_OPEN_PAGES,
+    ENGINE_DEBUG_OPEN_PAGES | ENGINE_DEBUG_FLAGS_LIVE | ENGINE_DEBUG_TINY_TLB,
+    ENGINE_DEBUG_OPEN_PAGES | ENGINE_DEBUG_TINY_CACHE,
 };
 
 static void compare(const struct guest *want, const struct guest *got, uint64_t flags)
@@ -198,6 +201,30 @@ static void strings_are_copied_and_filled(void)
     RUN64(strings);
 }
 
+// A whole page, up to a page's end, one beyond it, one, none, onto itself; registers and flags that
+// the instruction does not name stay.
+SNIPPET(repeats,
+        "cld; mov eax, 0x89abcdef; mov ecx, 4096; mov rdi, 0x33000; rep stosb; mov ecx, 512; "
+        "mov rdi, 0x34000; stc; rep stosq; adc rbx, 0; mov ecx, 16; mov rdi, 0x33fc0; rep stosd; "
+        "mov ecx, 17; mov rdi, 0x33fc0; rep stosd; mov rsi, 0x33fbf; mov rdi, 0x34f80; "
+        "mov ecx, 128; xor edx, edx; rep movsb; setz bl; mov ecx, 1; rep movsq; mov ecx, 0; stc; "
+        "rep movsb; adc rdx, 0; mov rsi, 0x34000; mov rdi, 0x34003; mov byte ptr [rsi], 0x11; "
+        "mov ecx, 900; rep movsd; mov r8, rsi; mov r9, rdi; mov ecx, 0; rep stosb; mov r10, rdi; "
+        "std; mov ecx, 9; mov rsi, 0x34800; mov rdi, 0x33800; rep movsd; cld; mov r12, rdi; "
+        "mov rdi, 0x1ffff8; mov rcx, 0x4000000000000001; rep stosd");
+
+static void repeats_within_a_page_need_no_gate(void)
+{
+    struct guest g;
+    RUN64(repeats);
+    guest_init(&g, 0, true);
+    guest_code(&g, repeats_start, (size_t)(repeats_end - repeats_start));
+    CHECK_EQ(guest_run(&g), ENGINE_HALTED);
+    // First uses of pages, page ends, counts of zero, downwards, and the one that faults.
+    CHECK(guest_counter(&g, "string_exits") <= 9);
+    guest_release(&g);
+}
+
 // Equal up to the 1,500th byte, over pages and up to their ends; single ones; counts of 0.
 SNIPPET(compared,
         "cld; mov ecx, 3000; mov al, 7; mov rdi, 0x32c00; rep stosb; mov ecx, 3000; mov rdi, "
@@ -299,6 +326,36 @@ SNIPPET(pages, "mov ebx, 3; 1: jmp 2f; .balign 4096; 2: inc r12; call 3f; dec eb
 static void blocks_in_different_pages_find_each_other(void)
 {
     RUN64(pages);
+}
+
+// What follows a call in a loop is known when that is translated; then the callee has another page
+// put in the place of the caller's.
+SNIPPET(elsewhere,
+        "mov esi, 0x11000; mov edi, 0x32000; mov ecx, 512; rep movsq; inc byte ptr [0x32007]; "
+        "mov ebx, 9; jmp 5f; 3: hlt; "
+        ".skip 0x1000 - (. - elsewhere_start); 4: call 8f; 5: inc r12; dec ebx; jnz 4b; jmp 3b; "
+        ".skip 0x2000 - (. - elsewhere_start); 8: mov dword ptr [0x4000+8*0x11], 0x32007; "
+        "invlpg [0x11000]; ret");
+
+static void a_call_comes_back_to_the_page_that_is_there_by_then(void)
+{
+    RUN64(elsewhere);
+}
+
+// A source that is not there, and a destination that cannot be.
+SNIPPET(nowhere, "mov qword ptr [0x4000+8*0x33], 0; mov esi, 0x33000; mov rdi, 0x800000001234000; "
+                 "mov ecx, 5; rep movsb");
+
+static void a_string_is_read_before_it_is_written(void)
+{
+    struct guest g;
+    RUN64(nowhere);
+    if (!guest_init(&g, ENGINE_DEBUG_INTERPRET, true))
+        return;
+    guest_code(&g, nowhere_start, (size_t)(nowhere_end - nowhere_start));
+    guest_run(&g);
+    CHECK_EQ(g.state.cr2, 0x33000);
+    guest_release(&g);
 }
 
 // The immediates lie across the ends of pages 0x11 and 0x13; page 0x12 is then taken from
@@ -587,6 +644,82 @@ static void far_transfers_change_flags_and_levels(void)
     guest_release(&g);
 }
 
+// As kernels bring the interrupt flag back, and programs their arithmetic flags.
+SNIPPET(restored,
+        "mov ebx, 300; sti; 1: cmp ebx, 150; pushf; cli; xor eax, eax; add r9, [rsi]; popf; "
+        "adc r12, 0; lahf; add r13, rax; pushf; pop rdx; xor r14, rdx; rol r14, 7; "
+        "imul ecx, ebx, 0x8d5; and ecx, 0x8d5; push rcx; popf; seto al; adc r15, rax; "
+        "jp 2f; lea r12, [r12+5]; 2: pushf; pop r8; add r10, r8; push 0x602; popf; std; "
+        "pushf; pop rdi; cld; dec ebx; jnz 1b; cli");
+SNIPPET(restored32, ".code32; mov ebx, 300; 1: cmp ebx, 150; pushfd; cli; xor eax, eax; add ecx, "
+                    "[esi]; popfd; adc ebp, 0; lahf; add ebp, eax; imul edx, ebx, 0xad5; and edx, "
+                    "0xad5; push edx; popfd; seto al; adc ebp, eax; pushfd; pop edi; add ebp, edi; "
+                    "dec ebx; jnz 1b; cli; hlt; .code64");
+
+static void flags_come_back_from_the_stack_without_the_interpreter(void)
+{
+    for (unsigned code64 = 0; code64 < 2; code64++) {
+        const uint8_t *start = code64 ? restored_start : restored32_start,
+                      *end = code64 ? restored_end : restored32_end;
+        struct guest g;
+        run_everywhere(start, end, code64);
+        guest_init(&g, 0, code64);
+        guest_code(&g, start, (size_t)(end - start));
+        CHECK_EQ(guest_run(&g), ENGINE_HALTED);
+        CHECK(guest_counter(&g, "steps") < 20);
+        guest_release(&g);
+    }
+}
+
+// NT, AC, ID and IOPL, what a processor ignores (RF, VM, VIF and VIP), and in the end TF.
+SNIPPET(rare, "xor r12d, r12d; mov ebx, 5; 1: push 0x3f7ad7; popf; adc r12, 0; pushf; pop rax; "
+              "add r13, rax; push 2; popf; pushf; pop rax; add r14, rax; push 0x3000; popf; pushf; "
+              "pop rax; add r15, rax; .byte 0x66, 0x9c, 0x66, 0x9d; dec ebx; jnz 1b; "
+              "push 0x1d5; popf; adc r12, 7; nop");
+
+// The same in ring 3, where IF and IOPL stay as they are unless IOPL allows it.
+static void popf_in_ring_3(uint64_t rflags, uint32_t debug)
+{
+    struct guest want, got;
+    guest_init(&want, ENGINE_DEBUG_INTERPRET, true);
+    guest_init(&got, debug, true);
+    struct guest *each[] = {&want, &got};
+    for (unsigned i = 0; i < 2; i++) {
+        guest_user(each[i], true);
+        each[i]->state.rflags |= rflags;
+        guest_code(each[i], rare_start, (size_t)(rare_end - rare_start));
+        CHECK_EQ(guest_run(each[i]), ENGINE_HALTED);
+    }
+    compare(&want, &got, ~0ull);
+    guest_release(&want);
+    guest_release(&got);
+}
+
+static void popf_changes_what_the_level_may_change(void)
+{
+    RUN64(rare);
+    for (unsigned i = 0; i < ARRAY_LEN(modes); i++) {
+        popf_in_ring_3(0, modes[i]);
+        popf_in_ring_3(FLAG_IF, modes[i]);
+        popf_in_ring_3(FLAG_IOPL, modes[i]);
+    }
+}
+
+SNIPPET(unmask,
+        "mov ebx, 9; 1: push 2; popf; dec ebx; jnz 1b; push 0x202; popf; inc rax; 2: jmp 2b");
+
+static void an_interrupt_that_waits_is_taken_behind_the_popf_that_lets_it(void)
+{
+    struct guest g;
+    guest_init(&g, 0, true);
+    guest_code(&g, unmask_start, (size_t)(unmask_end - unmask_start));
+    engine_translate.set_intr(g.vcpu, true);
+    CHECK_EQ(guest_run(&g), ENGINE_HALTED);
+    CHECK_EQ(g.state.rip, GUEST_HANDLERS + 16 * 0x21 + 1);
+    CHECK_EQ(g.state.gpr[RAX], GUEST_DATA + 0x1000); // in front of the INC
+    guest_release(&g);
+}
+
 SNIPPET(again, "mov ebx, 10; 1: call 2f; dec ebx; jnz 1b; lea rax, [rip+2f]; call rax; jmp 3f; "
                "2: mov [rsi], rbx; add r12, [rip+4f]; ret; 4: .quad 7; 3: mov r13, [rsi]");
 
@@ -655,11 +788,111 @@ static void translations_of_one_run_serve_the_next(void)
     rmdir(folder);
 }
 
+// Code as a kernel's, for GUEST_HIGH(0), with addresses of its data in all forms: they begin with
+// 0x8103 where they are that, and 0x7f01 where [rip + X] is to be 0x30020 wherever the code lies.
+SNIPPET(kernel,
+        "mov ecx, 2; mov rax, -0x7efd0000; mov rbx, [rcx*8-0x7efd0000]; jmp 2f; 1: nop; "
+        "2: mov rsi, -0x7efcfff0; lea r13, [rcx-0x7efd0000]; cmp qword ptr [rcx*8-0x7efd0000], 3; "
+        "push -0x7efd0000; pop r12; mov r15, ds:[-0x7efcffc0]; mov r8, [rcx-0x7efcffc2]; "
+        "cmp rax, -0x7efd0000; sete dil; mov r14, [rip+0x7f010000]; "
+        "mov qword ptr [rcx*4-0x7efcff00], -0x7efd0000");
+
+// As it would be at base, with one of the fields so much further off.
+static void kernel_code(struct guest *g, uint64_t base, unsigned changed, uint32_t by)
+{
+    size_t len = (size_t)(kernel_end - kernel_start);
+    uint8_t code[256];
+    memcpy(code, kernel_start, len);
+    for (size_t at = 0, n = 0; at + 4 <= len; at++) {
+        uint32_t field = load_le32(code + at);
+        if (field >> 16 == 0x8103)
+            store_le32(code + at, field + (uint32_t)(base - GUEST_HIGH(0)) + (n++ == changed) * by);
+        if (field == 0x7f010000)
+            store_le32(code + at, GUEST_DATA + 0x20 - (uint32_t)(base + GUEST_CODE + at + 4));
+    }
+    guest_code(g, code, len);
+    g->state.rip = base + GUEST_CODE;
+}
+
+static void check_kernel(const struct guest *g, uint64_t data, uint32_t by)
+{
+    CHECK_EQ(g->state.gpr[RAX], data);
+    CHECK_EQ(g->state.gpr[RBX], load_le64(g->ram + GUEST_DATA + 16));
+    CHECK_EQ(g->state.gpr[RSI], data + 0x10 + by);
+    CHECK_EQ(g->state.gpr[R13], data + 2);
+    CHECK_EQ(g->state.gpr[R12], data);
+    CHECK_EQ(g->state.gpr[R15], load_le64(g->ram + GUEST_DATA + 0x40));
+    CHECK_EQ(g->state.gpr[R8], g->state.gpr[R15]);
+    CHECK_EQ(g->state.gpr[RDI] & 0xff, 1);
+    CHECK_EQ(g->state.gpr[R14], load_le64(g->ram + GUEST_DATA + 0x20));
+    CHECK_EQ(load_le64(g->ram + GUEST_DATA + 0x108), data);
+}
+
+// Runs it with the file. Field 2 is RSI's. Returns how many blocks were translated.
+static uint64_t run_kernel(const char *path, uint64_t base, uint32_t by, uint32_t debug)
+{
+    struct guest g;
+    guest_translations = path;
+    CHECK(guest_init(&g, debug, true));
+    guest_translations = NULL;
+    for (unsigned i = 0; i < 0x200; i++)
+        g.ram[GUEST_DATA + i] = (uint8_t)(i * 7 + 1);
+    kernel_code(&g, base, 2, by);
+    CHECK_EQ(guest_run(&g), ENGINE_HALTED);
+    check_kernel(&g, base + GUEST_DATA, by);
+    uint64_t translated = guest_counter(&g, "translated_blocks");
+    CHECK_EQ(guest_counter(&g, "refused_blocks"), 0);
+    guest_release(&g);
+    return translated;
+}
+
+static void translations_of_a_kernel_serve_where_it_has_moved_to(void)
+{
+    char folder[] = "/tmp/berth-translations.XXXXXX", path[64];
+    CHECK(mkdtemp(folder) != NULL);
+    snprintf(path, sizeof path, "%s/file", folder);
+    uint64_t all = run_kernel(path, GUEST_HIGH(0), 0, 0);
+    CHECK(all >= 2);
+    CHECK_EQ(run_kernel(path, GUEST_HIGH(0), 0, 0), 0);
+    CHECK_EQ(run_kernel(path, GUEST_HIGH(1), 0, 0), 0);
+    CHECK_EQ(run_kernel(path, GUEST_HIGH(1), 0x1000, 0), 2); // it, and what looks ahead to it
+    CHECK_EQ(run_kernel(path, GUEST_HIGH(0), 0x1000, 0), 0);
+    CHECK(run_kernel(path, GUEST_HIGH(0), 8, 0) > 0);
+    unlink(path);
+    rmdir(folder);
+    for (unsigned i = 0; i < ARRAY_LEN(modes); i++)
+        run_kernel(NULL, GUEST_HIGH(1), 0, modes[i]);
+}
+
+// A function that the loop in its page changes again and again, then a long loop beside it.
+SNIPPET(restless,
+        "mov ebx, 2000; xor r12d, r12d; 1: call 3f; add r12, rax; mov [rip+3f+1], ebx; dec ebx; "
+        "jnz 1b; mov ebx, 40000000; 2: add r13, rbx; dec ebx; jnz 2b; hlt; "
+        "3: mov eax, 0; ret");
+
+static void restless_pages_are_left_open_and_closed_when_all_is_quiet(void)
+{
+    struct guest g;
+    guest_init(&g, 0, true);
+    guest_code(&g, restless_start, (size_t)(restless_end - restless_start));
+    uint64_t before = g.state.gpr[R13];
+    CHECK_EQ(guest_run(&g), ENGINE_HALTED);
+    CHECK_EQ(g.state.gpr[R12], 2000 * 2001 / 2 - 1);
+    CHECK_EQ(g.state.gpr[R13] - before, 40000000ull * 40000001 / 2);
+    CHECK(guest_counter(&g, "verifying_blocks") > 0);
+    CHECK(guest_counter(&g, "changed_blocks") > 0);
+    CHECK(guest_counter(&g, "invalidated_blocks") < 1000);
+    CHECK(guest_counter(&g, "hot_loops") > 0);
+    guest_release(&g);
+}
+
 int main(void)
 {
     static const struct test tests[] = {
         TEST(a_counting_loop_gives_its_sum),
+        TEST(restless_pages_are_left_open_and_closed_when_all_is_quiet),
         TEST(translations_of_one_run_serve_the_next),
+        TEST(translations_of_a_kernel_serve_where_it_has_moved_to),
         TEST(high_byte_registers_keep_their_places),
         TEST(registers_without_a_host_register_work),
         TEST(flags_survive_memory_checks),
@@ -671,6 +904,7 @@ int main(void)
         TEST(accesses_across_pages_and_to_devices_are_made),
         TEST(an_access_from_below_a_known_page_is_not_taken_for_it),
         TEST(strings_are_copied_and_filled),
+        TEST(repeats_within_a_page_need_no_gate),
         TEST(strings_are_compared_and_loaded),
         TEST(vector_and_x87_instructions_run_natively),
         TEST(faults_name_their_instruction),
@@ -678,6 +912,8 @@ int main(void)
         TEST(code_that_changes_itself_runs_as_changed),
         TEST(code_beside_data_that_changes_stays_fast),
         TEST(blocks_in_different_pages_find_each_other),
+        TEST(a_call_comes_back_to_the_page_that_is_there_by_then),
+        TEST(a_string_is_read_before_it_is_written),
         TEST(instructions_across_pages_are_translated),
         TEST(flat_32_bit_code_runs),
         TEST(strings_of_32_bit_code_need_no_interpreter),
@@ -696,6 +932,9 @@ int main(void)
         TEST(a_loop_that_changes_itself_runs_as_changed),
         TEST(pairs_of_base_and_index_are_checked_together),
         TEST(far_transfers_change_flags_and_levels),
+        TEST(flags_come_back_from_the_stack_without_the_interpreter),
+        TEST(popf_changes_what_the_level_may_change),
+        TEST(an_interrupt_that_waits_is_taken_behind_the_popf_that_lets_it),
     };
     return test_main(tests, ARRAY_LEN(tests));
 }

@@ -271,6 +271,20 @@ static void memory_outside_ram_is_asked_of_the_machine(void)
     box_free(b);
 }
 
+static void only_pages_that_were_written_are_asked_for_when_they_become_code(void)
+{
+    struct box *b = box_new(0);
+    box_long(b);
+    CHECK_EQ(box_access(b, PAGE, ACCESS_READ, false), 0);
+    CHECK(!tlb_may_write(b->c, PAGE));
+    CHECK_EQ(box_access(b, PAGE, ACCESS_WRITE, false), 0);
+    CHECK(tlb_may_write(b->c, PAGE));
+    CHECK(!tlb_may_write(b->c, PAGE + PAGE_SIZE));
+    tlb_flush_all(b->c);
+    CHECK(!tlb_may_write(b->c, PAGE));
+    box_free(b);
+}
+
 static void all_of_it_holds_with_one_tlb_entry(void)
 {
     struct box *b = box_new(ENGINE_DEBUG_TINY_TLB);
@@ -300,4 +314,5 @@ TEST_MAIN(TEST(long_mode_read_sets_accessed_and_write_sets_dirty),
           TEST(invlpg_drops_all_fragments_of_a_large_page), TEST(global_pages_survive_cr3_writes),
           TEST(pcid_keeps_entries_when_bit_63_asks_for_it),
           TEST(memory_outside_ram_is_asked_of_the_machine),
+          TEST(only_pages_that_were_written_are_asked_for_when_they_become_code),
           TEST(all_of_it_holds_with_one_tlb_entry))

@@ -219,6 +219,34 @@ static void iret_to_an_outer_ring_nulls_inner_segments(void)
     box_free(b);
 }
 
+// To the same segments; whatever is in the GDT by then counts.
+static void iret_to_the_same_ring_reads_descriptors_again(void)
+{
+    struct box *b = box_new(0);
+    box_long(b);
+    const uint64_t frame[] = {TARGET, SEL_CODE, FLAG_CF | FLAG_IF | FLAG_FIXED, 0x5008, SEL_DATA};
+    box_put(b, 0x4000, frame, sizeof frame);
+    b->s.gpr[RSP] = 0x4000;
+    box_write(b, TARGET, 1, 0xf4);
+    b->s.rflags = FLAG_FIXED | FLAG_ZF;
+    struct cpu_state before = b->s;
+    BOX_RUN(b, 0x48, 0xcf); // iretq
+    CHECK_EQ(b->s.rip, TARGET + 1);
+    CHECK_EQ(b->s.gpr[RSP], 0x5008);
+    CHECK_EQ(b->s.rflags & (FLAGS_ARITH | FLAG_IF), FLAG_CF | FLAG_IF);
+    b->s = before;
+    uint64_t code = box_read(b, BOX_GDT + SEL_CODE, 8);
+    box_write(b, BOX_GDT + SEL_CODE, 8, code & ~BIT(47)); // not present
+    BOX_RUN(b, 0x48, 0xcf);
+    CHECK_EQ(b->s.activity, CPU_SHUTDOWN); // handlers have the same segment
+    b->s = before;
+    box_write(b, BOX_GDT + SEL_CODE, 8, code);
+    box_write(b, BOX_GDT + SEL_DATA, 8, box_read(b, BOX_GDT + SEL_DATA, 8) & ~BIT(41)); // read-only
+    BOX_RUN(b, 0x48, 0xcf);
+    CHECK_EQ(box_stopped_in(b), VEC_GP);
+    box_free(b);
+}
+
 static void syscall_and_sysret_change_rings(void)
 {
     struct box *b = box_new(0);
@@ -315,7 +343,9 @@ TEST_MAIN(TEST(guests_may_turn_on_automatic_ibrs),
           TEST(task_gate_gets_the_error_code_on_its_stack), TEST(busy_tss_is_refused),
           TEST(iret_enters_virtual_8086_mode_and_faults_leave_it),
           TEST(int_n_in_virtual_8086_mode_needs_iopl_3),
-          TEST(iret_to_an_outer_ring_nulls_inner_segments), TEST(syscall_and_sysret_change_rings),
+          TEST(iret_to_an_outer_ring_nulls_inner_segments),
+          TEST(iret_to_the_same_ring_reads_descriptors_again),
+          TEST(syscall_and_sysret_change_rings),
           TEST(sysret_to_a_non_canonical_address_is_gp_in_ring_0),
           TEST(port_access_from_ring_3_asks_the_bitmap),
           TEST(real_to_long_mode_and_back_by_control_registers))
