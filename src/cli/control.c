@@ -170,6 +170,9 @@ static void show_vm(const json_t *vm)
     printf("name       %s\nstate      %s, up %s, pid %lld\n", text(vm, "name"), text(vm, "state"),
            up, (long long)json_integer_value(json_object_get(vm, "pid")));
     printf("engine     %s: %s\n", text(vm, "engine"), text(vm, "engine_reason"));
+    if (!strcmp(text(vm, "engine"), "translate"))
+        printf("direct     %s%s\n", json_is_true(json_object_get(vm, "direct")) ? "yes" : "no: ",
+               text(vm, "direct_reason"));
     printf("vCPUs      %lld\nmemory     %lld MiB\n",
            (long long)json_integer_value(json_object_get(vm, "vcpus")),
            (long long)json_integer_value(json_object_get(vm, "memory_mib")));

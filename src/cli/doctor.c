@@ -12,6 +12,7 @@
 #include "cli/cli.h"
 #include "control/registry.h"
 #include "engine/engine.h"
+#include "host/cage.h"
 #include "host/memory.h"
 #include "host/program.h"
 #include "host/sandbox.h"
@@ -132,6 +133,9 @@ static void look_at_host(struct report *report)
     char words[120];
     bool uring = uring_probe(&e) == OK;
     add(report, "io_uring", uring ? GOOD : LESS, uring ? "disks use it" : e.text);
+    bool cages = cages_probe(&e) == OK;
+    add(report, "direct execution", cages ? GOOD : LESS,
+        cages ? "programs of translated guests that compute run on the CPU itself" : e.text);
     bool tun = access("/dev/net/tun", R_OK | W_OK) == 0;
     fix(add(report, "tap devices", tun ? GOOD : LESS,
             tun ? "/dev/net/tun can be opened" : "/dev/net/tun is not there, or not ours to open"),

@@ -4,7 +4,6 @@
 //
 // The thresholds are where a cost begins to be a tenth of a CPU or so under the translator; a guest
 // below all of them computes as fast as its engine can.
-#include <dirent.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +12,7 @@
 
 #include "cli/cli.h"
 #include "host/clock.h"
+#include "host/usage.h"
 
 #define SECONDS 2
 
@@ -25,6 +25,7 @@ const char explain_help[] =
 struct view {
     json_t *info, *before, *after; // answers to info and stats
     double seconds;                // between the looks
+    double ticks;                  // of the host's TSC, likewise
     double busy;                   // CPUs that the VM's process used
     double waited;                 // CPUs that its threads waited for
     double major_faults;           // a second
@@ -54,6 +55,12 @@ static double rate(const struct view *v, const char *name)
     return (counter(v->after, name) - counter(v->before, name)) / v->seconds;
 }
 
+// More often than that in each second that the VM has a CPU; where it has hardly any, nothing is.
+static bool often(const struct view *v, const char *name, double times)
+{
+    return rate(v, name) > times * (v->busy < 0.1 ? 0.1 : v->busy < 1 ? v->busy : 1);
+}
+
 static const char *text_of(const struct view *v, const char *key)
 {
     const char *text = json_string_value(json_object_get(v->info, key));
@@ -67,13 +74,64 @@ static bool translated(const struct view *v)
 
 // --- rules
 
+// CPUs that programs of the guest used natively.
+static double directly(const struct view *v)
+{
+    return v->ticks ? rate(v, "direct_ticks") * v->seconds / v->ticks : 0;
+}
+
 static void rule_engine(struct view *v)
 {
-    if (translated(v) && v->busy > 0.5)
+    const char *try = "where the CPU shows VT-x or AMD-V, and /dev/kvm can be opened, all of it "
+                      "runs at the CPU's own speed; berth info says what is missing here";
+    if (!translated(v) || v->busy + v->waited < 0.5)
+        return;
+    if (!json_is_true(json_object_get(v->info, "direct")))
         found(v,
-              "where the CPU shows VT-x or AMD-V, and /dev/kvm can be opened, it runs at the "
-              "CPU's own speed; berth info says what is missing here",
-              "every instruction of the guest is translated (%s)", text_of(v, "engine_reason"));
+              "start it without what the reason names, so that programs that compute run on the "
+              "CPU itself; berth info says what this host offers",
+              "every instruction of the guest is translated: no direct execution, %s",
+              text_of(v, "direct_reason"));
+    else if (directly(v) < 0.7 * v->busy)
+        found(v, try,
+              "%.0f%% of what it does is translated: its kernel, and programs that live for a "
+              "moment or call it all the time; only what computes for long runs directly",
+              100 - 100 * directly(v) / v->busy);
+}
+
+// Programs that are worth it, and cannot run directly.
+static void rule_not_direct(struct view *v)
+{
+    if (often(v, "direct_unfit", 50))
+        found(v, "64-bit builds of 32-bit programs; no debugger on them while they are to be fast",
+              "programs that compute are translated %.0f times a second because direct execution "
+              "is for ordinary 64-bit code: they are 32-bit or single-stepped",
+              rate(v, "direct_unfit"));
+    if (often(v, "direct_refused", 5))
+        found(v,
+              "see the host's memory and its limit of mappings (vm.max_map_count); the guest can "
+              "run such programs without AddressSanitizer and the like",
+              "programs that compute are translated because of their memory %.0f times a second: "
+              "it could not be mapped where they have it",
+              rate(v, "direct_refused"));
+}
+
+// What brings programs out of direct execution, where that is often.
+static void rule_direct(struct view *v)
+{
+    double faults = rate(v, "direct_faults"), traps = rate(v, "direct_traps");
+    if (!often(v, "direct_faults", 5000) && !often(v, "direct_traps", 5000))
+        return;
+    if (faults > traps)
+        found(v,
+              "let programs keep memory that they use again (MALLOC_TRIM_THRESHOLD_ and the like), "
+              "and the guest use huge pages: transparent_hugepage=always on its command line",
+              "programs that run directly stop %.0f times a second for pages", faults);
+    else
+        found(v,
+              "berth stats and a profile in the guest say which program asks for the time so often",
+              "programs that run directly stop %.0f times a second for CPUID, RDTSC and the like",
+              traps);
 }
 
 static void rule_host_cpus(struct view *v)
@@ -146,74 +204,89 @@ static void rule_devices(struct view *v)
 static void rule_translation(struct view *v)
 {
     double cache = counter(v->after, "cache_flushes") - counter(v->before, "cache_flushes");
-    if (rate(v, "invalidated_blocks") > 5000)
+    if (often(v, "invalidated_blocks", 5000))
         found(v,
               "programs that generate code (browsers, Java, JavaScript) do that; fewer of them "
               "at a time help",
               "the guest changes its own code: %.0f translated blocks a second are thrown away",
               rate(v, "invalidated_blocks"));
-    else if (cache > 0)
-        found(v, "run fewer different programs in one VM",
-              "the guest's code does not fit the translation cache: it was emptied %.0f times",
-              cache);
-    else if (rate(v, "translated_blocks") > 5000)
+    else if (!cache && often(v, "translated_blocks", 5000))
         found(v,
               "nothing: code runs faster once it is translated; --engine "
               "translate,translation-cache=FILE keeps it for the next boot",
               "the guest runs new code, as when it boots: %.0f blocks a second are translated",
               rate(v, "translated_blocks"));
+    if (cache > 0)
+        found(v,
+              "start it with more memory for that, of which each vCPU takes what it needs: "
+              "--engine translate,code-cache=512M (256M, divided by the vCPUs, unless told "
+              "otherwise)",
+              "the guest's code does not fit the cache of translations: in %.0f s it was full "
+              "%.0f times and made anew",
+              v->seconds, cache);
 }
 
 // What translated code cannot do in line.
 static void rule_detours(struct view *v)
 {
-    if (rate(v, "slow_accesses") > 200000)
+    if (often(v, "slow_accesses", 200000))
         found(v,
               "programs whose data lies beside code that runs do that, and drivers of devices "
               "without virtio",
               "%.0f accesses a second are to devices, across pages or beside code, one at a time",
               rate(v, "slow_accesses"));
-    if (rate(v, "steps") > 500000)
+    if (often(v, "steps", 500000))
         found(v,
               "berth stats and perf with perf-map=none say which program; another build of it "
               "may use other instructions",
               "%.0f instructions a second are ones that the translator only interprets",
               rate(v, "steps"));
-    if (rate(v, "transfers") > 1000000)
+    if (often(v, "transfers", 1000000))
         found(v, "let programs read and write more at a time",
               "the guest enters and leaves its kernel %.0f times a second", rate(v, "transfers"));
 }
 
 static void rule_memory(struct view *v)
 {
-    if (rate(v, "page_walks") > 500000)
+    if (often(v, "page_walks", 500000))
         found(v, "let the guest use huge pages: transparent_hugepage=always on its command line",
               "the guest's programs reach over more memory than the TLB holds: %.0f page walks a "
               "second",
               rate(v, "page_walks"));
-    if (rate(v, "tlb_flushes") > 20000)
+    if (often(v, "tlb_flushes", 20000))
         found(v,
               "fewer processes that take turns on one vCPU help, as do kernels without page-table "
               "isolation: nopti on the command line",
               "the guest changes its address space %.0f times a second", rate(v, "tlb_flushes"));
 }
 
+// After 512 PAUSEs of a loop, some 15 microseconds, a translated vCPU lets others run.
+static void rule_spinning(struct view *v)
+{
+    if (often(v, "spins", 2000))
+        found(v,
+              "give it no more vCPUs than the host has CPUs to spare; Linux with "
+              "CONFIG_PARAVIRT_SPINLOCKS sleeps instead, programs of its own may not",
+              "vCPUs wait for each other in loops: they spin for long %.0f times a second",
+              rate(v, "spins"));
+}
+
 static void rule_events(struct view *v)
 {
-    if (rate(v, "exceptions") > 50000)
+    if (often(v, "exceptions", 50000))
         found(v, "more memory (-m) helps if the guest swaps; see its vmstat",
               "the guest takes %.0f faults and traps a second", rate(v, "exceptions"));
-    if (rate(v, "interrupts") > 10000)
+    if (often(v, "interrupts", 10000))
         found(v, "larger requests help disks; a kernel with a slower tick (HZ) helps idle guests",
               "the guest takes %.0f interrupts a second", rate(v, "interrupts"));
-    if (rate(v, "exits") > 50000)
+    if (often(v, "exits", 50000))
         found(v, "see berth stats for which: port, memory or MSR accesses, or halts",
               "the guest leaves the CPU's virtualization %.0f times a second", rate(v, "exits"));
 }
 
-static void (*const rules[])(struct view *v) = {rule_host_cpus,   rule_host_memory, rule_devices,
-                                                rule_translation, rule_detours,     rule_memory,
-                                                rule_events,      rule_engine};
+static void (*const rules[])(struct view *v) = {
+    rule_host_cpus, rule_host_memory, rule_devices, rule_translation, rule_detours, rule_memory,
+    rule_spinning,  rule_events,      rule_direct,  rule_not_direct,  rule_engine};
 
 // --- looking
 
@@ -221,20 +294,6 @@ struct host_view {
     double waited;       // seconds, of all threads
     double major_faults; // of the process
 };
-
-// proc(5): schedstat's second number is the time spent ready but not running, in ns.
-static double thread_waited(int pid, const char *thread)
-{
-    char path[64];
-    unsigned long long ran, waited = 0;
-    snprintf(path, sizeof path, "/proc/%d/task/%.12s/schedstat", pid, thread);
-    FILE *f = fopen(path, "re");
-    if (f && fscanf(f, "%llu %llu", &ran, &waited) != 2)
-        waited = 0;
-    if (f)
-        fclose(f);
-    return (double)waited / NS_PER_SEC;
-}
 
 static double faults(int pid)
 {
@@ -253,16 +312,10 @@ static double faults(int pid)
 
 static struct host_view look_at_host(int pid)
 {
-    struct host_view host = {.major_faults = faults(pid)};
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/task", pid);
-    DIR *dir = opendir(path);
-    for (const struct dirent *entry; dir && (entry = readdir(dir));) {
-        if (entry->d_name[0] != '.')
-            host.waited += thread_waited(pid, entry->d_name);
-    }
-    if (dir)
-        closedir(dir);
+    struct host_usage_threads threads;
+    host_usage_threads(pid, "", &threads);
+    struct host_view host = {.major_faults = faults(pid),
+                             .waited = (double)threads.wait_ns / NS_PER_SEC};
     return host;
 }
 
@@ -279,12 +332,14 @@ static int look(const struct verb *verb, struct view *v)
     int pid = (int)json_integer_value(json_object_get(v->info, "pid"));
     status = verb_ask(verb, "stats", NULL, &v->before);
     struct host_view host = look_at_host(pid);
+    uint64_t tsc = host_tsc();
     if (status)
         return status;
     sleep(SECONDS);
     status = verb_ask(verb, "stats", NULL, &v->after);
     if (status)
         return status;
+    v->ticks = (double)(host_tsc() - tsc);
     struct host_view later = look_at_host(pid);
     v->seconds = number(v->after, "uptime_seconds") - number(v->before, "uptime_seconds");
     if (v->seconds <= 0)

@@ -10,6 +10,7 @@
 #include "cli/cli.h"
 #include "cpu/cpuid.h"
 #include "engine/engine.h"
+#include "host/cage.h"
 #include "host/clock.h"
 #include "host/memory.h"
 #include "host/sandbox.h"
@@ -34,6 +35,8 @@ struct info {
     struct sandbox_layer layers[SANDBOX_LAYERS];
     bool uring;             // io_uring is usable
     struct error uring_why; // else
+    bool direct;            // programs of guests can run in cages
+    struct error direct_why;
 };
 
 static const char *const feature_names[FEATURE_COUNT] = {
@@ -68,6 +71,7 @@ static void gather(struct info *info)
     host_tsc_calibrate(NULL, &info->tsc);
     sandbox_probe(info->layers);
     info->uring = uring_probe(&info->uring_why) == OK;
+    info->direct = cages_probe(&info->direct_why) == OK;
 }
 
 // Whether a guest can be shown this model here; else why has the words.
@@ -131,6 +135,10 @@ static void show_text(const struct info *info)
     printf("memory     %llu MiB, %llu MiB available\n", info->memory.total / MIB,
            info->memory.available / MIB);
     show_engines();
+    printf("direct     %s%s\n",
+           info->direct ? "usable (programs that compute run on the CPU itself, in cages)"
+                        : "not usable, all code is translated: ",
+           info->direct_why.text);
     show_models(info);
     printf("disk I/O   io_uring: %s%s%s\n",
            info->uring ? "usable" : "not usable: ", info->uring_why.text,
@@ -193,16 +201,16 @@ static json_t *sandbox_json(const struct info *info)
 
 static int show_json(const struct info *info)
 {
-    json_t *root = json_pack("{s:s, s:{s:s, s:I, s:o}, s:{s:I, s:s, s:b}, s:s, s:{s:I, s:I}, s:o, "
-                             "s:o, s:o, s:{s:b, s:s}}",
-                             "version", BERTH_VERSION, "cpu", "model", info->cpu, "online",
-                             (json_int_t)info->cpus, "features", features_json(&info->features),
-                             "tsc", "khz", (json_int_t)info->tsc.khz, "source", info->tsc.source,
-                             "invariant", info->tsc.invariant, "kernel", info->os.release, "memory",
-                             "total_mib", (json_int_t)(info->memory.total / MIB), "available_mib",
-                             (json_int_t)(info->memory.available / MIB), "engines", engines_json(),
-                             "cpu_models", models_json(info), "sandbox", sandbox_json(info),
-                             "io_uring", "usable", info->uring, "why", info->uring_why.text);
+    json_t *root = json_pack(
+        "{s:s, s:{s:s, s:I, s:o}, s:{s:I, s:s, s:b}, s:s, s:{s:I, s:I}, s:o, "
+        "s:o, s:o, s:{s:b, s:s}, s:{s:b, s:s}}",
+        "version", BERTH_VERSION, "cpu", "model", info->cpu, "online", (json_int_t)info->cpus,
+        "features", features_json(&info->features), "tsc", "khz", (json_int_t)info->tsc.khz,
+        "source", info->tsc.source, "invariant", info->tsc.invariant, "kernel", info->os.release,
+        "memory", "total_mib", (json_int_t)(info->memory.total / MIB), "available_mib",
+        (json_int_t)(info->memory.available / MIB), "engines", engines_json(), "cpu_models",
+        models_json(info), "sandbox", sandbox_json(info), "io_uring", "usable", info->uring, "why",
+        info->uring_why.text, "direct", "usable", info->direct, "why", info->direct_why.text);
     if (!root || json_dumpf(root, stdout, JSON_INDENT(2)) < 0)
         return complain(EXIT_HOST, "cannot write the information");
     printf("\n");

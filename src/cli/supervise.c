@@ -49,7 +49,7 @@ static void watched_signals(sigset_t *set)
     sigaddset(set, SIGQUIT);
 }
 
-#define ARGUMENTS_MAX (4 + VM_NICS_MAX) // options that name a descriptor
+#define ARGUMENTS_MAX (5 + VM_NICS_MAX) // options, each with a number
 
 // berth-vmm's command line.
 struct arguments {
@@ -58,12 +58,21 @@ struct arguments {
     unsigned count;
 };
 
-static void add(struct arguments *a, char *option, int fd)
+static void add(struct arguments *a, char *option, int number)
 {
-    snprintf(a->number[a->count], sizeof a->number[0], "%d", fd);
+    snprintf(a->number[a->count], sizeof a->number[0], "%d", number);
     a->argv[2 * a->count + 1] = option;
     a->argv[2 * a->count + 2] = a->number[a->count];
     a->count++;
+}
+
+// Preparing for it takes a process, which is too late once the VM's has read its definition.
+static bool may_run_directly(const struct vm_config *config)
+{
+    struct vm_engine engine;
+    const char *text = config->engine ? config->engine : "auto";
+    return vm_engine_parse(text, &engine, NULL) == OK && engine.direct != VM_DIRECT_OFF &&
+           strcmp(engine.name, "kvm") != 0;
 }
 
 static void describe(struct arguments *a, int definition, const struct run_sockets *sockets,
@@ -74,6 +83,7 @@ static void describe(struct arguments *a, int definition, const struct run_socke
     add(a, "--control", sockets->control);
     add(a, "--vnc", sockets->vnc);
     add(a, "--shared", keeper->vm_end);
+    add(a, "--cages", may_run_directly(cables->config));
     for (uint32_t i = 0; i < cables->config->nics; i++)
         add(a, "--port", cables->fd[i]);
 }
@@ -190,6 +200,9 @@ static int died(int signal)
     if (signal == SIGKILL)
         return complain(EXIT_HOST, "the VM's process was killed; if the host ran out of memory, "
                                    "try a smaller -m");
+    if (signal == SIGBUS)
+        return complain(EXIT_HOST, "the host had no memory for a page of the guest's, or that "
+                                   "memory is damaged; its kernel's log says which");
     if (signal == SIGTERM || signal == SIGINT || signal == SIGHUP || signal == SIGQUIT)
         return EXIT_GUEST; // stopped while it was still preparing
     return complain(EXIT_HOST, "the VM's process died: %s; please report this", strsignal(signal));

@@ -143,7 +143,7 @@ static void look_at(void *opaque, const char *name)
     struct look *look = calloc(1, sizeof *look);
     pid_t pid = (pid_t)json_integer_value(json_object_get(info, "pid"));
     struct host_usage_threads threads;
-    if (look && stats && host_usage_cpu(pid, &look->cpu)) {
+    if (look && stats && host_usage_family_cpu(pid, &look->cpu)) {
         snprintf(look->name, sizeof look->name, "%s", name);
         look->at = host_now();
         host_usage_threads(pid, "vcpu", &threads);

@@ -51,6 +51,9 @@ static err_t info(void *context, const json_t *args, struct reply *reply, struct
         "agent", agent_state(c), "disks", disks(c->vm, config), "nics", nics_describe(c));
     if (!more)
         return error_set(e, ERR_NO_MEMORY, "no memory for an answer");
+    const char *indirect;
+    json_object_set_new(more, "direct", json_boolean(vm_direct(c->vm, &indirect)));
+    json_object_set_new(more, "direct_reason", json_string(indirect));
     json_object_update(reply->result, more);
     json_decref(more);
     return OK;
@@ -69,7 +72,7 @@ static err_t stats(void *context, const json_t *args, struct reply *reply, struc
     json_object_set_new(reply->result, "guest_seconds",
                         json_real((double)vm_time(c->vm) / NS_PER_SEC));
     json_object_set_new(reply->result, "cpu_seconds",
-                        json_real((double)host_cpu_now() / NS_PER_SEC));
+                        json_real((double)vm_cpu_ns(c->vm) / NS_PER_SEC));
     struct vm_cpu cpu;
     vm_cpu(c->vm, &cpu);
     json_object_set_new(reply->result, "held_seconds", json_real((double)cpu.held_ns / NS_PER_SEC));

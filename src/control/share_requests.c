@@ -41,7 +41,7 @@ err_t cpu_request(void *context, const json_t *args, struct reply *reply, struct
     json_object_set_new(reply->result, "bound", json_integer(cpu.bound));
     json_object_set_new(reply->result, "rate", json_integer(cpu.rate));
     json_object_set_new(reply->result, "cpu_seconds",
-                        json_real((double)host_cpu_now() / NS_PER_SEC));
+                        json_real((double)vm_cpu_ns(c->vm) / NS_PER_SEC));
     json_object_set_new(reply->result, "held_seconds", json_real((double)cpu.held_ns / NS_PER_SEC));
     return OK;
 }

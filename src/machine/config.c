@@ -57,12 +57,13 @@ static const struct {
     const char *name;
     uint32_t bit;
 } debug_names[] = {
-    {"interpret", ENGINE_DEBUG_INTERPRET},     {"tiny-tlb", ENGINE_DEBUG_TINY_TLB},
-    {"tiny-cache", ENGINE_DEBUG_TINY_CACHE},   {"poll", ENGINE_DEBUG_POLL_EVERY_BLOCK},
-    {"flags-live", ENGINE_DEBUG_FLAGS_LIVE},   {"lockstep", ENGINE_DEBUG_LOCKSTEP},
-    {"any-kvm", ENGINE_DEBUG_ANY_KVM},         {"dirty-bitmap", ENGINE_DEBUG_DIRTY_BITMAP},
-    {"all-hot", ENGINE_DEBUG_ALL_HOT},         {"slots-miss", ENGINE_DEBUG_SLOTS_MISS},
-    {"copy-blocks", ENGINE_DEBUG_COPY_BLOCKS},
+    {"interpret", ENGINE_DEBUG_INTERPRET},   {"tiny-tlb", ENGINE_DEBUG_TINY_TLB},
+    {"tiny-cache", ENGINE_DEBUG_TINY_CACHE}, {"poll", ENGINE_DEBUG_POLL_EVERY_BLOCK},
+    {"flags-live", ENGINE_DEBUG_FLAGS_LIVE}, {"lockstep", ENGINE_DEBUG_LOCKSTEP},
+    {"any-kvm", ENGINE_DEBUG_ANY_KVM},       {"dirty-bitmap", ENGINE_DEBUG_DIRTY_BITMAP},
+    {"all-hot", ENGINE_DEBUG_ALL_HOT},       {"slots-miss", ENGINE_DEBUG_SLOTS_MISS},
+    {"all-direct", ENGINE_DEBUG_ALL_DIRECT}, {"copy-blocks", ENGINE_DEBUG_COPY_BLOCKS},
+    {"open-pages", ENGINE_DEBUG_OPEN_PAGES},
 };
 
 // --- the struct
@@ -193,6 +194,19 @@ static err_t parse_perf_map(const char *text, struct vm_engine *out, struct erro
                : error_set(e, ERR_INVALID, "engine: perf-map is none or a file of symbols");
 }
 
+static err_t parse_direct(const char *text, struct vm_engine *out, struct error *e)
+{
+    static const char *const words[] = {
+        [VM_DIRECT_AUTO] = "auto", [VM_DIRECT_ON] = "on", [VM_DIRECT_OFF] = "off"};
+    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+        if (strcmp(words[i], text))
+            continue;
+        out->direct = (enum vm_direct)i;
+        return OK;
+    }
+    return error_set(e, ERR_INVALID, "engine: direct is on, off or auto, not '%.40s'", text);
+}
+
 static err_t parse_engine_option(const char *option, size_t len, struct vm_engine *out,
                                  struct error *e)
 {
@@ -204,7 +218,8 @@ static err_t parse_engine_option(const char *option, size_t len, struct vm_engin
                    {"code-cache=", parse_code_cache},
                    {"shared-code=", parse_shared_code},
                    {"translation-cache=", parse_translation_cache},
-                   {"perf-map=", parse_perf_map}};
+                   {"perf-map=", parse_perf_map},
+                   {"direct=", parse_direct}};
     char text[ENGINE_OPTION_MAX];
     snprintf(text, sizeof text, "%.*s", (int)min_u64(len, sizeof text - 1), option);
     for (size_t i = 0; i < ARRAY_LEN(options) && len < sizeof text; i++) {
@@ -215,7 +230,7 @@ static err_t parse_engine_option(const char *option, size_t len, struct vm_engin
     return error_set(e, ERR_INVALID,
                      "engine: there is no option '%.40s'; give irqchip=kernel, split or user, "
                      "halt-poll=NANOSECONDS, code-cache=SIZE, shared-code=SIZE, "
-                     "translation-cache=FILE or perf-map=FILE",
+                     "translation-cache=FILE, perf-map=FILE or direct=on, off or auto",
                      text);
 }
 

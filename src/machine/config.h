@@ -149,6 +149,8 @@ err_t vm_config_load(struct vm_config *config, const char *text, size_t len, str
 
 #define ENGINE_OPTION_MAX 256
 
+enum vm_direct { VM_DIRECT_AUTO, VM_DIRECT_ON, VM_DIRECT_OFF };
+
 // "kvm,irqchip=split": the engine's name, or auto, and options. ERR_INVALID for what there is not.
 struct vm_engine {
     char name[16];
@@ -156,6 +158,7 @@ struct vm_engine {
     uint32_t poll_ns;           // halt-poll=NS, as engine_vm_config has it
     uint64_t code_cache_bytes;  // code-cache=SIZE, likewise
     uint64_t shared_code_bytes; // shared-code=SIZE, likewise
+    enum vm_direct direct;      // direct=on, off or auto: wherever it can be had
     char translation_cache[ENGINE_OPTION_MAX]; // translation-cache=FILE; empty: none
     char perf_map[ENGINE_OPTION_MAX];          // perf-map=FILE or none; empty: not asked for
 };

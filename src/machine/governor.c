@@ -7,8 +7,8 @@ static void look(void *opaque)
 {
     struct governor *g = opaque;
     bool held = g->duty.held;
-    // Of all threads: what a guest makes its devices do counts, too.
-    uint64_t next = duty_look(&g->duty, host_now(), host_cpu_now(), g->vm->vcpus);
+    // Of all threads and processes: what a guest makes its devices do counts, too.
+    uint64_t next = duty_look(&g->duty, host_now(), vm_cpu_ns(g->vm), g->vm->vcpus);
     if (g->duty.held != held)
         vcpus_hold(g->vm, g->duty.held);
     loop_timer_set(g->vm->loop, &g->timer, next);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "host/memory.h"
 
 err_t memory_add(struct memory *memory, gpa_t at, uint64_t len, void *host)
 {
@@ -12,7 +13,7 @@ err_t memory_add(struct memory *memory, gpa_t at, uint64_t len, void *host)
     return OK;
 }
 
-void *memory_map(const struct memory *memory, gpa_t at, uint64_t len)
+static uint8_t *find(const struct memory *memory, gpa_t at, uint64_t len)
 {
     for (unsigned i = 0; i < memory->regions; i++) {
         const struct memory_region *r = &memory->region[i];
@@ -20,6 +21,32 @@ void *memory_map(const struct memory *memory, gpa_t at, uint64_t len)
             return r->host + (at - r->at);
     }
     return NULL;
+}
+
+static void touch(const struct memory *memory, const uint8_t *host, uint64_t len)
+{
+    if (memory->file)
+        ram_file_touch(memory->file, host, len);
+}
+
+void *memory_map(const struct memory *memory, gpa_t at, uint64_t len)
+{
+    uint8_t *host = find(memory, at, len);
+    if (host)
+        touch(memory, host, len);
+    return host;
+}
+
+void memory_discard(const struct memory *memory, gpa_t at, uint64_t len)
+{
+    uint8_t *host = find(memory, at, len);
+    if (!host)
+        return;
+    if (memory->file)
+        ram_file_discard(memory->file, (uint64_t)(host - memory->file->at), len);
+    else
+        host_ram_discard(host, len);
+    memory_changed(memory, at, len);
 }
 
 void memory_changed(const struct memory *memory, gpa_t at, uint64_t len)
@@ -65,6 +92,7 @@ static void read_piece(const struct memory *m, gpa_t at, uint8_t *host, size_t o
 static void write_piece(const struct memory *m, gpa_t at, uint8_t *host, size_t offset, size_t len,
                         void *data)
 {
+    touch(m, host, len);
     memcpy(host, (uint8_t *)data + offset, len);
     memory_changed(m, at, len);
 }

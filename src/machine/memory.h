@@ -4,6 +4,7 @@
 #pragma once
 
 #include "engine/engine.h"
+#include "host/ram_file.h"
 
 #define MEMORY_REGIONS 4
 
@@ -18,6 +19,7 @@ struct memory {
     unsigned regions;
     const struct engine *engine;
     struct engine_vm *engine_vm; // told of changes; NULL before the engine exists
+    struct ram_file *file;       // that all regions lie in; NULL: they are private memory
 };
 
 // Adds a range of RAM; host stays the caller's. Ranges are disjoint.
@@ -29,5 +31,8 @@ err_t memory_write(const struct memory *memory, gpa_t at, const void *data, size
 
 // Host address of [at, at + len) when all of it lies in one region, else NULL.
 void *memory_map(const struct memory *memory, gpa_t at, uint64_t len);
+// Gives a range back to the host, whose bytes are zeros from now on. One that is not all in one
+// region is left alone.
+void memory_discard(const struct memory *memory, gpa_t at, uint64_t len);
 // Bytes in a mapped range were changed.
 void memory_changed(const struct memory *memory, gpa_t at, uint64_t len);

@@ -18,13 +18,20 @@ static uint64_t msr_of(const struct vcpu *v)
     return v->vm->pvclock.steal_time[v->index];
 }
 
+// CPU time of its thread and of what works in its stead.
+static uint64_t had(const struct vcpu *v)
+{
+    const struct engine *engine = v->vm->engine;
+    return host_thread_cpu_now() + (engine->cpu_elsewhere ? engine->cpu_elsewhere(v->engine) : 0);
+}
+
 // Since the thread began. Never exactly the same clock: now and then a little less than before.
 static uint64_t stolen(const struct vcpu *v, uint64_t now)
 {
-    uint64_t had = v->steal.rested + host_thread_cpu_now(), been = now - v->steal.began;
+    uint64_t not_stolen = v->steal.rested + had(v), been = now - v->steal.began;
     if (v->steal.engine)
         return vcpu_held(v);
-    return been > had ? been - had : 0;
+    return been > not_stolen ? been - not_stolen : 0;
 }
 
 // The count is the guest's to keep, as it goes with its memory from host to host.
@@ -46,7 +53,7 @@ static void add(struct vcpu *v, uint64_t ns)
 
 void steal_begin(struct vcpu *v)
 {
-    v->steal = (struct steal){.began = host_now() - host_thread_cpu_now()};
+    v->steal = (struct steal){.began = host_now() - had(v)};
 }
 
 void steal_rested(struct vcpu *v, uint64_t ns)

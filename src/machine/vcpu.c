@@ -133,7 +133,8 @@ static void move(struct vcpu *vcpu)
     cpu_set_t cpus = vcpu->cpus;
     pthread_mutex_unlock(&vcpu->lock);
     vcpu->host_cpus = (unsigned)CPU_COUNT(&cpus);
-    (void)!sched_setaffinity(0, sizeof cpus, &cpus);
+    if (sched_setaffinity(0, sizeof cpus, &cpus) == 0 && vcpu->vm->engine->moved)
+        vcpu->vm->engine->moved(vcpu->engine, &cpus);
 }
 
 // Returns when the gate is open; takes over the reset state that the main loop left.

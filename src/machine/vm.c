@@ -10,6 +10,7 @@
 #include "device/serial/uart.h"
 #include "device/virtio/balloon.h"
 #include "device/virtio/console.h"
+#include "host/cage.h"
 #include "host/clock.h"
 #include "host/memory.h"
 #include "machine/vm_impl.h"
@@ -269,14 +270,100 @@ static err_t choose_next(struct vm *vm, struct error *e)
     return choose_first(from + 1, vm->config->debug, against, &vm->engine, vm->why, e);
 }
 
-static err_t try_engine(struct vm *vm, const struct engine_vm_config *config, struct error *e)
+// What speaks against direct execution; NULL: nothing.
+static const char *against_direct(const struct vm *vm, enum vm_direct wanted)
 {
-    if (!vm->engine->irqchip && config->chips != ENGINE_CHIPS_BEST &&
-        config->chips != ENGINE_CHIPS_NONE)
+    if (wanted == VM_DIRECT_OFF)
+        return "switched off";
+    if (!vm->engine->direct)
+        return "the engine has no use for it";
+    if (vm->config->memory_huge)
+        return "memory of reserved huge pages cannot be shared page by page";
+    if (vm->config->memory_merge)
+        return "memory that is shared cannot be merged";
+    return vm->hooks.cages ? NULL : vm->hooks.no_cages;
+}
+
+// Direct execution needs RAM that cages can be given pages of.
+static err_t make_ram(struct vm *vm, bool direct, struct error *e)
+{
+    int from = vm->config->memory_huge ? HOST_RAM_HUGE : HOST_RAM_PRIVATE;
+    vm->ram_bytes = vm->config->memory_bytes;
+    if (!direct)
+        return host_ram_new(vm->ram_bytes, from, &vm->ram, e);
+    err_t err = ram_file_init(&vm->ram_file, vm->ram_bytes, e);
+    vm->ram = vm->ram_file.at;
+    return err;
+}
+
+static void free_ram(struct vm *vm)
+{
+    if (vm->ram_file.at)
+        ram_file_release(&vm->ram_file);
+    else
+        host_ram_free(vm->ram, vm->ram_bytes);
+    vm->ram = NULL;
+}
+
+static err_t check_options(const struct vm *vm, const struct vm_engine *asked, struct error *e)
+{
+    if (!vm->engine->irqchip && asked->chips != ENGINE_CHIPS_BEST &&
+        asked->chips != ENGINE_CHIPS_NONE)
         return error_set(e, ERR_INVALID,
                          "engine '%s' keeps no interrupt controllers; leave irqchip= away",
                          vm->engine->name);
-    return vm->engine->vm_new(config, &vm_upcalls, vm, &vm->engine_vm, e);
+    if (!vm->engine->direct && asked->direct == VM_DIRECT_ON)
+        return error_set(e, ERR_INVALID, "engine '%s' runs all code directly; leave direct= away",
+                         vm->engine->name);
+    return OK;
+}
+
+// RAM comes first, since what it is made of depends on the engine, which is told of it.
+static err_t make_ram_and_engine(struct vm *vm, const struct vm_engine *asked, bool direct,
+                                 struct error *e)
+{
+    err_t err = make_ram(vm, direct, e);
+    if (err)
+        return err;
+    const struct engine_vm_config config = {
+        .chips = asked->chips,
+        .poll_ns = asked->poll_ns,
+        .vcpus = vm->config->vcpus,
+        .cpuid = &vm->cpuid,
+        .tsc_khz = vm->clock.tsc_khz,
+        .code_cache_bytes = asked->code_cache_bytes,
+        .shared_code_bytes = asked->shared_code_bytes,
+        .translation_cache = asked->translation_cache[0] ? asked->translation_cache : NULL,
+        .perf_map = asked->perf_map[0] ? asked->perf_map : NULL,
+        .debug = vm->config->debug,
+        .direct = direct,
+        .ram_fd = direct ? vm->ram_file.fd : -1,
+        .ram_file = direct ? &vm->ram_file : NULL,
+        .ram_host = vm->ram,
+        .ram_bytes = vm->ram_bytes,
+        .cages = direct ? vm->hooks.cages : NULL,
+    };
+    err = vm->engine->vm_new(&config, &vm_upcalls, vm, &vm->engine_vm, e);
+    if (err)
+        free_ram(vm);
+    return err;
+}
+
+static err_t try_engine(struct vm *vm, const struct vm_engine *asked, struct error *e)
+{
+    struct error why = {0};
+    err_t err = check_options(vm, asked, e);
+    if (err)
+        return err;
+    const char *against = against_direct(vm, asked->direct);
+    err = against ? error_set(&why, ERR_UNSUPPORTED, "%s", against)
+                  : make_ram_and_engine(vm, asked, true, &why);
+    snprintf(vm->indirect, sizeof vm->indirect, "%s", err ? why.text : "");
+    if (err == ERR_UNSUPPORTED && asked->direct != VM_DIRECT_ON)
+        return make_ram_and_engine(vm, asked, false, e);
+    return err ? error_set(e, err, "%s%s", err == ERR_UNSUPPORTED ? "direct execution: " : "",
+                           why.text)
+               : OK;
 }
 
 static void find_chips(struct vm *vm)
@@ -294,26 +381,14 @@ static err_t make_engine(struct vm *vm, struct error *e)
     if (err)
         return err;
     vm->poll_ns = asked.poll_ns;
-    struct engine_vm_config config = {
-        .chips = asked.chips,
-        .poll_ns = asked.poll_ns,
-        .vcpus = vm->config->vcpus,
-        .cpuid = &vm->cpuid,
-        .tsc_khz = vm->clock.tsc_khz,
-        .code_cache_bytes = asked.code_cache_bytes,
-        .shared_code_bytes = asked.shared_code_bytes,
-        .translation_cache = asked.translation_cache[0] ? asked.translation_cache : NULL,
-        .perf_map = asked.perf_map[0] ? asked.perf_map : NULL,
-        .debug = vm->config->debug,
-    };
     err = vm_choose_engine(vm->config->engine, vm->config->debug, &vm->engine, vm->why, e);
     if (err)
         return err;
-    err = try_engine(vm, &config, e);
+    err = try_engine(vm, &asked, e);
     if (err == ERR_BUSY && is_auto(asked.name)) {
         err = choose_next(vm, e);
         if (!err)
-            err = try_engine(vm, &config, e);
+            err = try_engine(vm, &asked, e);
     }
     if (!err)
         find_chips(vm);
@@ -333,15 +408,22 @@ static err_t map_ram(struct vm *vm, gpa_t at, uint64_t len, uint64_t offset, str
                : OK;
 }
 
+static void want_huge(struct vm *vm, uint64_t offset, uint64_t len)
+{
+    if (vm->ram_file.at)
+        ram_file_want_large(&vm->ram_file, offset, len);
+    else
+        host_ram_want_huge((uint8_t *)vm->ram + offset, len);
+}
+
 // Not the first huge page, which its holes keep engines from mapping whole, nor that of the ACPI
 // tables: zeroing them is much of what starting a small guest takes.
 static void want_huge_pages(struct vm *vm, uint64_t low, uint64_t high)
 {
-    uint8_t *ram = vm->ram;
     if (low > 2 * HUGE_PAGE)
-        host_ram_want_huge(ram + HUGE_PAGE, low - 2 * HUGE_PAGE);
+        want_huge(vm, HUGE_PAGE, low - 2 * HUGE_PAGE);
     if (high)
-        host_ram_want_huge(ram + low, high);
+        want_huge(vm, low, high);
 }
 
 // Small pages, since only these can be merged.
@@ -355,18 +437,16 @@ static void want_merging(struct vm *vm)
 // One block for all RAM, without a gap for the VGA window in it: the block's offset is the
 // guest-physical address below the PCI hole. Devices reach all of it; what vCPUs see from
 // VGA_HOLE_END to LEGACY_END follows later.
-static err_t make_memory(struct vm *vm, struct error *e)
+static err_t map_memory(struct vm *vm, struct error *e)
 {
-    vm->ram_bytes = vm->config->memory_bytes;
     uint64_t low = min_u64(vm->ram_bytes, PC_LOW_RAM_MAX), high = vm->ram_bytes - low;
-    err_t err = host_ram_new(vm->ram_bytes,
-                           vm->config->memory_huge ? HOST_RAM_HUGE : HOST_RAM_PRIVATE, &vm->ram, e);
-    if (!err && vm->config->memory_merge)
+    if (vm->config->memory_merge)
         want_merging(vm);
-    else if (!err)
+    else
         want_huge_pages(vm, low, high);
-    if (!err)
-        err = add_ram(vm, 0, VGA_HOLE, 0, e);
+    if (vm->ram_file.at)
+        vm->memory.file = &vm->ram_file;
+    err_t err = add_ram(vm, 0, VGA_HOLE, 0, e);
     if (!err)
         err = add_ram(vm, VGA_HOLE_END, low - VGA_HOLE_END, VGA_HOLE_END, e);
     if (!err)
@@ -395,7 +475,7 @@ err_t vm_new(const struct vm_config *config, struct loop *loop, const struct vm_
     if (!err)
         err = make_engine(vm, e);
     if (!err)
-        err = make_memory(vm, e);
+        err = map_memory(vm, e);
     if (!err)
         err = vcpus_new(vm, e);
     if (!err && config->cpu_pin)
@@ -430,7 +510,7 @@ void vm_free(struct vm *vm)
     board_free(vm);
     if (vm->engine_vm)
         vm->engine->vm_free(vm->engine_vm);
-    host_ram_free(vm->ram, vm->ram_bytes);
+    free_ram(vm);
     irq_release(&vm->irq);
     bus_release(&vm->mmio);
     bus_release(&vm->pio);
@@ -447,9 +527,21 @@ const struct engine *vm_engine(const struct vm *vm)
     return vm->engine;
 }
 
+bool vm_direct(const struct vm *vm, const char **why)
+{
+    if (why)
+        *why = vm->indirect;
+    return !vm->indirect[0];
+}
+
 const char *vm_engine_reason(const struct vm *vm)
 {
     return vm->why;
+}
+
+uint64_t vm_cpu_ns(const struct vm *vm)
+{
+    return host_cpu_now() + (vm->hooks.cages ? cages_cpu_ns(vm->hooks.cages) : 0);
 }
 
 ns_t vm_time(const struct vm *vm)

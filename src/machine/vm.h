@@ -55,6 +55,8 @@ struct vm_hooks {
     void (*rebooted)(void *opaque); // the guest was reset and starts anew
     void *opaque;
     const struct host_tsc_look *begun; // a look at the TSC some time ago; may be NULL
+    struct cages *cages;               // for direct execution; used until vm_free. NULL: none,
+    const char *no_cages;              // for this reason
 };
 
 // Chooses the engine that the definition's text names (debug: enum engine_debug bits); for "auto"
@@ -72,11 +74,14 @@ void vm_free(struct vm *vm); // stops it first; accepts NULL
 
 const struct engine *vm_engine(const struct vm *vm);
 const char *vm_engine_reason(const struct vm *vm); // why this engine
-const char *vm_firmware(const struct vm *vm);      // "none", "bios" or "uefi"
+// Whether programs of the guest run in the cages. *why, if it is asked for: why not, or empty.
+bool vm_direct(const struct vm *vm, const char **why);
+const char *vm_firmware(const struct vm *vm); // "none", "bios" or "uefi"
 // The host's image of "bios" or "uefi": the first that is there of the places where distributions
 // put it, else Debian's.
 const char *vm_firmware_path(const char *name);
-ns_t vm_time(const struct vm *vm); // virtual time
+ns_t vm_time(const struct vm *vm);       // virtual time
+uint64_t vm_cpu_ns(const struct vm *vm); // of the host's CPUs, what it has used in all; any thread
 
 // Starts the vCPU threads (they wait until vm_resume). Once.
 err_t vm_start(struct vm *vm, struct error *e);

@@ -66,6 +66,8 @@ struct vm {
     struct memory memory;
     void *ram; // all of guest RAM, one block
     uint64_t ram_bytes;
+    char indirect[200];       // why programs do not run in cages; empty: they may
+    struct ram_file ram_file; // the same block, if it is a file; else all zeros
     struct bus pio, mmio;
     struct irq irq;
     struct device *pit;

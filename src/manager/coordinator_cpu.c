@@ -65,7 +65,7 @@ static void look(struct tenant *t, uint64_t now)
     struct host_usage_threads threads = {0};
     uint64_t cpu, at = u->at;
     u->group = -1;
-    if (!u->pid || !host_usage_cpu(u->pid, &cpu)) {
+    if (!u->pid || !host_usage_family_cpu(u->pid, &cpu)) {
         u->at = u->spent_ns = 0;
         u->used = u->wanted = 0;
         return;
@@ -298,12 +298,23 @@ static void keep_memory(struct coordinator *c, struct tenant *t)
     groups_remember(c->groups, t->vm->id, least, most);
 }
 
+// Usually the group was its from the start, before it had others.
+static bool join(struct coordinator *c, const struct tenant *t)
+{
+    pid_t family[HOST_USAGE_FAMILY_MAX];
+    unsigned n = host_usage_family(t->use.pid, family, HOST_USAGE_FAMILY_MAX);
+    bool in = groups_join(c->groups, t->vm->id, family[0]);
+    for (unsigned i = 1; in && i < n; i++)
+        groups_join(c->groups, t->vm->id, family[i]);
+    return in;
+}
+
 static void carry_out(struct coordinator *c, struct tenant *t)
 {
     struct tenant_use *u = &t->use;
     bool counts = u->group > 0;
     if (c->groups && !u->in_group)
-        u->in_group = groups_join(c->groups, t->vm->id, u->pid);
+        u->in_group = join(c, t);
     tell(t, counts && u->short_of ? part_of(u) : 0);
     if (!u->in_group)
         return;

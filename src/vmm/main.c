@@ -1,12 +1,14 @@
 // berth-vmm: one process, one VM. Started by berth with the VM's definition on an inherited
 // descriptor:
 //
-//     berth-vmm --definition FD [--control FD] [--port FD]... [--vnc FD] [--shared FD]
+//     berth-vmm --definition FD [--control FD] [--port FD]... [--vnc FD] [--shared FD] [--cages 1]
 //
 // with, on others, the sockets that it listens on: for requests (docs/control.md) and for viewers
-// of the screen (docs/display.md); and one end of a shared console. For tests of the sandbox:
+// of the screen (docs/display.md); and one end of a shared console. --cages: user programs of the
+// guest may run directly, so that what they run in must be prepared. For tests of the sandbox:
 // berth-vmm --self-test-sandbox main|vcpu|display|block makes a system call that is not allowed
 // there, and must die of SIGSYS.
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +60,7 @@ static int fail(struct run *run, const struct error *e)
 // Descriptors from berth; -1 where there is none.
 struct inherited {
     int definition, control, vnc, shared;
+    int cages;             // 1: prepare for direct execution
     int port[VM_NICS_MAX]; // of the network cards, in their order
 };
 
@@ -67,12 +70,10 @@ static bool read_descriptors(int argc, char **argv, struct inherited *out)
         const char *option;
         int *fd;
     } known[] = {
-        {"--definition", &out->definition},
-        {"--control", &out->control},
-        {"--vnc", &out->vnc},
-        {"--shared", &out->shared},
+        {"--definition", &out->definition}, {"--control", &out->control}, {"--vnc", &out->vnc},
+        {"--shared", &out->shared},         {"--cages", &out->cages},
     };
-    *out = (struct inherited){-1, -1, -1, -1};
+    *out = (struct inherited){-1, -1, -1, -1, -1};
     memset(out->port, -1, sizeof out->port);
     size_t ports = 0;
     for (int i = 1; i + 1 < argc; i += 2) {
@@ -90,6 +91,15 @@ static bool read_descriptors(int argc, char **argv, struct inherited *out)
     return argc % 2 && out->definition >= 0;
 }
 
+// Without them all code is translated.
+static void prepare_cages(struct run *run, bool wanted)
+{
+    signal(SIGCHLD, SIG_IGN); // a process that ends leaves nothing behind
+    err_t err = wanted ? cages_start(&run->cages, &run->no_cages)
+                       : error_set(&run->no_cages, ERR_UNSUPPORTED, "nothing was prepared for it");
+    (void)err;
+}
+
 static int run_vm(const struct inherited *fds)
 {
     struct run *run = host_sparse_new(sizeof *run); // much of it is buffers of network cards
@@ -104,9 +114,11 @@ static int run_vm(const struct inherited *fds)
     int status = VMM_HOST_FAILED;
     run->pid = (int)isolate_host_pid();
     run->empty_root = isolate_prepare();
-    int keep[5 + VM_NICS_MAX] = {fds->definition, fds->control, fds->vnc, fds->shared,
-                                 run->empty_root};
-    memcpy(keep + 5, fds->port, sizeof fds->port);
+    prepare_cages(run, fds->cages > 0);
+    int keep[6 + VM_NICS_MAX] = {fds->definition, fds->control,
+                                 fds->vnc,        fds->shared,
+                                 run->empty_root, run->cages ? cages_socket(run->cages) : -1};
+    memcpy(keep + 6, fds->port, sizeof fds->port);
     err_t err = sandbox_enter(keep, ARRAY_LEN(keep), &e);
     host_thread_guard(sandbox_confine);
     log_to(log_to_stderr, LOG_INFO);

@@ -351,13 +351,17 @@ err_t run_build_vm(struct run *run, struct error *e)
                                    .ended = ended,
                                    .rebooted = rebooted,
                                    .opaque = run,
-                                   .begun = &run->begun};
+                                   .begun = &run->begun,
+                                   .cages = run->cages,
+                                   .no_cages = run->no_cages.text};
     vsock_init(&run->vsock, run->loop);
     run->vsock.agent_changed = agent_changed;
     run->vsock.opaque = run;
     err_t err = vm_new(&run->config, run->loop, &hooks, &run->vm, e);
     if (err)
         return err;
+    if (run->cages)
+        cages_complete(run->cages);
     run->vsock.vm = run->vm;
     if (vm_display(run->vm))
         typist_init(&run->typist, run->loop, vm_display(run->vm));
@@ -480,6 +484,7 @@ void run_release(struct run *run)
         port_release(&run->port[i]);
     vsock_release(&run->vsock);
     vm_free(run->vm);
+    cages_free(run->cages);
     chardev_close(run->serial, FLUSH_MS);
     chardev_close(run->console, FLUSH_MS);
     chardev_close(run->firmware_log, FLUSH_MS);

@@ -6,6 +6,7 @@
 #include "control/server.h"
 #include "display/typist.h"
 #include "display/vnc.h"
+#include "host/cage.h"
 #include "host/clock.h"
 #include "host/loop.h"
 #include "host/terminal.h"
@@ -23,8 +24,10 @@ enum vmm_status {
 
 struct run {
     struct host_tsc_look begun;
-    int pid;        // as the host counts
-    int empty_root; // of isolate_prepare()
+    int pid;               // as the host counts
+    int empty_root;        // of isolate_prepare()
+    struct cages *cages;   // NULL: none,
+    struct error no_cages; // for this reason
     struct vm_config config;
     struct events events;
     struct loop *loop;

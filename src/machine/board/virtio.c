@@ -4,7 +4,6 @@
 #include "device/virtio/console.h"
 #include "device/virtio/rng.h"
 #include "device/virtio/vsock.h"
-#include "host/memory.h"
 #include "host/random.h"
 #include "machine/board/pc_impl.h"
 
@@ -31,11 +30,7 @@ static void entropy(void *opaque, void *data, size_t len)
 static void give_back(void *opaque, gpa_t at, uint64_t len)
 {
     struct vm *vm = opaque;
-    void *host = memory_map(&vm->memory, at, len);
-    if (!host)
-        return;
-    host_ram_discard(host, len);
-    memory_changed(&vm->memory, at, len);
+    memory_discard(&vm->memory, at, len);
 }
 
 // Where nobody has ends of connections for the guest.

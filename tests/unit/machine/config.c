@@ -103,7 +103,7 @@ static void errors_name_the_key_and_what_is_right(void)
     CHECK_REFUSED("{\"berth-vm\": 1, \"engine\": \"kvm,fast\"}",
                   "engine: there is no option 'fast'; give irqchip=kernel, split or user, "
                   "halt-poll=NANOSECONDS, code-cache=SIZE, shared-code=SIZE, "
-                  "translation-cache=FILE or perf-map=FILE");
+                  "translation-cache=FILE, perf-map=FILE or direct=on, off or auto");
     CHECK_REFUSED("{\"berth-vm\": 1, \"serial\": \"com\"}",
                   "serial: there is no 'com'; give stdio, pty, shared, file:PATH or none");
 }
@@ -148,6 +148,13 @@ static void engine_may_have_options(void)
     CHECK_STR(engine.perf_map, "/a/System.map");
     CHECK_EQ(vm_engine_parse("translate,code-cache=2G", &engine, &e), ERR_INVALID);
     CHECK_STR(e.text, "engine: code-cache: 2G is outside 1M to 1G");
+    CHECK_EQ(engine.direct, VM_DIRECT_AUTO);
+    CHECK_EQ(vm_engine_parse("translate,direct=on", &engine, &e), OK);
+    CHECK_EQ(engine.direct, VM_DIRECT_ON);
+    CHECK_EQ(vm_engine_parse("auto,direct=off", &engine, &e), OK);
+    CHECK_EQ(engine.direct, VM_DIRECT_OFF);
+    CHECK_EQ(vm_engine_parse("translate,direct=yes", &engine, &e), ERR_INVALID);
+    CHECK_STR(e.text, "engine: direct is on, off or auto, not 'yes'");
     CHECK_EQ(vm_engine_parse("translate,perf-map=", &engine, &e), ERR_INVALID);
     CHECK_EQ(vm_engine_parse("auto", &engine, &e), OK);
     CHECK_EQ(engine.chips, ENGINE_CHIPS_BEST);
