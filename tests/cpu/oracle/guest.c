@@ -187,7 +187,6 @@ struct guest *guest_new(const struct engine *engine, uint32_t debug)
     make_tables(g);
     make_start(g);
     world_data(g->data);
-    memset(g->ram + CODE_GPA, 0xcc, PAGE);
     memcpy(g->ram + READ_ONLY_GPA, g->data, PAGE);
     g->engine->written(g->vm, 0, RAM_BYTES);
     return g;
@@ -195,10 +194,11 @@ struct guest *guest_new(const struct engine *engine, uint32_t debug)
 
 static void enter(struct guest *g, const struct test_case *c, struct cpu_state *s)
 {
+    memset(g->ram + CODE_GPA + CODE_BYTES, 0xcc, PAGE - CODE_BYTES);
     memcpy(g->ram + CODE_GPA, c->code, CODE_BYTES);
     memcpy(g->ram + DATA_GPA, g->data, WORLD_DATA_BYTES);
     memcpy(g->ram + DATA_GPA + c->patch_at, c->patch, c->patch_len);
-    g->engine->written(g->vm, CODE_GPA, CODE_BYTES);
+    g->engine->written(g->vm, CODE_GPA, PAGE);
     g->engine->written(g->vm, DATA_GPA, WORLD_DATA_BYTES);
     *s = g->start;
     memcpy(s->gpr, c->in.gpr, sizeof s->gpr);

@@ -91,6 +91,7 @@ static void enter(const struct test_case *c, ucontext_t *u)
     greg_t *g = u->uc_mcontext.gregs;
     uint8_t *fp = (uint8_t *)u->uc_mcontext.fpregs;
     set_segments();
+    memset((void *)(WORLD_CODE + CODE_BYTES), 0xcc, PAGE - CODE_BYTES);
     memcpy((void *)WORLD_CODE, c->code, CODE_BYTES);
     memcpy((void *)WORLD_DATA, child.data, WORLD_DATA_BYTES);
     memcpy((uint8_t *)WORLD_DATA + c->patch_at, c->patch, c->patch_len);
@@ -140,7 +141,6 @@ static bool make_world(void)
         !map(WORLD_READ_ONLY, PAGE, PROT_READ | PROT_WRITE))
         return false;
     world_data(child.data);
-    memset((void *)WORLD_CODE, 0xcc, PAGE);
     memcpy((void *)WORLD_READ_ONLY, child.data, PAGE);
     return mprotect((void *)WORLD_READ_ONLY, PAGE, PROT_READ) == 0;
 }

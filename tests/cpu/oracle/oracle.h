@@ -12,7 +12,7 @@
 #define WORLD_DATA_BYTES 8192u
 #define WORLD_READ_ONLY 0x20004000ull
 #define PAGE 4096u
-#define CODE_BYTES 320u // of the code page that a case may use; the rest is INT3
+#define CODE_BYTES 320u // of the code page that a case may use; the rest is INT3 before each case
 #define CASE_OFFSET 32u // of the instruction under test: a few that set flags come before it
 #define WORLD_CASE (WORLD_CODE + CASE_OFFSET)
 #define XSAVE_BYTES CPU_XSAVE_BYTES

@@ -33,7 +33,9 @@ static bool streamable(const struct insn *in, unsigned undefined)
     case OP_VLDMXCSR:
     case OP_PUSHF:
     case OP_ENTER: return false;
-    // Whether these mind misalignment is the processor's choice.
+    // How much it has written before a fault is the processor's choice.
+    case OP_PUSHA: return false;
+    // So is whether these mind misalignment.
     case OP_MASKMOVQ:
     case OP_MASKMOVDQU:
     case OP_VMASKMOVDQU: return false;
