@@ -3,10 +3,10 @@
 
     stress_ng.py [--berth FILE] [--seconds N] [--cpus N] [--class LIST] [--log FILE] [STRESSOR...]
 
-Every stressor runs once with as many instances as there are vCPUs; they share --seconds. Reported as TAP. Whatever cannot run
-in this kernel, or runs out of its memory, is skipped with stress-ng's word for it; a wrong result, a crash, a guest that
-ends or a stressor that does not is a failure. Progress goes to standard error. Exit status: 0 none, 1 some, 77 nothing
-could run.
+Every stressor runs once with as many instances as there are vCPUs, but for those of INSTANCES; they share --seconds. Reported as
+TAP. Whatever cannot run in this kernel, or runs out of its memory, is skipped with stress-ng's word for it; a wrong result, a
+crash, a guest that ends or a stressor that does not is a failure. Progress goes to standard error. Exit status: 0 none, 1 some,
+77 nothing could run.
 """
 import argparse
 import os
@@ -26,6 +26,10 @@ EXCLUDED = {"watchdog", "reboot", "sysinval", "softlockup", "smi", "oom-pipe", "
 EXCLUDED |= {"cyclic", "loop", "far-branch"}
 EXCLUDED |= {"io-uring"}  # asks Debian's kernel for what it refuses, under any hypervisor
 OPTIONS = {"iomix": "--iomix-bytes 16M"}  # a file of 1 GiB is not laid out before the end
+# What is no wrong result though the stressor calls it one: its reader and its writer end by themselves, and the one that is
+# held up then may find that the other has closed the socket with something left in it.
+EXPECTED = {"sockpair": "write failed, errno=104"}
+INSTANCES = {"physpage": 1}  # several take each other's MTRRs away, by the number of the register
 SKIPPED = {3: "no resources", 4: "not implemented", 6: "ended early", 7: "its figures are not trustworthy"}
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -42,9 +46,9 @@ ip link set lo up
 cd /tmp
 echo 3 > /proc/sys/kernel/printk
 echo READY
-while read name seconds options; do
+while read name seconds instances options; do
     echo "BEGIN $name"
-    timeout -s KILL $((seconds + 200)) stress-ng --$name %(cpus)d --verify --metrics-brief --timeout $seconds $options --temp-path /tmp --oomable < /dev/null 2>&1
+    timeout -s KILL $((seconds + 200)) stress-ng --$name $instances --verify --metrics-brief --timeout $seconds $options --temp-path /tmp --oomable < /dev/null 2>&1
     echo "END $name $?"
     rm -rf /tmp/* /dev/shm/*
 done
@@ -78,7 +82,7 @@ class Run:
     def __init__(self, opts, work):
         self.opts, self.guest = opts, None
         program = shutil.which("stress-ng")
-        self.initrd = boot.initramfs(work, INIT % {"cpus": opts.cpus}, files=[(program, "bin/stress-ng")] + libraries(program))
+        self.initrd = boot.initramfs(work, INIT, files=[(program, "bin/stress-ng")] + libraries(program))
 
     def start(self):
         self.guest = boot.Guest(self.opts, "-c", str(self.opts.cpus), "-m", "1536", "--kernel", boot.kernel("cloud"),
@@ -96,7 +100,7 @@ class Run:
             self.start()
         self.guest.deadline = boot.time.monotonic() + seconds + 400
         begin = len(self.guest.output)
-        self.guest.send(f"{name} {seconds} {OPTIONS.get(name, '')}\n")
+        self.guest.send(f"{name} {seconds} {INSTANCES.get(name, self.opts.cpus)} {OPTIONS.get(name, '')}\n")
         try:
             self.guest.expect(f"END {name} ")
             self.guest.expect("\n")
@@ -108,13 +112,17 @@ class Run:
         return int(re.search(rf"END {re.escape(name)} (\d+)", said)[1]), said
 
 
-def judge(status, said):
+def failures(name, said):
+    expected = EXPECTED.get(name)
+    return [line for line in said.splitlines() if "fail: " in line and not (expected and expected in line)]
+
+
+def judge(name, status, said):
     """'ok', a reason to skip, or None for a failure."""
     if "disabled '" in said:
         return "may take the machine away"
     if status == 0 or status in SKIPPED:
-        failed = re.search(r"fail: ", said) and not status
-        return None if failed else SKIPPED.get(status, "ok")
+        return None if failures(name, said) and not status else SKIPPED.get(status, "ok")
     return None
 
 
@@ -178,7 +186,7 @@ def main():
                 began = boot.time.monotonic()
                 status, said = run.one(name, each)
                 log.write(said)
-                verdict = judge(status, said)
+                verdict = judge(name, status, said)
                 progress.count(name, boot.time.monotonic() - began, verdict, said)
                 skip = f" # SKIP {verdict}" if verdict not in ("ok", None) else ""
                 print(f"{'not ok' if verdict is None else 'ok'} {number} - {name}{skip}", flush=True)
