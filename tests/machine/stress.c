@@ -116,7 +116,7 @@ static void same_with_interrupts(u64 (*work)(u64), u64 rounds)
 {
     u64 quiet = work(rounds);
     start();
-    for (unsigned i = 0; i < 20 || (interrupts < 50 && i < 2000); i++) {
+    for (unsigned i = 0; i < 20 || (interrupts < 50 && i < 200000); i++) {
         u64 got = work(rounds);
         if (got != quiet) {
             stop();
@@ -161,7 +161,7 @@ static void handler_may_use_the_vector_unit(void)
     start();
     trap_set(VECTOR, on_timer_with_vectors);
     bool same = true;
-    for (unsigned i = 0; i < 20 || (interrupts < 50 && i < 2000); i++) {
+    for (unsigned i = 0; i < 20 || (interrupts < 50 && i < 200000); i++) {
         same &= vector_work(20000) == quiet;
     }
     stop();

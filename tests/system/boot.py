@@ -7,6 +7,7 @@
 Exit status: 0 all cases passed, 1 some failed, 77 all were skipped (meson's word for it).
 """
 import argparse
+import glob
 import hashlib
 import json
 import os
@@ -238,17 +239,31 @@ def two_cpus(opts, work):
         power_off(guest)
 
 
-def cpu_seconds(group):
-    """CPU time that the processes of a process group have used."""
-    ticks = 0
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+def family(leader):
+    """A process and all that come from it; cages have process groups of their own."""
+    parent = {}
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         try:
             with open(f"/proc/{pid}/stat") as f:
-                fields = f.read().rsplit(")", 1)[1].split()
+                parent[pid] = int(f.read().rsplit(")", 1)[1].split()[1])
         except OSError:
             continue
-        ticks += int(fields[11]) + int(fields[12]) if int(fields[2]) == group else 0
-    return ticks / os.sysconf("SC_CLK_TCK")
+    found = {leader}
+    while more := {pid for pid in parent if parent[pid] in found} - found:
+        found |= more
+    return found
+
+
+def cpu_seconds(leader):
+    """CPU time that the threads of a process, and of all that come from it, have used."""
+    used = 0
+    for task in (task for pid in family(leader) for task in glob.glob(f"/proc/{pid}/task/*/schedstat")):
+        try:
+            with open(task) as f:
+                used += int(f.read().split()[0])
+        except OSError:
+            continue
+    return used / 1e9
 
 
 def four_cpus(opts, work):
@@ -378,15 +393,36 @@ def console(opts, work):
         power_off(guest)
 
 
-def lockstep(opts, work):
-    """a sampled boot: translated blocks leave what the interpreter leaves"""
-    command = [opts.berth, "run", "--engine", opts.engine, "--json", "--debug", "lockstep", "--serial", "none", "-m", "256",
+def counted_boot(opts, work, *args, engine=""):
+    """Boots, works a little and powers off; returns the engine's counters."""
+    command = [opts.berth, "run", "--engine", opts.engine + engine, "--json", *args, "--serial", "none", "-m", "256",
                "--kernel", kernel("cloud"), "--initrd", initramfs(work, LOCKSTEP_INIT, "lockstep"), "--append", ARGS]
     run = subprocess.run(command, capture_output=True, text=True, timeout=opts.timeout * 2, stdin=subprocess.DEVNULL)
     events = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
-    compared = sum(e["value"] for e in events if e.get("name") == "lockstep_blocks")
-    if run.returncode != 0 or compared < 10000:
-        raise Failure(f"status {run.returncode}, {compared} blocks compared; {run.stdout[-300:]} {run.stderr[-300:]}")
+    if run.returncode != 0:
+        raise Failure(f"status {run.returncode}; {run.stdout[-300:]} {run.stderr[-300:]}")
+    counters = {}
+    for event in events:
+        if "name" in event and "value" in event:
+            counters[event["name"]] = counters.get(event["name"], 0) + event["value"]
+    return counters
+
+
+def lockstep(opts, work):
+    """a sampled boot: translated blocks leave what the interpreter leaves"""
+    compared = counted_boot(opts, work, "--debug", "lockstep")["lockstep_blocks"]
+    if compared < 10000:
+        raise Failure(f"{compared} blocks compared")
+
+
+def translations(opts, work):
+    """a second boot finds almost all translations in the file, though the kernel lies elsewhere"""
+    folder = os.path.join(work, "translations")
+    os.mkdir(folder, 0o700)
+    boots = [counted_boot(opts, work, engine=f",translation-cache={folder}/file") for _ in range(2)]
+    first, second = (b["translated_instructions"] for b in boots)
+    if second > first / 10 or boots[1]["loaded_blocks"] < 10000 or boots[1]["refused_blocks"]:
+        raise Failure(f"{first} instructions translated at the first boot, {second} at the second; {boots[1]}")
 
 
 def memtest(opts, work):
@@ -423,7 +459,7 @@ def bad_inputs(opts, work):
 
 
 CASES = [cloud_bzimage, cloud_pvh, generic_bzimage, generic_pvh, pae_686, high_memory, two_cpus, four_cpus, clock, reboot, panic,
-         sigterm, disk, console, lockstep, memtest, bad_inputs]
+         sigterm, disk, console, lockstep, translations, memtest, bad_inputs]
 
 
 def main():

@@ -27,25 +27,25 @@ GROWTH_MIB = 3  # of what else a process does meanwhile; a cache that were not r
 
 
 class Churn:
-    """A guest that runs churn: the rounds as they end, and what its process takes meanwhile."""
+    """A guest that runs churn: the rounds as they end, and what its process takes meanwhile. All of it is translated, unless direct."""
 
-    def __init__(self, opts, work, program, rounds, cache_mib):
+    def __init__(self, opts, work, program, rounds, cache_mib, direct="off"):
         self.berth, self.name = opts.berth, f"churn-{os.getpid()}"
         initrd = boot.initramfs(work, INIT % rounds, "churn", [(program, "bin/churn")])
-        command = [opts.berth, "run", "-n", self.name, "-m", "256", "--engine", f"translate,code-cache={cache_mib}M", "--net", "none",
+        command = [opts.berth, "run", "-n", self.name, "-m", "256", "--engine", f"translate,direct={direct},code-cache={cache_mib}M", "--net", "none",
                    "--kernel", boot.kernel("cloud"), "--initrd", initrd, "--append", boot.ARGS + " quiet"]
         self.guest = boot.Guest(opts, command=command, timeout=900)
         self.count = rounds
 
     def rounds(self):
-        """(nanoseconds, resident KiB) of each; raises Failure for a wrong result."""
+        """(seconds of the VM's CPU time so far, resident KiB) after each; raises Failure for a wrong result."""
         for number in range(1, self.count + 1):
             self.guest.expect(f"ROUND {number} ")
             self.guest.expect("\n")
             line = self.guest.output[:self.guest.seen].splitlines()[-1]
             if "WRONG" in line:
                 raise boot.Failure(f"wrong results: {line}")
-            yield int(line.split()[2]), self.resident()
+            yield boot.cpu_seconds(self.guest.child.pid), self.resident()
         self.guest.expect("CHURNED")
 
     def resident(self):

@@ -170,7 +170,8 @@ def info_is_readable_by_scripts():
     assert info["memory"]["total_mib"] > 0 and "lm" in info["cpu"]["features"]
     assert any(e["name"] == "translate" and e["usable"] for e in info["engines"])
     assert {layer["name"] for layer in info["sandbox"]} >= {"seccomp", "landlock", "no_new_privs", "namespaces"}
-    assert "sandbox" in run("info").stdout
+    assert info["direct"]["usable"] or info["direct"]["why"]
+    assert "sandbox" in run("info").stdout and "\ndirect     " in run("info").stdout
 
 
 def a_forbidden_system_call_kills_the_vm_process():
@@ -310,6 +311,7 @@ def a_running_vm_is_found_by_name():
         assert rows[name]["pid"] == guest.vmm() and rows[name]["state"] == "running", rows
         info = json.loads(run("info", "--json", name).stdout)
         assert info["memory_mib"] == 32 and info["engine"] in ("translate", "kvm"), info
+        assert info["direct"] == (not info["direct_reason"]), info
         check_words(run("run", "-n", name, "--kernel", GUEST), 2, name, "-n")
         assert json.loads(run("control", name, "ping").stdout) == {}
         check_words(run("control", name, "nmi", "vcpu=1"), 2, "vCPU 1")
@@ -462,9 +464,22 @@ def image_arguments_are_checked_before_anything_is_made():
     check_words(run("image", "build-debian", "/etc/passwd"), 2, "there already")
 
 
+def every_counter_of_an_engine_is_in_the_manual():
+    name = name_of_this_test()
+    with open(os.path.join(os.path.dirname(__file__), "../../docs/man/berth-control.1"), encoding="utf-8") as f:
+        manual = re.sub(r"\\f[BRI]", "", f.read())
+    with started("-n", name, "--engine", "translate"):
+        counters = json.loads(run("stats", "--json", name).stdout)["counters"]
+        assert counters["executed_ticks"] > 0 and counters["translated_blocks"] > 0, counters
+        missing = [counter for counter in counters if "." not in counter and not re.search(rf"\b{counter}\b", manual)]
+        assert not missing, missing
+        assert run("stop", "--force", name).returncode == 0
+
+
 def explain_names_the_device_that_a_guest_polls():
     name = name_of_this_test()
-    with started("-n", name, "--engine", "translate") as guest:
+    with started("-n", name, "--engine", "translate,direct=off") as guest:
+        assert "direct     no: switched off" in run("info", name).stdout
         told = json.loads(run("explain", "--json", name).stdout)
         words = " ".join(finding["what"] + finding["try"] for finding in told["findings"])
         assert told["engine"] == "translate" and "ACPI timer" in words and "clocksource=tsc" in words, told
@@ -503,7 +518,7 @@ CASES = [
     what_a_killed_berth_leaves_is_cleared_away,
     a_seed_carries_user_data_as_it_is_and_keys_beside_it,
     image_arguments_are_checked_before_anything_is_made,
-    explain_names_the_device_that_a_guest_polls,
+    every_counter_of_an_engine_is_in_the_manual, explain_names_the_device_that_a_guest_polls,
 ]
 
 

@@ -32,7 +32,7 @@ KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_CREATE_IRQCHIP = 0xAE01, 0xAE41, 0xAE60
 # name: options of run-guest.py besides the guest's file
 GUESTS = {
     "boot": ["--append", "hello"], "clocks": [], "debug": [], "devices": [], "exceptions": [], "fpu": [],
-    "hostile": ["--disk", "2"], "hpet": [], "ioapic": [], "lapic": [], "litmus": ["--cpus", "4"], "paging": [],
+    "hostile": ["--disk", "2"], "hpet": [], "ioapic": [], "ipi": ["--cpus", "4"], "lapic": [], "litmus": ["--cpus", "4"], "paging": [],
     "paravirt": ["--cpus", "2"], "pci": [], "pic": [], "poweroff": ["--end", "poweroff"], "random_code": [], "rtc": [],
     "smc": [], "smp": ["--cpus", "2"], "stress": [], "strings": [], "task": [], "uart": [], "user": [], "v86": [],
     "vga": ["--vga", "std"], "virtio_blk": ["--disk", "2"],
@@ -45,7 +45,7 @@ RESETS = ("cf9", "fast", "keyboard", "triple")
 BOOTS = ("cloud_bzimage", "cloud_pvh", "two_cpus", "clock", "reboot", "disk", "console")
 # Where the interrupt controllers are, besides in the kernel; what has to do with them runs with each.
 CHIPS = ("split", "user")
-OF_INTERRUPTS = ("clocks", "hpet", "ioapic", "lapic", "pic", "smp", "virtio_blk")
+OF_INTERRUPTS = ("clocks", "hpet", "ioapic", "ipi", "lapic", "pic", "smp", "virtio_blk")
 
 
 def guest_command(build, name, options, under):
