@@ -19,22 +19,22 @@ test: all
 fuzz: all
 	@tools/run-tests $(BUILD) --suite fuzz --timeout-multiplier 10
 
-# Random instructions and streams of them against this machine's CPU, for TIME seconds. What differs is printed
-# with the option that runs it again; SEED=N begins with that seed.
+# Random instructions and streams of them against this machine's CPU, translated and run directly, for TIME seconds.
+# What differs is printed with the option that runs it again; SEED=N begins with that seed.
 TIME ?= 600
 soak: all
-	@$(BUILD)/tests/cpu/oracle --count 1 --streams 20000 --seconds $(TIME) --seed $(or $(SEED),$(shell date +%s))
+	@tools/soak $(BUILD) $(TIME) $(or $(SEED),$(shell date +%s))
 
 # stress-ng's stressors, all of them and verified, in a guest with four vCPUs, for TIME seconds.
 soak-guest: all
 	@tools/install-packages test
 	@tests/system/stress_ng.py --berth $(BUILD)/berth --seconds $(TIME)
 
+# What Berth has to reach, against QEMU's translator and the host; some of it with PARTS="boot login" (bench/all.py).
+PARTS ?=
 bench: all
 	@tools/install-packages bench
-	@bench/run.py
-	@bench/kvm.py --build $(BUILD) || [ $$? = 77 ]
-	@bench/density.py --build $(BUILD)
+	@bench/all.py --build $(BUILD) $(PARTS)
 
 bench-net: all
 	@tools/install-packages bench

@@ -18,9 +18,11 @@ import sys
 import tempfile
 import time
 
-from run import TOP, group_cpu
+import bars
+from run import BERTH, group_cpu
 
 CACHE = os.environ.get("BERTH_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "berth")
+BAR = 0.35  # of TCG's time to the login
 MARKS = (("GRUB", b"GRUB"), ("kernel", b"Linux version"), ("systemd", b"systemd[1]"), ("login", b"login: "))
 OVMF = "/usr/share/OVMF/OVMF_"
 
@@ -74,7 +76,8 @@ def compare(args, firmware, work, report):
             b, t = ([r[name][k] for r in rows[engine]] for engine in ("berth", "tcg"))
             ratio = statistics.median(x / max(y, 0.01) for x, y in zip(b, t))
             report[f"{firmware} {name} {kind}"] = {"berth": statistics.median(b), "tcg": statistics.median(t), "ratio": ratio}
-            print(f"{'to ' + name + ', ' + kind:24}{statistics.median(b):9.2f}{statistics.median(t):9.2f}{ratio:8.2f}")
+            said = "  " + bars.judge(report, f"disk to login by {firmware}, of TCG's", ratio, most=BAR) if (name, kind) == ("login", "wall") else ""
+            print(f"{'to ' + name + ', ' + kind:24}{statistics.median(b):9.2f}{statistics.median(t):9.2f}{ratio:8.2f}{said}")
 
 
 def main():
@@ -82,7 +85,7 @@ def main():
     p.add_argument("--pairs", type=int, default=3, help="pairs of boots [3]")
     p.add_argument("--firmware", choices=("bios", "uefi", "both"), default="both")
     p.add_argument("--image", help="a raw disk; one that berth image build-debian makes otherwise")
-    p.add_argument("--berth", default=os.path.join(TOP, "build/berth"))
+    p.add_argument("--berth", default=BERTH)
     p.add_argument("--json", help="write the figures to this file")
     args = p.parse_args()
     if not shutil.which("qemu-system-x86_64"):

@@ -13,16 +13,17 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 # name: command. DATA is 5 MB of an ordinary library.
 COMMANDS = {
-    "gzip": "bench --time gzip gzip -6 -c data",
+    "gzip": "bench --time gzip gzip -n6c data",
     "xz": "bench --time xz xz -3 -c data",
     "lua": "bench --time lua lua5.4 mix.lua",
+    "luajit": "bench --time luajit luajit jit.lua",
     "sqlite": "bench --time sqlite sqlite3 '' '.read mix.sql'",
     "cc1": "bench --time cc1 cc1 -quiet -fpreprocessed -O2 in.i -o -",
     "openssl-sha256": "openssl speed -elapsed -mr -seconds 2 -bytes 8192 -evp sha256",
     "openssl-aes": "openssl speed -elapsed -mr -seconds 2 -bytes 8192 -evp aes-256-cbc",
     "openssl-rsa": "openssl speed -elapsed -mr -seconds 2 rsa2048",
 }
-PROGRAMS = ("gzip", "xz", "lua5.4", "sqlite3", "openssl")
+PROGRAMS = ("gzip", "xz", "lua5.4", "luajit", "sqlite3", "openssl")
 
 
 def libraries(program):
@@ -48,7 +49,7 @@ def prepare(work, bench, names):
     """Makes the folder of input and script. Returns it and the files that a guest needs, as (source, target)."""
     folder = os.path.join(work, "programs")
     os.makedirs(folder)
-    for name in ("mix.lua", "mix.sql"):
+    for name in ("mix.lua", "jit.lua", "mix.sql"):
         shutil.copy(os.path.join(HERE, "programs", name), folder)
     shutil.copy(next(path for path, _ in program_files("openssl") if "libcrypto" in path), os.path.join(folder, "data"))
     source = os.path.join(HERE, "guest/compute.c")

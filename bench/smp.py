@@ -1,24 +1,25 @@
 #!/usr/bin/env python3
 """A parallel build in a guest with four vCPUs: Berth against QEMU's translator (TCG, thread=multi) and the host, in pairs.
 
-    bench/smp.py [--pairs N] [--cpus N] [--files N] [--kernel bzImage] [--json FILE]
+    bench/smp.py [--pairs N] [--cpus N] [--files N] [--engine ENGINE]... [--limit SECONDS] [--kernel bzImage] [--json FILE]
 
 `make -j` compiles, assembles and links sources of Berth's own, which are preprocessed on the host; the object must be the
 host's to the byte. Medians of the seconds that the build takes, and of the pairs' ratios: TCG / Berth is how many times
-faster.
+faster. Several --engine (translate,direct=off) are compared in the same pairs; no run may take longer than --limit.
 """
 import argparse
 import glob
 import json
 import os
 import re
-import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 
+import bars
 import programs
 import run
 
@@ -35,7 +36,7 @@ sh build.sh %(jobs)d
 poweroff -f
 """
 # Prints hundredths of seconds and what the object is.
-SCRIPT = """now() { read up rest < /proc/uptime; echo "${up%.*}${up#*.}"; }
+SCRIPT = """now() { read up rest < /proc/uptime; up=${up%.*}${up#*.}; echo "${up#0}"; }
 start=$(now)
 make -s -j $1 all.o || exit 1
 echo "BUILD $(($(now) - start)) $(sha256sum < all.o)"
@@ -74,8 +75,10 @@ def tools():
 
 
 def command(args, engine, initrd):
-    line = run.monitors(engine, args.kernel, initrd, 1024)
-    return line + (["--cpus", str(args.cpus)] if engine == "berth" else ["-smp", str(args.cpus), "-accel", "tcg,thread=multi"])
+    line = run.monitors("tcg" if engine == "tcg" else "berth", args.kernel, initrd, 1024, args.berth)
+    if engine == "tcg":
+        return line + ["-smp", str(args.cpus), "-accel", "tcg,thread=multi"]
+    return line + ["--cpus", str(args.cpus), "--engine", engine]
 
 
 def parse(text, who):
@@ -85,17 +88,17 @@ def parse(text, who):
     return int(found[1]) / 100, found[2]
 
 
-def used():
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
 def build(args, engine, initrd):
-    """Seconds of the build, the object's hash, CPU seconds from power-on to power-off."""
-    before = used()
-    done = subprocess.run(command(args, engine, initrd), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          errors="replace", timeout=1800)
-    return *parse(done.stdout + done.stderr, engine), used() - before
+    """Seconds of the build, and the object's hash."""
+    child = subprocess.Popen(command(args, engine, initrd), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True)
+    try:
+        text, _ = child.communicate(timeout=args.limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        text, _ = child.communicate()
+        sys.exit(f"bench: {engine} was not done within {args.limit} s: ...{text[-600:]}")
+    return parse(text, engine)
 
 
 def natively(args, work, folder, files):
@@ -110,7 +113,7 @@ def natively(args, work, folder, files):
     done = subprocess.run(["sh", "build.sh", str(args.cpus)], cwd=there, capture_output=True, text=True,
                           env=dict(os.environ, PATH=path + ":" + os.environ["PATH"]))
     shutil.rmtree(there)
-    return *parse(done.stdout + done.stderr, "the host"), 0.0
+    return parse(done.stdout + done.stderr, "the host")
 
 
 def main():
@@ -118,7 +121,10 @@ def main():
     p.add_argument("--pairs", type=int, default=3)
     p.add_argument("--cpus", type=int, default=4)
     p.add_argument("--files", type=int, default=16, help="sources to compile [16]")
+    p.add_argument("--engine", action="append", help="of Berth's [translate]; may be repeated")
+    p.add_argument("--limit", type=float, default=300, help="seconds for each guest [300]")
     p.add_argument("--kernel", help="a bzImage; Debian's cloud kernel otherwise")
+    p.add_argument("--berth", default=run.BERTH)
     p.add_argument("--json", help="write the figures to this file")
     args = p.parse_args()
     if not shutil.which("qemu-system-x86_64"):
@@ -126,30 +132,29 @@ def main():
     if not args.kernel:
         args.kernel = subprocess.run([os.path.join(run.TOP, "tools/fetch-kernel")], check=True, capture_output=True,
                                      text=True).stdout.strip()
+    engines = args.engine or ["translate"]
     rows = []
     with tempfile.TemporaryDirectory(prefix="berth-bench.") as work:
         folder, files = prepare(work, args.files), tools()
         initrd = run.initramfs(work, "smp", INIT % {"jobs": args.cpus},
                                files + [(os.path.join(folder, f), "build/" + f) for f in os.listdir(folder)])
         for i in range(args.pairs):
-            row = {"native": natively(args, work, folder, files)}
-            for engine in ("berth", "tcg") if i % 2 else ("tcg", "berth"):
-                row[engine] = build(args, engine, initrd)
-                if row[engine][1] != row["native"][1]:
+            seconds, want = natively(args, work, folder, files)
+            row = {"native": seconds}
+            for engine in (["tcg"] + engines)[::-1 if i % 2 else 1]:
+                row[engine], got = build(args, engine, initrd)
+                if got != want:
                     sys.exit(f"bench: {engine} built another object than the host")
-            rows.append({who: seconds for who, (seconds, _, _) in row.items()})
-            rows[-1].update({who + "_cpu": cpu for who, (_, _, cpu) in row.items() if cpu})
-            print(f"  pair {i + 1}/{args.pairs}: " + " ".join(f"{k}={v:.2f}" for k, v in rows[-1].items()), file=sys.stderr)
+            rows.append(row)
+            print(f"  pair {i + 1}/{args.pairs}: " + "  ".join(f"{k} {v:.2f} s" for k, v in row.items()), file=sys.stderr)
     report = {who: statistics.median(r[who] for r in rows) for who in rows[0]}
-    report["tcg/berth"] = statistics.median(r["tcg"] / r["berth"] for r in rows)
-    report["tcg/berth_cpu"] = statistics.median(r["tcg_cpu"] / r["berth_cpu"] for r in rows)
-    report["berth/native"] = statistics.median(r["berth"] / r["native"] for r in rows)
     print(f"parallel build, {args.cpus} vCPUs, {args.files} files, medians of {args.pairs} pairs: native {report['native']:.2f} s, "
-          f"berth {report['berth']:.2f} s, tcg {report['tcg']:.2f} s")
-    print(f"CPU from power-on to power-off: berth {report['berth_cpu']:.2f} s, tcg {report['tcg_cpu']:.2f} s, tcg/berth "
-          f"{report['tcg/berth_cpu']:.2f}")
-    print(f"tcg/berth {report['tcg/berth']:.2f}  berth/native {report['berth/native']:.2f}  bar {BAR} x TCG: "
-          f"{'met' if report['tcg/berth'] >= BAR else 'MISSED'}")
+          f"tcg {report['tcg']:.2f} s")
+    for engine in engines:
+        faster = report["tcg/" + engine] = statistics.median(r["tcg"] / r[engine] for r in rows)
+        slower = report[engine + "/native"] = statistics.median(r[engine] / r["native"] for r in rows)
+        print(f"{engine} {report[engine]:.2f} s: {faster:.2f} times as fast as tcg, {slower:.2f} times as slow as the host; "
+              f"x tcg {bars.judge(report, f'parallel build, {engine}, times as fast as TCG', faster, least=BAR)}")
     if args.json:
         with open(args.json, "w") as f:
             json.dump(report, f, indent=1)
